@@ -1,0 +1,42 @@
+"""Anomaly detection for tabular and sensor data with autoencoders and variational autoencoders.
+
+Names load when they are used, so that `import anomaly_ae` and the shell's `--help` are quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from anomaly_ae.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from anomaly_ae.detectors import AutoencoderDetector as AutoencoderDetector
+    from anomaly_ae.detectors import VAEDetector as VAEDetector
+    from anomaly_ae.detectors import load as load
+    from anomaly_ae.nn.backbones import *
+    from anomaly_ae.nn.corruptions import *
+    from anomaly_ae.nn.divergences import *
+    from anomaly_ae.nn.latents import *
+    from anomaly_ae.nn.likelihoods import *
+    from anomaly_ae.nn.priors import *
+    from anomaly_ae.scoring.scorers import *
+    from anomaly_ae.scoring.thresholds import *
+
+_DETECTORS = ("AutoencoderDetector", "VAEDetector", "load")
+
+
+def __getattr__(name: str) -> Any:
+    missing = AttributeError(f"module 'anomaly_ae' has no attribute {name!r}")
+    if name not in _DETECTORS and not name[:1].isupper():  # modules and Python's own questions
+        raise missing
+    source = import_module("anomaly_ae.detectors" if name in _DETECTORS else "anomaly_ae.storage")
+    found = getattr(source, name) if name in _DETECTORS else source.vocabulary().get(name)
+    if found is None:
+        raise missing
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_DETECTORS, *import_module("anomaly_ae.storage").vocabulary()])

@@ -1,0 +1,1 @@
+"""Tables: reading them, and making columns ready for a net."""

@@ -1,0 +1,147 @@
+"""The two detectors by their defaults, and `load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from anomaly_ae import storage
+from anomaly_ae.data.preprocessing import Scaler
+from anomaly_ae.errors import ModelFolderError
+from anomaly_ae.estimator import Detector
+from anomaly_ae.folds import Fold
+from anomaly_ae.nn.backbones import Dense
+from anomaly_ae.nn.corruptions import GaussianNoise
+from anomaly_ae.nn.divergences import KL
+from anomaly_ae.nn.latents import Gaussian, Point
+from anomaly_ae.nn.likelihoods import LearnedNormal, Normal
+from anomaly_ae.nn.priors import StandardNormal
+from anomaly_ae.scoring.scorers import NegativeELBO, ReconstructionError
+from anomaly_ae.scoring.thresholds import Conformal
+
+
+class AutoencoderDetector(Detector):
+    __doc__ = f"""Anomaly detector that rebuilds rows from a code and scores what is lost.
+
+    .. math:: s(x) = \\frac1d \\lVert x - D(E(x)) \\rVert^2
+
+    By default a wide denoising autoencoder: overcomplete, so that normal rows of any shape are rebuilt, and trained
+    to remove noise, so that nothing but normal rows is.
+
+    Defaults: `backbone=Dense()`, `latent=Point()`, `likelihood=Normal()`, `corruption=GaussianNoise()`,
+    `scorer=ReconstructionError()`, `threshold=Conformal()`; no prior and no divergence.
+
+    {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
+
+    References
+    ----------
+    Vincent et al. (2008), Extracting and composing robust features with denoising autoencoders, ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomaly_ae import AutoencoderDetector
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> det = AutoencoderDetector(random_state=0).fit(X)
+    >>> det.predict([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    array([ 1, -1])
+    >>> det.explain([[4.0, 0.0, 0.0]]).argmax(axis=1)
+    array([0])
+    """
+
+    _defaults = {
+        "backbone": Dense(),
+        "latent": Point(),
+        "likelihood": Normal(),
+        "corruption": GaussianNoise(),
+        "scorer": ReconstructionError(),
+        "threshold": Conformal(),
+    }
+
+
+class VAEDetector(Detector):
+    __doc__ = f"""Anomaly detector that models normal rows with a variational autoencoder.
+
+    .. math:: s(x) = -\\log p(x|z) + KL\\bigl(q(z|x) \\,\\|\\, p(z)\\bigr)
+
+    By default the errors' scale is learned, so that the KL term is weighed right without tuning and stays alive.
+
+    Defaults: `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`, `divergence=KL()`,
+    `likelihood=LearnedNormal()`, `scorer=NegativeELBO()`, `threshold=Conformal()`; no corruption.
+
+    {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
+
+    References
+    ----------
+    Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114;
+    Rybkin, Daniilidis and Levine (2021), arXiv:2006.13202 (learned scale).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomaly_ae import VAEDetector
+    >>> X = np.random.default_rng(0).normal(size=(200, 3)) @ [[1, 1, 0], [0, 1, 1], [0, 0, 0.1]]
+    >>> det = VAEDetector(random_state=0).fit(X)
+    >>> det.p_values([[0.0, 0.0, 0.0], [9.0, -9.0, 0.0]]).round(3)
+    array([0.95 , 0.005])
+    """
+
+    _defaults = {
+        "backbone": Dense(),
+        "latent": Gaussian(),
+        "prior": StandardNormal(),
+        "divergence": KL(),
+        "likelihood": LearnedNormal(),
+        "scorer": NegativeELBO(),
+        "threshold": Conformal(),
+    }
+
+
+DETECTORS: dict[str, type[Detector]] = {"AutoencoderDetector": AutoencoderDetector, "VAEDetector": VAEDetector}
+
+
+def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) -> Any:
+    """Read a detector from the folder that `save` wrote; scores are the same to the bit.
+
+    Parameters
+    ----------
+    path : path
+        The model folder.
+    parts : mapping of str to class, default=None
+        A user's own parts by the names that the folder uses; no code is ever loaded from the folder itself.
+
+    Raises
+    ------
+    ModelFolderError
+        When the folder is missing, no model, damaged, or of a newer version.
+    """
+    stored = storage.load(path)
+    names = {**storage.vocabulary(), **DETECTORS, **(parts or {})}
+    try:
+        detector = storage.from_tree(stored.config["detector"], names, "the model folder")
+        resolved = {axis: storage.from_tree(tree, names) for axis, tree in stored.config["parts"].items()}
+        fitted, arrays = stored.config["fitted"], stored.arrays
+        threshold = resolved.pop("threshold")
+        detector.n_features_in_ = fitted["n_features_in"]
+        if fitted["feature_names_in"]:
+            detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
+        detector.n_rows_seen_, detector.history_ = fitted["n_rows_seen"], stored.history
+        detector.folds_, detector._reservoirs = [], []
+        for number in range(fitted["nets"]):
+            scaler = Scaler(arrays[f"{number}/mean"], arrays[f"{number}/scale"])
+            modules = {axis: clone(part) if part is not None else None for axis, part in resolved.items()}
+            prefix = f"{number}/"
+            state = {k.removeprefix(prefix): v for k, v in stored.weights.items() if k.startswith(prefix)}
+            fold = Fold.build(modules, scaler, detector._device()).load_state(state)
+            detector._keep(fold, np.empty((0, detector.n_features_in_)), np.random.RandomState(0))
+        detector.calibration_scores_ = arrays["calibration_scores"]
+        detector.threshold_ = threshold.fit(detector.calibration_scores_)
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise ModelFolderError(
+            f"A model folder must fit together, however: {path} does not ({error}). Fit the model again."
+        ) from error
+    return detector

@@ -1,0 +1,411 @@
+"""The scikit-learn face: a composition of parts that fits, scores, calibrates, explains and represents."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    OutlierMixin,
+    TransformerMixin,
+    _fit_context,
+    clone,
+)
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from anomaly_ae import storage
+from anomaly_ae.data.preprocessing import Scaler
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.folds import Fold
+from anomaly_ae.nn.core import Part, Pass
+from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.training import Recipe
+from anomaly_ae.scoring.calibration import Reservoir, lower_median, p_values, splits
+from anomaly_ae.version import __version__
+
+Array = NDArray[np.float64]
+MIN_ROWS = 3  # one to fit, one to validate, one to calibrate
+FOLDS = 5
+CROSS_BELOW = 1000  # rows; above it a fifth of them calibrates well enough
+HELD_OUT_EVERY = 5  # partial_fit sets every fifth row aside to calibrate
+RESERVOIR = 2000  # rows kept for recalibration by partial_fit
+AXES = (*Net.AXES, "scorer", "threshold")
+
+
+class Verdict(NamedTuple):
+    """What is said of `n` rows: scores, p-values and alarms `(n,)`, contributions `(n, n_features)`."""
+
+    anomaly_score: Array
+    p_value: Array
+    is_anomaly: NDArray[np.bool_]
+    contributions: Array
+
+
+class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin, BaseEstimator):
+    """Learns what normal rows look like, then says of new rows how strange they are and which column is to blame.
+
+    A detector is a composition of parts; a part left at `None` is the class's documented default. `fit` divides the
+    rows into three kinds: *fit* rows set the weights, *validate* rows stop training, *calibrate* rows set threshold
+    and p-values. Below 1000 rows five nets rotate through the kinds (cross-fitting) and a row's score is the median
+    of theirs; the false-alarm rate is then promised to be at most twice the threshold's `alpha`.
+
+    `score_samples` and `decision_function` have scikit-learn's sign (larger is more normal); `anomaly_score` is the
+    opposite. Scores depend neither on other rows nor on the size of batches.
+
+    Parameters
+    ----------
+    backbone, latent, prior, divergence, likelihood, corruption, scorer, threshold : part or None, default=None
+        What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
+        reaches into a default as well.
+    calibration : {"auto", "split", "cross"}, default="auto"
+        Divide the rows once ("split"), or rotate through five folds ("cross"); "auto" rotates below 1000 rows.
+    max_epochs : int >= 1, default=40
+        Upper bound on epochs.
+    steps_per_epoch : int >= 1 or None, default=None
+        Batches an epoch. `None` is three passes over the fit rows, at most 25 batches, so that training time does not
+        grow with the number of rows.
+    batch_size : int >= 1, default=256
+        Rows a batch, at most.
+    learning_rate : float > 0, default=0.005
+        Peak of AdamW's learning rate, which rises for 5 % of the steps and then falls along a cosine.
+    weight_decay : float >= 0, default=1e-5
+        AdamW's decoupled weight decay.
+    clip_norm : float > 0 or None, default=1.0
+        Largest norm of the gradient of the loss per column.
+    patience : int >= 1 or None, default=10
+        Epochs without a better validate loss before training stops; `None` never stops early.
+    device : str, default="auto"
+        Where to compute, as torch names it; "auto" is a CUDA device if there is one, else the CPU.
+    random_state : int, RandomState or None, default=None
+        Seed of splits, weights, batches and noise; an int makes `fit` repeat.
+    """
+
+    folds_: list[Fold]
+    history_: pd.DataFrame
+    calibration_scores_: Array
+    threshold_: Any
+    n_features_in_: int
+    n_rows_seen_: int
+    _reservoirs: list[Reservoir]
+
+    _defaults: ClassVar[Mapping[str, BaseEstimator]] = {}
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **{axis: [BaseEstimator, None] for axis in AXES},
+        "calibration": [StrOptions({"auto", "split", "cross"})],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "steps_per_epoch": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [str],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        backbone: Part | None = None,
+        latent: Part | None = None,
+        prior: Part | None = None,
+        divergence: Part | None = None,
+        likelihood: Part | None = None,
+        corruption: Part | None = None,
+        scorer: Part | None = None,
+        threshold: BaseEstimator | None = None,
+        calibration: str = "auto",
+        max_epochs: int = 40,
+        steps_per_epoch: int | None = None,
+        batch_size: int = 256,
+        learning_rate: float = 5e-3,
+        weight_decay: float = 1e-5,
+        clip_norm: float | None = 1.0,
+        patience: int | None = 10,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.latent = latent
+        self.prior = prior
+        self.divergence = divergence
+        self.likelihood = likelihood
+        self.corruption = corruption
+        self.scorer = scorer
+        self.threshold = threshold
+        self.calibration = calibration
+        self.max_epochs = max_epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.patience = patience
+        self.device = device
+        self.random_state = random_state
+
+    # --- composition -------------------------------------------------------------------------------------------------
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters; `divergence__beta=4` first puts the documented default where there is no part yet."""
+        for key in params:
+            axis, nested, _ = key.partition("__")
+            if nested and axis in AXES and params.get(axis, getattr(self, axis)) is None:
+                if axis not in self._defaults:
+                    raise ConfigError(
+                        f"{type(self).__name__} needs a {axis} before {key} can be set, however: it has none by "
+                        f"default. Set {axis} to a part first."
+                    )
+                setattr(self, axis, clone(self._defaults[axis]))
+        return super().set_params(**params)
+
+    def parts(self) -> dict[str, Any]:
+        """What stands on each axis: clones of the parts given, of the defaults where none is."""
+        chosen = {axis: getattr(self, axis) or self._defaults.get(axis) for axis in AXES}
+        return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
+
+    # --- learning ----------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Learn from normal rows `X` `(n, n_features)`; `y` is ignored.
+
+        Raises
+        ------
+        ValueError
+            Fewer than 3 rows, missing or infinite values, text.
+        """
+        rows: Array = validate_data(self, X, dtype=np.float64, ensure_min_samples=MIN_ROWS)
+        rng = check_random_state(self.random_state)
+        rotate = self.calibration == "cross" or (self.calibration == "auto" and len(rows) < CROSS_BELOW)
+        divided = splits(len(rows), FOLDS if rotate else 1, rng)
+        context = self._init_callback_context(max_subtasks=len(divided))
+        context.call_on_fit_task_begin(estimator=self, X=rows)
+        self.folds_, self._reservoirs, records = [], [], []
+        for number, split in enumerate(divided):
+            task = context.subcontext(task_name=f"net {number + 1} of {len(divided)}", max_subtasks=self.max_epochs)
+            task.call_on_fit_task_begin(estimator=self)
+
+            def on_epoch(record: dict[str, float], task: Any = task) -> bool:
+                epoch = task.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=self)
+                return epoch.call_on_fit_task_end(estimator=self, metadata=record)
+
+            fold = self._new_fold(rows[split.fit], rng)
+            history = fold.train(
+                rows[split.fit], rows[split.validate], self._recipe(), rng.randint(2**31 - 1), on_epoch
+            )
+            records += [{"net": number + 1, **record} for record in history]
+            self._keep(fold, rows[split.calibrate], rng)
+            task.call_on_fit_task_end(estimator=self)
+        self.history_ = pd.DataFrame(records)
+        self.n_rows_seen_ = len(rows)
+        self._calibrate([rows[split.calibrate] for split in divided])
+        context.call_on_fit_task_end(estimator=self)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Go on learning from more normal rows; `y` is ignored.
+
+        The first call, unless `fit` came before, freezes the columns' scaling and needs 3 rows. Every fifth row is
+        set aside to calibrate (a uniform sample of at most 2000 is kept, in memory only); the others train for
+        `steps_per_epoch` batches or one pass, whichever is more. A model from `load` keeps its threshold until 200
+        rows have been set aside.
+        """
+        first = not hasattr(self, "folds_")
+        rows: Array = validate_data(self, X, dtype=np.float64, reset=first, ensure_min_samples=MIN_ROWS if first else 1)
+        rng = check_random_state(self.random_state)
+        if first:
+            self.n_rows_seen_, self.history_, self.folds_, self._reservoirs = 0, pd.DataFrame(), [], []
+        numbers = self.n_rows_seen_ + np.arange(len(rows))
+        held_out, learned = rows[numbers % HELD_OUT_EVERY == 0], rows[numbers % HELD_OUT_EVERY != 0]
+        if first:
+            self._keep(self._new_fold(learned, rng), rows[:0], rng)
+        records = []
+        for number, (fold, reservoir) in enumerate(zip(self.folds_, self._reservoirs, strict=True)):
+            reservoir.add(held_out[number :: len(self.folds_)], rng)
+            if len(learned):
+                steps = max(self.steps_per_epoch or 1, math.ceil(len(learned) / self.batch_size))
+                recipe = self._recipe(max_epochs=1, steps_per_epoch=steps, schedule=False)
+                history = fold.train(learned, rows[:0], recipe, (rng.randint(2**31 - 1) + self.n_rows_seen_) % 2**31)
+                records += [{"net": number + 1, **record} for record in history]
+        self.history_ = pd.concat([self.history_, pd.DataFrame(records)], ignore_index=True)
+        self.history_["epoch"] = self.history_.groupby("net").cumcount() + 1
+        self.n_rows_seen_ += len(rows)
+        kept = [reservoir.rows for reservoir in self._reservoirs]
+        if sum(map(len, kept)) >= min(200, len(getattr(self, "calibration_scores_", ()))):
+            self._calibrate(kept)
+        return self
+
+    def _recipe(self, **changes: Any) -> Recipe:
+        names = (
+            "max_epochs",
+            "steps_per_epoch",
+            "batch_size",
+            "learning_rate",
+            "weight_decay",
+            "clip_norm",
+            "patience",
+        )
+        return Recipe(**({name: getattr(self, name) for name in names} | changes))
+
+    def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
+        return Fold.build(self._modules(), Scaler.fit(X), self._device(), rng.randint(2**31 - 1))
+
+    def _modules(self) -> dict[str, Any]:
+        return {axis: part for axis, part in self.parts().items() if axis != "threshold"}
+
+    def _device(self) -> str:
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+    def _keep(self, fold: Fold, calibrate: Array, rng: np.random.RandomState) -> None:
+        reservoir = Reservoir(RESERVOIR, len(fold.scaler.mean))
+        reservoir.add(calibrate, rng)
+        self.folds_.append(fold)
+        self._reservoirs.append(reservoir)
+
+    def _calibrate(self, rows: list[Array]) -> None:
+        scores = [fold.read(X, fold.scorer)[0] for fold, X in zip(self.folds_, rows, strict=True) if len(X)]
+        self.calibration_scores_ = np.sort(np.concatenate(scores))
+        if not np.isfinite(self.calibration_scores_).all():
+            raise ConfigError(
+                f"{type(self).__name__} needs a training that stays finite, however: scores of calibrate rows are not. "
+                f"Lower learning_rate (it is {self.learning_rate:g})."
+            )
+        self.threshold_ = self.parts()["threshold"].fit(self.calibration_scores_)
+
+    # --- saying ------------------------------------------------------------------------------------------------------
+
+    def assess(self, X: ArrayLike) -> Verdict:
+        """Everything there is to say of rows, in one pass: score, p-value, alarm, contributions."""
+        rows = self._checked(X)
+        readings = [fold.read(rows, fold.scorer, fold.scorer.contributions) for fold in self.folds_]
+        score, which = lower_median(np.stack([scores for scores, _ in readings]))
+        contributions = np.choose(which[:, None], [cells for _, cells in readings])
+        return Verdict(score, p_values(score, self.calibration_scores_), score > self.threshold_.value_, contributions)
+
+    def anomaly_score(self, X: ArrayLike) -> Array:
+        """How strange each row is, `(n,)`; larger is stranger."""
+        rows = self._checked(X)
+        return lower_median(np.stack([fold.read(rows, fold.scorer)[0] for fold in self.folds_]))[0]
+
+    def score_samples(self, X: ArrayLike) -> Array:
+        """How normal each row is, `(n,)`: `-anomaly_score(X)`."""
+        return -self.anomaly_score(X)
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """`score_samples(X) - offset_`, `(n,)`; negative is an anomaly."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.intp]:
+        """+1 for normal rows, -1 for anomalies, `(n,)`."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: ArrayLike) -> Array:
+        r"""Conformal p-values, `(n,)` in `[1/(m+1), 1]`: the share of `m` normal rows at least as strange.
+
+        .. math:: p = \frac{1 + \#\{i : s_i \ge s(x)\}}{m + 1}
+        """
+        return p_values(self.anomaly_score(X), self.calibration_scores_)
+
+    def explain(self, X: ArrayLike) -> Array:
+        """What each column contributes to its row's score, `(n, n_features)`, each 0 or more; larger is more to blame.
+
+        With `ReconstructionError` the contributions of a row add up to its `anomaly_score`.
+        """
+        return self.assess(X).contributions
+
+    @property
+    def offset_(self) -> float:
+        """`decision_function` is `score_samples - offset_`."""
+        return -self.threshold_.value_
+
+    def score(self, X: ArrayLike, y: Any = None) -> float:
+        """Mean log-likelihood of rows, in nats (for a VAE its lower bound); `y` is ignored.
+
+        For choosing between settings of one composition. It rewards nets that copy their input, and does not compare
+        across likelihoods: use labelled anomalies to choose between those.
+        """
+        rows = self._checked(X)
+        return float(np.mean([fold.read(rows, fold.net.log_likelihood)[0].mean() for fold in self.folds_]))
+
+    # --- representing: the first net of a cross-fitted detector ------------------------------------------------------
+
+    def transform(self, X: ArrayLike) -> Array:
+        """Codes of rows, `(n, code)`."""
+        return self.folds_[0].read(self._checked(X), _codes)[0]
+
+    def inverse_transform(self, Z: ArrayLike) -> Array:
+        """Rows that codes `(n, code)` stand for, `(n, n_features)`."""
+        check_is_fitted(self)
+        codes: Array = check_array(Z, dtype=np.float64)
+        if codes.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"{type(self).__name__} needs codes of {self._n_features_out} columns, however: {codes.shape[1]}. "
+                "Give what transform returned."
+            )
+        return self.folds_[0].decode(codes)
+
+    def reconstruct(self, X: ArrayLike) -> Array:
+        """Rows as the model would expect them, `(n, n_features)`: `inverse_transform(transform(X))`."""
+        fold = self.folds_[0]
+        return fold.scaler.inverse_transform(fold.read(self._checked(X), lambda p: p.px.mean)[0])
+
+    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> Array:
+        """New rows like the normal ones, `(n_samples, n_features)`."""
+        check_is_fitted(self)
+        return self.folds_[0].sample(n_samples, check_random_state(random_state).randint(2**31 - 1))
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.folds_[0].net.latent.width)
+
+    def _checked(self, X: ArrayLike) -> Array:
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=np.float64, reset=False)
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Write a model folder (no pickle, no training row in it) and return its path.
+
+        Raises
+        ------
+        OutputError
+            When the folder exists and `overwrite` is not set, is no model folder, or cannot be written.
+        """
+        check_is_fitted(self)
+        config = {
+            "anomaly_ae": __version__,
+            "detector": storage.to_tree(self),
+            "parts": {axis: storage.to_tree(part) for axis, part in self.parts().items()},
+            "fitted": {
+                "n_features_in": self.n_features_in_,
+                "feature_names_in": list(getattr(self, "feature_names_in_", [])) or None,
+                "n_rows_seen": self.n_rows_seen_,
+                "nets": len(self.folds_),
+            },
+        }
+        weights: dict[str, torch.Tensor] = {}
+        arrays = {"calibration_scores": self.calibration_scores_}
+        for number, fold in enumerate(self.folds_):
+            weights |= {f"{number}/{name}": tensor for name, tensor in fold.state().items()}
+            arrays |= {f"{number}/mean": fold.scaler.mean, f"{number}/scale": fold.scaler.scale}
+        return storage.save(path, storage.Stored(config, weights, arrays, self.history_), overwrite)
+
+
+def _codes(p: Pass) -> torch.Tensor:
+    return torch.cat([level.z for level in p.levels], dim=1)

@@ -1,0 +1,149 @@
+"""The only `import mlflow`: runs of fitting and scoring jobs.
+
+The store is the one of `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory; the experiment is the one of
+`MLFLOW_EXPERIMENT_NAME`, else "anomaly-ae".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomaly_ae.errors import ConfigError, MissingExtraError
+from anomaly_ae.estimator import Detector
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPERIMENT = "anomaly-ae"
+
+
+def tracking_uri() -> str:
+    """Where runs go."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def _mlflow() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a firewall would make it wait
+    try:
+        import mlflow
+    except ImportError as error:
+        raise MissingExtraError(
+            "Tracking needs mlflow, however: it is not installed. Run pip install 'anomaly-ae[mlflow]', or do without "
+            "tracking (--no-track)."
+        ) from error
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # the first use of a database is not news
+    return mlflow
+
+
+@contextlib.contextmanager
+def run(kind: str, name: str, source: Path, digest: str, rows: int) -> Iterator[Any]:
+    """A run of one job, with its input as a dataset; yields the `mlflow` module, closes the run as failed on error."""
+    mlflow = _mlflow()
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.meta_dataset import MetaDataset
+
+    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
+    with mlflow.start_run(run_name=name, tags={"anomaly_ae.job": kind}):
+        with warnings.catch_warnings():  # it warns that a path may be a path in two ways
+            warnings.simplefilter("ignore", UserWarning)
+            place = resolve_dataset_source(str(source.absolute()))
+        dataset = MetaDataset(  # type: ignore[abstract]
+            place, name=source.name, digest=digest[:12]
+        )
+        mlflow.log_input(dataset, context={"fit": "training", "score": "scoring"}[kind])
+        mlflow.log_metric("rows", rows)
+        yield mlflow
+
+
+def log_fit(
+    detector: Detector,
+    source: Path,
+    digest: str,
+    model: Path,
+    model_digest: str,
+    config: str,
+    figure: Figure,
+) -> str:
+    """Log parameters, curves, threshold, config verbatim, histogram and model folder; returns the run's id."""
+    name = f"fit {type(detector).__name__} on {source.name}"
+    with run("fit", name, source, digest, detector.n_rows_seen_) as mlflow:
+        mlflow.set_tags({"anomaly_ae.model": str(model.absolute()), "anomaly_ae.model_digest": model_digest})
+        mlflow.log_params(_parameters(detector))
+        mlflow.log_metrics(
+            {"threshold": detector.threshold_.value_, "p_value_resolution": detector.threshold_.resolution_}
+        )
+        _log_curves(mlflow, detector)
+        mlflow.log_text(config, "config.yaml")
+        mlflow.log_figure(figure, "score_histogram.png", save_kwargs={"dpi": 120})
+        mlflow.log_artifacts(str(model), "model")
+        return str(mlflow.active_run().info.run_id)
+
+
+def log_score(
+    source: Path,
+    digest: str,
+    rows: int,
+    model: Path,
+    model_digest: str,
+    metrics: Mapping[str, float],
+    summary: Mapping[str, Any],
+    figure: Figure,
+) -> str:
+    """Log a scoring job: metrics, summary, histogram, and which model it was. Returns the run's id."""
+    with run("score", f"score {source.name}", source, digest, rows) as mlflow:
+        mlflow.set_tags({"anomaly_ae.model": str(model.absolute()), "anomaly_ae.model_digest": model_digest})
+        mlflow.log_metrics(dict(metrics))
+        mlflow.log_dict(dict(summary), "summary.json")
+        mlflow.log_figure(figure, "score_histogram.png", save_kwargs={"dpi": 120})
+        return str(mlflow.active_run().info.run_id)
+
+
+def _parameters(detector: Detector) -> dict[str, Any]:
+    """Every hyperparameter that was in force, the defaults' included."""
+    own = {name: value for name, value in detector.get_params(deep=False).items() if name not in detector.parts()}
+    for axis, part in detector.parts().items():
+        own[axis] = type(part).__name__ if part is not None else None
+        if part is not None:
+            own |= {f"{axis}.{name}": value for name, value in part.get_params(deep=False).items()}
+    return own
+
+
+def _log_curves(mlflow: Any, detector: Detector) -> None:
+    """One point an epoch, the mean over the nets that got that far; in one request a thousand points."""
+    from mlflow.entities import Metric
+
+    curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()
+    now = int(time.time() * 1000)
+    points = [
+        Metric(name, value, now, epoch)
+        for name in curves.columns
+        for epoch, value in zip(curves.index.tolist(), curves[name].tolist(), strict=True)
+        if not math.isnan(value)
+    ]
+    client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
+    for start in range(0, len(points), 1000):
+        client.log_batch(run_id, metrics=points[start : start + 1000])
+
+
+def serve(host: str, port: int) -> None:
+    """Run MLflow's pages on the store of `tracking_uri` until interrupted."""
+    _mlflow()
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        raise ConfigError(f"A tracking server has pages of its own, however: {uri}. Open that address in a browser.")
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
+        check=False,
+    )

@@ -1,0 +1,164 @@
+"""The nouns that every part speaks in: `Sizes`, `Batch`, `Clock`, `Level`, `Pass` and `Part`.
+
+A model is a sum of parts. A part stores its hyperparameters in its constructor, makes its tensors in `build`,
+and is then called as a `torch.nn.Module`. What it may see is one `Batch` or one `Pass`; what it gives back is
+a tensor, a distribution or a tuple of `Level`. Nothing else crosses from one part to another.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from anomaly_ae.errors import IncompatiblePartsError
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a part must know before it can make tensors.
+
+    `shape` is one row's shape without the batch axis, `condition` the width of the conditioning vector,
+    `features` the width of what the encoder hands to the latent.
+    """
+
+    shape: tuple[int, ...]
+    condition: int = 0
+    features: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What came in: rows `x` (n, ...), which cells are present (`mask`), and what else is known of each row."""
+
+    x: Tensor
+    mask: Tensor | None = None
+    condition: Tensor | None = None
+    label: Tensor | None = None
+    index: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Clock:
+    """Where training stands: optimiser step `step` of `steps`, with `rows` rows to learn from."""
+
+    step: int = 0
+    steps: int = 0
+    rows: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of training that is done, in [0, 1]; 1 when nothing is being trained."""
+        return 1.0 if self.steps == 0 else min(1.0, self.step / self.steps)
+
+
+class Level(NamedTuple):
+    """One level of codes: posterior `q`, the prior `p` it faces, its sample `z`, and what it charges by itself."""
+
+    q: Distribution | None
+    p: Distribution | None
+    z: Tensor
+    cost: Tensor | float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Everything that one forward pass knows: `batch` as given, `seen` as corrupted, features, levels, likelihood."""
+
+    batch: Batch
+    seen: Batch
+    h: Tensor
+    levels: tuple[Level, ...]
+    px: Distribution
+    net: Any
+    clock: Clock = field(default_factory=Clock)
+
+
+class Part(BaseEstimator, nn.Module):
+    """A piece of a model: a scikit-learn estimator by its hyperparameters, a torch module by its tensors.
+
+    The constructor of a subclass only stores its arguments. `offers` names the qualities that other parts may
+    ask for; `needs` maps an axis to the quality that this part asks of whatever stands on that axis.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[Mapping[str, str]] = {}
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls) -> None:
+        # what help() and notebooks show is the constructor's parameters, not those of __new__
+        signature = inspect.signature(cls.__init__)
+        cls.__signature__ = signature.replace(
+            parameters=list(signature.parameters.values())[1:], return_annotation=inspect.Signature.empty
+        )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # torch wants its registries before any attribute is set; scikit-learn wants constructors that only store.
+        self = super().__new__(cls)
+        nn.Module.__init__(self)
+        return self
+
+    def __init__(self) -> None:
+        pass
+
+    def build(self, sizes: Sizes) -> None:
+        """Make the tensors; a part without any leaves this alone."""
+
+    def pieces(self) -> list[Part]:
+        """This part and the parts that it is made of."""
+        return [self]
+
+    def after_step(self, p: Pass) -> None:
+        """Hook of the training loop, after each optimiser step."""
+
+    def solve(self, p: Pass) -> None:
+        """Hook of the training loop, once after the last step, with a pass over rows of the fit set."""
+
+
+def draw(like: Tensor) -> Tensor:
+    """Standard normal noise in the shape, type and place of `like`: the one place where parts get randomness."""
+    return torch.randn_like(like)
+
+
+def row_sum(cells: Tensor) -> Tensor:
+    """Sum over everything but the batch axis: (n, ...) to (n,)."""
+    return cells.flatten(1).sum(1)
+
+
+def kl(level: Level) -> Tensor:
+    """KL(q(z|x) || p(z)) of one level, in nats, before the sum over its event: (n, *event)."""
+    if level.q is None or level.p is None:
+        raise TypeError("A KL divergence needs a posterior and a prior, however: the level's code is a point.")
+    return kl_divergence(level.q, level.p)
+
+
+def total_kl(p: Pass) -> Tensor:
+    """KL divergence summed over all levels and dimensions, in nats: (n,); zero where codes are points."""
+    per_level = [row_sum(kl(level)) for level in p.levels if level.q is not None]
+    return torch.stack(per_level).sum(0) if per_level else p.batch.x.new_zeros(len(p.batch.x))
+
+
+def check_compatible(parts: Mapping[str, Part | None]) -> None:
+    """Refuse a combination in which some part needs what its neighbour does not offer.
+
+    Raises
+    ------
+    IncompatiblePartsError
+        Names both parts and what is missing.
+    """
+    pieces = [piece for part in parts.values() if part is not None for piece in part.pieces()]
+    for part in pieces:
+        for axis, quality in part.needs.items():
+            neighbour = parts.get(axis)
+            if neighbour is None or quality not in neighbour.offers:
+                found = "nothing there" if neighbour is None else repr(neighbour)
+                raise IncompatiblePartsError(
+                    f"{type(part).__name__} needs a {axis} with a {quality}, however: {found}. "
+                    f"Choose another {axis}, or leave {type(part).__name__} out."
+                )

@@ -1,0 +1,81 @@
+"""Divergences: what pulls codes to the prior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.nn.core import Part, Pass, Sizes, kl
+
+__all__ = ["KL"]
+
+
+class KL(Part):
+    r"""The Kullback-Leibler term of the VAE, with the usual ways to weight, schedule and protect it.
+
+    .. math:: \beta \sum_k \max\bigl(\lambda, \overline{KL}_k\bigr)
+              \qquad\text{or}\qquad \beta \bigl| \textstyle\sum_k \overline{KL}_k - C \bigr|
+
+    where :math:`KL_k` is latent `k`'s divergence from the prior in nats and the bar is the mean over the batch.
+
+    **Shape**: a pass over `n` rows to `(n,)`, or to a scalar where a mean over the batch is needed.
+
+    Parameters
+    ----------
+    beta : float >= 0, default=1
+        Weight: 1 is the VAE, above it the beta-VAE.
+    capacity : float >= 0 (nats) or None, default=None
+        Hold the total KL at `C` instead of pushing it down; wants a large `beta`, say 100.
+    warmup : float in [0, 1], default=0
+        Share of training over which `beta` (or, with a capacity, `C`) rises linearly from 0.
+    free_bits : float >= 0 (nats per latent), default=0
+        KL that each latent variable has for nothing; keeps latents from collapsing.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+
+    References
+    ----------
+    Higgins et al. (2017), beta-VAE, ICLR; Burgess et al. (2018), arXiv:1804.03599 (capacity);
+    Bowman et al. (2016), arXiv:1511.06349 (warm-up); Kingma et al. (2016), arXiv:1606.04934 (free bits).
+
+    Examples
+    --------
+    >>> from anomaly_ae import KL, VAEDetector
+    >>> VAEDetector(divergence=KL(beta=4, warmup=0.3)).divergence
+    KL(beta=4, warmup=0.3)
+    """
+
+    needs = {"latent": "posterior"}
+
+    def __init__(
+        self, beta: float = 1.0, capacity: float | None = None, warmup: float = 0.0, free_bits: float = 0.0
+    ) -> None:
+        self.beta = beta
+        self.capacity = capacity
+        self.warmup = warmup
+        self.free_bits = free_bits
+
+    def build(self, sizes: Sizes) -> None:
+        for name in ("beta", "capacity", "free_bits"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"KL needs {name} of 0 or more, however: {value!r}. Use 0 to switch it off.")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"KL needs warmup in [0, 1], however: {self.warmup!r}. It is a share of training.")
+        if self.capacity is not None and self.free_bits:
+            raise ConfigError(
+                f"KL takes capacity or free_bits, however: {self.capacity!r} and {self.free_bits!r}. Set one of them."
+            )
+
+    def forward(self, p: Pass) -> Tensor:
+        ramp = 1.0 if not self.warmup else min(1.0, p.clock.progress / self.warmup)
+        cells = torch.cat([kl(level).flatten(1) for level in p.levels], dim=1)
+        if self.capacity is not None:
+            return self.beta * (cells.sum(1).mean() - ramp * self.capacity).abs()
+        if self.free_bits:
+            return ramp * self.beta * cells.mean(0).clamp(min=self.free_bits).sum()
+        return ramp * self.beta * cells.sum(1)

@@ -1,0 +1,124 @@
+"""Latents: what the code of a row is."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributions as D
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw
+
+__all__ = ["Gaussian", "Point"]
+
+
+def _checked_dim(part: Part, dim: int | None, default: int) -> int:
+    if dim is not None and dim < 1:
+        raise ConfigError(f"{type(part).__name__} needs dim of 1 or more, however: {dim!r}. Use None for the default.")
+    return default if dim is None else dim
+
+
+class Point(Part):
+    r"""A code that is a point: the plain autoencoder.
+
+    .. math:: z = W h + b
+
+    After training it keeps the mean and covariance of the codes of fit rows, so that `sample` can draw new codes
+    from that Gaussian and decode them (ex-post density estimation).
+
+    **Shape**: features `(n, features)` to one level with `z` `(n, dim)` and no distribution.
+
+    Parameters
+    ----------
+    dim : int >= 1 or None, default=None
+        Size of the code; below the number of columns the autoencoder is undercomplete, above it overcomplete.
+        `None` keeps the width of the encoder's features, so that nothing narrows between encoder and decoder.
+
+    References
+    ----------
+    Ghosh et al. (2020), From variational to deterministic autoencoders, arXiv:1903.12436.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Point
+    >>> AutoencoderDetector(latent=Point(dim=3)).latent
+    Point(dim=3)
+    """
+
+    mean: Tensor
+    root: Tensor
+
+    def __init__(self, dim: int | None = None) -> None:
+        self.dim = dim
+
+    def build(self, sizes: Sizes) -> None:
+        self.width = _checked_dim(self, self.dim, sizes.features)
+        self.code = nn.Linear(sizes.features, self.width)
+        self.register_buffer("mean", torch.zeros(self.width))
+        self.register_buffer("root", torch.eye(self.width))
+
+    def forward(self, h: Tensor, prior: Part | None, batch: Batch) -> tuple[Level, ...]:
+        return (Level(q=None, p=None, z=self.code(h)),)
+
+    def solve(self, p: Pass) -> None:
+        z = p.levels[0].z.double()
+        centred = z - z.mean(0)
+        values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(z) - 1))
+        self.mean.copy_(z.mean(0))
+        self.root.copy_(vectors * values.clamp(min=0).sqrt())
+
+    def sample(self, n: int, prior: Part | None) -> Tensor:
+        """Draw `n` codes from the Gaussian fitted to the codes of fit rows: `(n, dim)`."""
+        return self.mean + draw(self.mean.expand(n, -1)) @ self.root.T
+
+
+class Gaussian(Part):
+    r"""A normally distributed code, sampled by the reparameterization trick: the variational autoencoder's.
+
+    .. math:: q(z|x) = N(\mu(h), \mathrm{diag}\,\sigma(h)^2),
+              \quad z = \mu + \sigma \epsilon, \quad \epsilon \sim N(0, I)
+
+    In training a row's code is sampled; in scoring it is the mean, so that scores repeat.
+
+    **Shape**: features `(n, features)` to one level with `q` and `z` of `(n, dim)`.
+
+    Parameters
+    ----------
+    dim : int >= 1 or None, default=None
+        Number of latent variables. `None` is the number of columns, at most 32; the ones that the data cannot
+        pay for switch themselves off.
+
+    References
+    ----------
+    Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
+
+    Examples
+    --------
+    >>> from anomaly_ae import Gaussian, VAEDetector
+    >>> VAEDetector(latent=Gaussian(dim=4)).latent
+    Gaussian(dim=4)
+    """
+
+    offers = frozenset({"posterior"})
+    needs = {"prior": "density"}
+
+    def __init__(self, dim: int | None = None) -> None:
+        self.dim = dim
+
+    def build(self, sizes: Sizes) -> None:
+        self.width = _checked_dim(self, self.dim, min(32, max(1, sizes.shape[0])))
+        self.mu = nn.Linear(sizes.features, self.width)
+        self.raw_sigma = nn.Linear(sizes.features, self.width)
+
+    def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
+        mu = self.mu(h)
+        sigma = softplus(self.raw_sigma(h)) + 1e-6  # the floor keeps log sigma finite far away from the data
+        z = mu + sigma * draw(mu) if self.training else mu
+        return (Level(q=D.Normal(mu, sigma, validate_args=False), p=prior(batch), z=z),)
+
+    def sample(self, n: int, prior: Part) -> Tensor:
+        """Draw `n` codes from the prior: `(n, dim)`."""
+        like = self.mu.weight.new_empty(n, self.width)
+        p = prior(Batch(like))
+        return p.mean + p.stddev * draw(like)

@@ -1,0 +1,100 @@
+"""The only forward pass, and the one loss. This file names no part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from anomaly_ae.nn.core import Batch, Clock, Level, Part, Pass, Sizes, check_compatible, row_sum, total_kl
+
+
+class Net(nn.Module):
+    r"""A model as the sum of its parts.
+
+    .. math:: \text{loss}(x) = -\log p(x|z) + \text{divergence}
+
+    in nats a row, where :math:`z` is what the latent makes of the encoder's features of the (in training,
+    corrupted) row.
+
+    Parameters
+    ----------
+    backbone, latent, likelihood : Part
+        Always there.
+    prior, divergence, corruption : Part or None
+        `None` where the model has no such part.
+    """
+
+    AXES = ("backbone", "latent", "prior", "divergence", "likelihood", "corruption")
+
+    backbone: Any
+    latent: Any
+    prior: Any
+    divergence: Any
+    likelihood: Any
+    corruption: Any
+    encoder: Any
+    decoder: Any
+
+    def __init__(self, **parts: Part | None) -> None:
+        super().__init__()
+        check_compatible(parts)
+        for axis in self.AXES:
+            setattr(self, axis, parts[axis])
+
+    def build(self, shape: tuple[int, ...], condition: int = 0) -> Net:
+        """Make all tensors for rows of `shape`."""
+        sizes = Sizes(shape, condition)
+        self.encoder = self.backbone.encoder(sizes)
+        sizes = Sizes(shape, condition, self.encoder.features)
+        for part in self.parts():
+            part.build(sizes)
+        self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, sizes)
+        return self
+
+    def parts(self) -> list[Any]:
+        """The parts that are there, in the order of `AXES`."""
+        return [part for axis in self.AXES if (part := getattr(self, axis)) is not None]
+
+    def encode(self, batch: Batch) -> tuple[Tensor, tuple[Level, ...]]:
+        """Features and levels of codes of rows as they are."""
+        h = self.encoder(batch.x, batch.condition)
+        return h, self.latent(h, self.prior, batch)
+
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Distribution:
+        """The likelihood that a code stands for."""
+        return self.likelihood(self.decoder(z, condition))
+
+    def forward(self, batch: Batch, clock: Clock | None = None) -> Pass:
+        corrupt = self.corruption is not None and self.corruption.training
+        seen = self.corruption(batch) if corrupt else batch
+        h, levels = self.encode(seen)
+        z = torch.cat([level.z for level in levels], dim=1)
+        return Pass(batch, seen, h, levels, self.decode(z, batch.condition), self, clock or Clock())
+
+    def terms(self, p: Pass) -> dict[str, Tensor]:
+        """The terms of the loss, each `(n,)` or a scalar, in nats; cells that are not present cost nothing."""
+        cells = -p.px.log_prob(p.batch.x)
+        if p.batch.mask is not None:
+            cells = torch.where(p.batch.mask, cells, 0.0)
+        terms = {"reconstruction": row_sum(cells)}
+        if self.divergence is not None:
+            terms["divergence"] = self.divergence(p)
+        cost = sum(level.cost for level in p.levels)
+        if isinstance(cost, Tensor):
+            terms["latent_cost"] = cost
+        return terms
+
+    def log_likelihood(self, p: Pass) -> Tensor:
+        """log p(x|z) less the codes' KL divergence, in nats: `(n,)`."""
+        return -self.terms(p)["reconstruction"] - total_kl(p)
+
+    def noisy(self) -> Net:
+        """Layers as in scoring, corruption and codes as in training: the state in which validate rows are judged."""
+        self.eval()
+        self.latent.training = True
+        if self.corruption is not None:
+            self.corruption.training = True
+        return self

@@ -1,0 +1,1 @@
+"""Jobs: what the shell and the pipelines run."""

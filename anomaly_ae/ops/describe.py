@@ -1,0 +1,51 @@
+"""What a fitted detector is, as plain data and as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anomaly_ae.config import dumps
+from anomaly_ae.estimator import Detector
+from anomaly_ae.scoring.calibration import false_alarm_band
+
+
+def describe(detector: Detector) -> dict[str, Any]:
+    """The facts of a fitted detector."""
+    last = detector.history_.groupby("net").last().mean()
+    threshold = detector.threshold_
+    facts: dict[str, Any] = {
+        "detector": dumps(detector),
+        "parts": {axis: repr(part) for axis, part in detector.parts().items() if part is not None},
+        "columns": list(getattr(detector, "feature_names_in_", [])) or detector.n_features_in_,
+        "rows_seen": detector.n_rows_seen_,
+        "calibrate_rows": len(detector.calibration_scores_),
+        "nets": len(detector.folds_),
+        "weights_per_net": sum(weight.numel() for weight in detector.folds_[0].net.parameters()),
+        "threshold": threshold.value_,
+        "p_value_resolution": threshold.resolution_,
+        "training": {name: float(value) for name, value in last.items() if name not in ("seconds", "learning_rate")},
+    }
+    alpha = getattr(threshold, "alpha", None)
+    if alpha is not None:
+        facts["promised_false_alarm_rate"] = alpha
+        facts["false_alarm_band_95"] = list(false_alarm_band(alpha, len(detector.calibration_scores_)))
+    return facts
+
+
+def told(facts: dict[str, Any]) -> str:
+    """The same facts for a person."""
+    columns = facts["columns"]
+    names = f"{columns} without names" if isinstance(columns, int) else f"{len(columns)}: {', '.join(columns)}"
+    lines = [facts["detector"].strip(), ""]
+    lines += [f"{axis:<12} {part}" for axis, part in facts["parts"].items()]
+    lines += ["", f"columns      {names}"]
+    lines.append(f"rows         {facts['rows_seen']:,} seen, {facts['calibrate_rows']:,} of them to calibrate")
+    lines.append(f"nets         {facts['nets']} of {facts['weights_per_net']:,} weights")
+    lines.append(f"threshold    {facts['threshold']:.6g} (smallest p-value {facts['p_value_resolution']:.3g})")
+    if "promised_false_alarm_rate" in facts:
+        low, high = facts["false_alarm_band_95"]
+        kind = "at most twice that, cross-fitted" if facts["nets"] > 1 else f"95 % band {low:.3g} to {high:.3g}"
+        lines.append(f"false alarms {facts['promised_false_alarm_rate']:g} promised ({kind})")
+    training = ", ".join(f"{name} {value:.4g}" for name, value in facts["training"].items())
+    lines.append(f"training     {training}")
+    return "\n".join(lines)

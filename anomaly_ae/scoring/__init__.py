@@ -1,0 +1,1 @@
+"""From a pass to a verdict: scores, thresholds, p-values and who is to blame."""

@@ -1,0 +1,254 @@
+"""A model as a folder, without pickle: JSON for what it is, safetensors for its numbers, digests for trust.
+
+`manifest.json` holds the format's version and the SHA-256 of every other file; `config.json` the constructor call as
+a tree and the fitted facts; `weights.safetensors` the nets; `arrays.safetensors` everything else with a shape;
+`history.csv` the learning curves. No training row is stored, and loading runs no code from the folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.numpy
+import safetensors.torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from anomaly_ae.data.tables import sync
+from anomaly_ae.errors import ConfigError, ModelFolderError, OutputError
+
+FORMAT = "anomaly_ae model"
+VERSION = 1
+FILES = ("config.json", "weights.safetensors", "arrays.safetensors", "history.csv")
+ROOMS = (
+    "nn.backbones",
+    "nn.corruptions",
+    "nn.divergences",
+    "nn.latents",
+    "nn.likelihoods",
+    "nn.priors",
+    "scoring.scorers",
+    "scoring.thresholds",
+)
+
+
+@functools.cache
+def vocabulary() -> dict[str, type]:
+    """Every part of the package by its name: what configurations may name. A part enters by its file's `__all__`."""
+    modules = [importlib.import_module(f"anomaly_ae.{room}") for room in ROOMS]
+    return {name: getattr(module, name) for module in modules for name in module.__all__}
+
+
+# --- objects as trees: {"ClassName": {parameter: value}} -------------------------------------------------------------
+
+
+def to_tree(value: Any, spell_out: bool = True) -> Any:
+    """The constructor call of an estimator as plain data.
+
+    `spell_out` writes every parameter, for defaults may change; otherwise those at their default are left out.
+    """
+    if isinstance(value, BaseEstimator):
+        tree = {name: to_tree(v, spell_out) for name, v in value.get_params(deep=False).items()}
+        if not spell_out:
+            default = to_tree(type(value)())[type(value).__name__]
+            tree = {name: v for name, v in tree.items() if v != default[name]}
+        return {type(value).__name__: tree}
+    if isinstance(value, list | tuple):
+        return [to_tree(item, spell_out) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(
+        f"A model folder stores numbers, words and parts, however: {value!r}. Give the parameter such a value before "
+        "saving (an integer as random_state, say)."
+    )
+
+
+def from_tree(tree: Any, names: Mapping[str, type], where: str = "the configuration") -> Any:
+    """Make the object that a tree describes; a bare class name stands for the class with its defaults.
+
+    Raises
+    ------
+    ConfigError
+        At a name or parameter that does not exist; names the nearest one that does.
+    """
+    if isinstance(tree, str) and tree in names:
+        tree = {tree: {}}
+    if isinstance(tree, str) and tree[:1].isupper() and _close(tree, names):
+        raise ConfigError(f"{where} needs a known class, however: {tree!r}. {_nearest(tree, names)}")
+    if isinstance(tree, list):
+        return [from_tree(item, names, where) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if len(tree) != 1 or not isinstance(next(iter(tree)), str):
+        raise ConfigError(
+            f"{where} needs one class name with its parameters, however: {list(tree)}. "
+            "Write ClassName: {parameter: value}."
+        )
+    name, parameters = next(iter(tree.items()))
+    if name not in names:
+        raise ConfigError(f"{where} needs a known class, however: {name!r}. {_nearest(name, names)}")
+    known = names[name]._get_param_names()  # type: ignore[attr-defined]
+    if not isinstance(parameters, dict | None):
+        raise ConfigError(
+            f"{where} needs {name}'s parameters as a mapping, however: {parameters!r}. "
+            f"Write {name}: {{parameter: value}}."
+        )
+    arguments = {}
+    for key, value in (parameters or {}).items():
+        if key not in known:
+            raise ConfigError(
+                f"{name} in {where} needs known parameters, however: {key!r}. {_nearest(str(key), known)}"
+            )
+        arguments[key] = from_tree(value, names, f"{where}, {name}.{key}")
+    return names[name](**arguments)
+
+
+def _close(name: str, known: Any) -> list[str]:
+    lower = {candidate.lower(): candidate for candidate in known}
+    return [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)]
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = _close(name, known)
+    return f"Did you mean {close[0]!r}?" if close else f"Choose from {', '.join(sorted(known))}."
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model folder holds, in memory."""
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    arrays: dict[str, np.ndarray]
+    history: pd.DataFrame
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Refuse, before any work is done, a model folder that `save` would refuse after it."""
+    path = Path(path)
+    if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
+        raise OutputError(f"A model needs a new folder, however: {path} exists. Choose another, or allow overwriting.")
+    if (
+        path.exists()
+        and overwrite
+        and not (path / "manifest.json").is_file()
+        and (path.is_file() or any(path.iterdir()))
+    ):
+        raise OutputError(
+            f"Only a model folder is overwritten, however: {path} is something else. Choose another folder."
+        )
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(
+            f"A model needs a folder that can be written, however: {parent} cannot. Choose another place."
+        )
+    return path
+
+
+def save(path: str | os.PathLike[str], stored: Stored, overwrite: bool = False) -> Path:
+    """Write a model folder; it appears complete or not at all."""
+    path = check_target(path, overwrite)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    try:
+        (temporary / "config.json").write_text(json.dumps(stored.config, indent=2, sort_keys=True) + "\n")
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
+        safetensors.torch.save_file(weights, temporary / "weights.safetensors")
+        arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
+        safetensors.numpy.save_file(arrays, temporary / "arrays.safetensors")
+        stored.history.to_csv(temporary / "history.csv", index=False)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "sha256": {name: _digest(temporary / name) for name in FILES},
+        }
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes 0600; a model is read by other users' jobs
+            sync(file)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+            path.rename(old / "old")
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+        sync(path.absolute().parent)
+    except safetensors.SafetensorError as error:  # what it makes of a full disk
+        raise OSError(f"A model needs room on the disk, however: {path}: {error}. Make room and try again.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def load(path: str | os.PathLike[str]) -> Stored:
+    """Read a model folder after checking its version and every digest.
+
+    Raises
+    ------
+    ModelFolderError
+        When the folder is missing, no model, newer than this package, or damaged.
+    """
+    path = Path(path)
+    if not (path / "manifest.json").is_file():
+        raise ModelFolderError(
+            f"A model is a folder with a manifest.json, however: {path} has none. Give the folder that fit wrote."
+        )
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        version, digests = manifest["version"], dict(manifest["sha256"])
+        recognised = manifest["format"] == FORMAT and isinstance(version, int)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFolderError(_damaged(path, "manifest.json")) from error
+    if not recognised:
+        raise ModelFolderError(_damaged(path, "manifest.json"))
+    if version < 1:
+        raise ModelFolderError(_damaged(path, "manifest.json"))
+    if version > VERSION:
+        raise ModelFolderError(
+            f"This anomaly_ae reads models up to format {VERSION}, however: {path} has format {version}. "
+            "Upgrade anomaly_ae, or fit the model again with this version."
+        )
+    for name in FILES:
+        if not (path / name).is_file() or digests.get(name) != _digest(path / name):
+            raise ModelFolderError(_damaged(path, name))
+    try:
+        return Stored(
+            config=json.loads((path / "config.json").read_text()),
+            weights=safetensors.torch.load_file(path / "weights.safetensors"),
+            arrays=safetensors.numpy.load_file(path / "arrays.safetensors"),
+            history=pd.read_csv(path / "history.csv"),
+        )
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise ModelFolderError(_damaged(path, str(error))) from error
+
+
+def _damaged(path: Path, what: str) -> str:
+    return f"A model's files must be as fit wrote them, however: {path} is damaged ({what}). Restore it or fit again."
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

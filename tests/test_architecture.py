@@ -1,0 +1,126 @@
+"""The house: imports run from higher floors to lower ones only, and names live where the design says."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import anomaly_ae
+from anomaly_ae.storage import vocabulary
+
+PACKAGE = Path(anomaly_ae.__file__).parent
+NN_PARTS = [f"nn.{name}" for name in ("backbones", "corruptions", "divergences", "latents", "likelihoods", "priors")]
+# floors, lowest first; a file imports from lower floors only, never from its own
+FLOORS = [
+    ["errors", "version"],
+    ["nn.core"],
+    ["nn.layers"],
+    NN_PARTS,
+    ["nn.model"],
+    ["nn.training"],
+    ["scoring.attribution", "scoring.calibration", "scoring.scorers", "scoring.thresholds"],
+    ["data.preprocessing", "data.tables"],
+    ["storage"],
+    ["folds"],
+    ["estimator"],
+    ["detectors"],
+    ["config"],
+    ["mlflow"],
+    ["ops.report", "ops.describe"],
+    ["ops.job"],
+    ["cli"],
+]
+FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+FILES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imported(path, only_ours=True):
+    """Names of imported modules, relative to the package (or of all others)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = [node.module]
+            if node.module in (
+                "anomaly_ae",
+                "anomaly_ae.ops",
+                "anomaly_ae.nn",
+                "anomaly_ae.scoring",
+                "anomaly_ae.data",
+            ):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.startswith("anomaly_ae.") == only_ours:
+                yield name.removeprefix("anomaly_ae.")
+
+
+def test_every_file_has_a_floor():
+    assert sorted(name_of(path) for path in FILES) == sorted(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_arrow_runs_upward_or_sideways(path):
+    for name in imported(path):
+        assert FLOOR[name] < FLOOR[name_of(path)], f"{name_of(path)} imports {name}"
+
+
+def test_the_rule_sees_a_wrong_arrow(tmp_path):
+    wrong = tmp_path / "x.py"
+    wrong.write_text("from anomaly_ae.ops import job\nimport anomaly_ae.cli\n")
+    assert sorted(imported(wrong)) == ["cli", "ops.job"]
+
+
+@pytest.mark.parametrize(
+    ("module", "owners"),
+    [
+        ("mlflow", {"mlflow"}),
+        ("typer", {"cli"}),
+        ("yaml", {"config"}),
+        ("pickle", set()),
+        ("joblib", set()),
+        ("matplotlib", {"ops.report", "mlflow"}),  # mlflow: for a type alone
+    ],
+)
+def test_heavy_and_dangerous_imports_have_one_place(module, owners):
+    users = {
+        name_of(path) for path in FILES if any(name.split(".")[0] == module for name in imported(path, only_ours=False))
+    }
+    assert users <= owners
+
+
+def test_thresholds_and_calibration_do_without_torch():
+    for name in ("thresholds", "calibration", "attribution"):
+        heavy = {other.split(".")[0] for other in imported(PACKAGE / "scoring" / f"{name}.py", only_ours=False)}
+        assert "torch" not in heavy
+        assert all(FLOOR[ours] == 0 for ours in imported(PACKAGE / "scoring" / f"{name}.py") if "scoring" not in ours)
+
+
+def test_the_model_names_no_part():
+    source = (PACKAGE / "nn" / "model.py").read_text()
+    assert not [
+        name for name in vocabulary() if name in {n.id for n in ast.walk(ast.parse(source)) if hasattr(n, "id")}
+    ]
+
+
+@pytest.mark.parametrize("name", sorted([*vocabulary(), "AutoencoderDetector", "VAEDetector"]))
+def test_public_names_are_importable_and_documented(name):
+    public = getattr(anomaly_ae, name)
+    assert name in dir(anomaly_ae)
+    words = inspect.getdoc(public)
+    parameters = [p for p in inspect.signature(public).parameters if p != "self"]
+    for section in [".. math::", "References", "Examples", *(["Parameters"] if parameters else [])]:
+        assert section in words, f"{name} lacks {section}"
+    for parameter in parameters:
+        assert parameter in words, f"{name} does not document {parameter}"
+
+
+def test_files_stay_readable():
+    long = {name_of(path): lines for path in FILES if (lines := len(path.read_text().splitlines())) > 420}
+    assert not long

@@ -1,0 +1,425 @@
+"""The shell, as people use it: files in, files out, an exit code, and one sentence when something is wrong."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from typer.testing import CliRunner
+
+from anomaly_ae import load
+from anomaly_ae.cli import app
+from anomaly_ae.version import __version__
+
+SHELL = Path(sys.executable).with_name("anomaly-ae")
+COLUMNS = ["a", "b", "c", "d"]
+NAMES = ["x,1", 'say "x"', "007", ""]  # what must come back as it went in
+COMMANDS = {command.callback.__name__: command.callback.__doc__ for command in app.registered_commands}
+FIT = "fit {place}/quick.yaml --data {place}/normal.csv --model {tmp}/"
+SCORE = "score {place}/model {place}/normal.csv --output {tmp}/"
+
+
+def rows(n, seed=0):
+    return pd.DataFrame(np.random.default_rng(seed).normal(size=(n, 4)), columns=COLUMNS)
+
+
+def write(frame, path):
+    frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
+    return path
+
+
+def read(path):
+    if path.suffix != ".csv":
+        return pd.read_parquet(path)
+    verbatim = pyarrow.csv.ConvertOptions(column_types={"name": pa.string()}, strings_can_be_null=False)
+    return pyarrow.csv.read_csv(path, convert_options=verbatim).to_pandas()
+
+
+def run(*args, track=False):
+    return CliRunner().invoke(app, [*map(str, args), *([] if track or args[0] == "info" else ["--no-track"])])
+
+
+def done(*args, track=False):
+    result = run(*args, track=track)
+    assert result.exit_code == 0, result.stderr + repr(result.exception)
+    return result
+
+
+def refused(folder, job, words=(), code=2):
+    """Says one line with these words in it, and leaves whatever is in the folder as it is."""
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    result = run(*job)
+    assert result.exit_code == code, repr(result.exception)
+    assert result.stdout == ""
+    assert re.fullmatch("error: .+\n", result.stderr)
+    assert all(word in result.stderr for word in words), result.stderr
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with normal rows, a quick configuration and a model of the two; nobody writes there."""
+    place = tmp_path_factory.mktemp("place")
+    write(rows(300), place / "normal.csv")
+    (place / "quick.yaml").write_text("AutoencoderDetector: {max_epochs: 3, random_state: 0}\n")
+    done(*(FIT + "model").format(place=place, tmp=place).split())
+    return place
+
+
+# --- what it does ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_becomes_a_model_and_a_model_says_which_rows_are_strange(place, tmp_path):
+    write(rows(100, 1) + np.eye(100, 4) * 50, tmp_path / "new.csv")
+    for job in (FIT + "model", "score {tmp}/model {tmp}/new.csv --output {tmp}/out.csv"):
+        args = [SHELL, *job.format(place=place, tmp=tmp_path).split(), "--no-track", "--json"]
+        ran = subprocess.run(args, capture_output=True, text=True, check=True)
+        summary = json.loads(ran.stdout)
+        assert ran.stderr == ""
+    out = read(tmp_path / "out.csv")
+    assert list(out["top_1"][:4]) == COLUMNS
+    assert out["is_anomaly"][:4].all()
+    assert sorted(row["row"] for row in summary["top_anomalies"])[:4] == [1, 2, 3, 4]
+    assert {path.name for path in tmp_path.iterdir()} == {"new.csv", "model", "out.csv"}
+
+
+@pytest.mark.parametrize("source", ["new.csv", "new.parquet"])
+@pytest.mark.parametrize("target", ["out.csv", "out.parquet", "out.pq"])
+@pytest.mark.parametrize("keep", [["--keep", "name,day"], ["--keep", "name", "--keep", "day"]])
+def test_the_output_is_what_the_model_says_to_the_bit(place, tmp_path, source, target, keep):
+    new, model = rows(40, 1).assign(name=NAMES * 10, day="2024-02-30"), load(place / "model")
+    done("score", place / "model", write(new, tmp_path / source), "--output", tmp_path / target, *keep)
+    out = read(tmp_path / target)
+    blamed = [f"top_{k}{suffix}" for k in (1, 2, 3) for suffix in ("", "_share")]
+    assert list(out.columns) == ["row", "name", "day", "anomaly_score", "p_value", "is_anomaly", *blamed]
+    assert list(out["row"]) == list(range(1, 41))
+    assert out[["name", "day"]].to_numpy().tolist() == new[["name", "day"]].to_numpy().tolist()
+    assert np.array_equal(out["anomaly_score"], model.anomaly_score(new[COLUMNS]))
+    assert np.array_equal(out["p_value"], model.p_values(new[COLUMNS]))
+    assert np.array_equal(out["is_anomaly"], model.predict(new[COLUMNS]) == -1)
+    assert np.array_equal(out["top_1"], np.take(COLUMNS, model.explain(new[COLUMNS]).argmax(1)))
+
+
+@pytest.mark.parametrize(("top", "named"), [(0, 0), (1, 1), (4, 4), (100, 4)])
+def test_shares_fall_and_add_up(place, tmp_path, top, named):
+    done("score", place / "model", place / "normal.csv", "--output", tmp_path / "out.csv", "--top", top)
+    out = read(tmp_path / "out.csv")
+    names, share = out.filter(regex=r"^top_\d+$"), out.filter(regex="_share$").to_numpy()
+    assert names.shape == share.shape == (300, named)
+    assert (np.diff(share, axis=1) <= 0).all()
+    assert ((share >= 0) & (share <= 1)).all()
+    assert (names.nunique(axis=1) == named).all()
+    assert named < 4 or np.allclose(share.sum(axis=1), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("source", ["new.csv", "new.parquet"])
+def test_a_column_of_the_model_can_be_kept(place, tmp_path, source):
+    new = write(rows(20, 1).round(2), tmp_path / source)
+    done("score", place / "model", new, "--output", tmp_path / "out.csv", "--keep", "c,a")
+    assert np.array_equal(read(tmp_path / "out.csv")[["c", "a"]].astype(float), rows(20, 1).round(2)[["c", "a"]])
+
+
+def test_a_long_table_is_scored_as_in_memory(place, tmp_path):
+    new = rows(20_000, 1).assign(name=[f"n{i}" for i in range(20_000)])
+    write(new, tmp_path / "new.csv")
+    done("score", place / "model", tmp_path / "new.csv", "--output", tmp_path / "out.csv", "--keep", "name")
+    out = read(tmp_path / "out.csv")
+    assert np.array_equal(out["row"], np.arange(1, 20_001))
+    assert list(out["name"]) == list(new["name"])
+    assert np.allclose(out["anomaly_score"], load(place / "model").anomaly_score(new[COLUMNS]), rtol=1e-9, atol=0)
+
+
+def test_order_of_columns_does_not_matter_and_unknown_ones_are_named_once(place, tmp_path):
+    other = rows(300)[["c", "a", "d", "b"]].assign(unheard_of="text")
+    done("score", place / "model", place / "normal.csv", "--output", tmp_path / "out.csv")
+    args = "score", place / "model", write(other, tmp_path / "other.csv"), "--output", tmp_path / "again.csv"
+    assert done(*args).stderr.count("unheard_of") == 1
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
+
+
+def test_stdout_is_for_json_and_stderr_for_people(place, tmp_path):
+    args = ["score", place / "model", place / "normal.csv", "--output", tmp_path / "out.csv", "--overwrite"]
+    people, machine, nobody = done(*args), done(*args, "--json"), done(*args, "--quiet")
+    assert people.stdout == nobody.stdout == nobody.stderr == machine.stderr == ""
+    assert str(tmp_path / "out.csv") in people.stderr
+    summary, out = json.loads(machine.stdout), read(tmp_path / "out.csv")
+    assert (summary["rows"], summary["alarms"]) == (300, out["is_anomaly"].sum())
+    assert [row["row"] for row in summary["top_anomalies"]] == list(out.nlargest(5, "anomaly_score")["row"])
+    assert summary["threshold"] == load(place / "model").threshold_.value_
+
+
+def test_info_tells_what_the_model_is(place):
+    facts, told = json.loads(done("info", place / "model", "--json").stdout), done("info", place / "model")
+    assert (facts["columns"], facts["rows_seen"], facts["nets"]) == (COLUMNS, 300, 5)
+    assert "max_epochs: 3" in told.stdout
+    assert "a, b, c, d" in told.stdout
+    assert told.stderr == ""
+
+
+def test_fit_needs_no_configuration_and_notes_constant_columns(tmp_path):
+    data = write(rows(50).assign(stuck=7.0, id="x"), tmp_path / "normal.csv")
+    said = done("fit", "--data", data, "--model", tmp_path / "model", "--exclude", "id").stderr
+    assert re.search("constant.*stuck", said)
+    model = load(tmp_path / "model")
+    assert (type(model).__name__, list(model.feature_names_in_)) == ("AutoencoderDetector", [*COLUMNS, "stuck"])
+    assert np.isfinite(model.anomaly_score(rows(5).assign(stuck=8.0))).all()
+
+
+def test_overwrite_replaces(place, tmp_path):
+    shutil.copytree(place / "model", tmp_path / "model")
+    (tmp_path / "out.csv").write_text("old")
+    (tmp_path / "vae.yaml").write_text("VAEDetector: {max_epochs: 2, random_state: 0}")
+    for job in ("fit {tmp}/vae.yaml --data {place}/normal.csv --model {tmp}/model", SCORE + "out.csv"):
+        done(*job.format(place=place, tmp=tmp_path).split(), "--overwrite")
+    assert type(load(tmp_path / "model")).__name__ == "VAEDetector"
+    assert len(read(tmp_path / "out.csv")) == 300
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out.csv", "vae.yaml"}
+
+
+@pytest.mark.parametrize("header", ["0,1,2,3", "01,02,03,04", "NA,true,1e3,2024-01-01", ",b,c,d", "é, b ,None,nan"])
+def test_a_column_has_the_name_that_its_header_has(place, tmp_path, header):
+    (tmp_path / "new.csv").write_text(f"{header}\n{rows(30).to_csv(index=False, header=False)}")
+    done("fit", place / "quick.yaml", "--data", tmp_path / "new.csv", "--model", tmp_path / "model")
+    assert list(load(tmp_path / "model").feature_names_in_) == header.split(",")
+    done("score", tmp_path / "model", tmp_path / "new.csv", "--output", tmp_path / "out.csv")
+
+
+def test_tracked_jobs_are_runs_and_a_broken_store_is_only_a_warning(place, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'store.db'}")
+    jobs = [[*job.format(place=place, tmp=tmp_path).split(), "--json"] for job in (FIT + "model", SCORE + "out.csv")]
+    summaries = [json.loads(done(*job, track=True).stdout) for job in jobs]
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'store.db'}")
+    fit, score = (client.get_run(summary["run_id"]) for summary in summaries)
+    assert fit.info.status == score.info.status == "FINISHED"
+    assert fit.data.params["max_epochs"] == "3"
+    assert fit.data.metrics["threshold"] == score.data.metrics["threshold"] == summaries[0]["threshold"]
+    assert {"config.yaml", "model"} <= {artifact.path for artifact in client.list_artifacts(fit.info.run_id)}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
+    result = done(*jobs[1], "--overwrite", track=True)
+    assert json.loads(result.stdout)["run_id"] is None
+    assert re.fullmatch("warning: .+\n", result.stderr)
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+GOOD = "a,b,c,d\n1,2,3,4\n"
+MANY = GOOD + "1.25,2,3,4\n" * 99_999
+TABLES = {  # text is a CSV file, bytes are a Parquet file
+    "empty": ("", ["empty"]),
+    "header only": ("a,b,c,d\n", ["no row"]),
+    "header without newline": ("a,b,c,d", []),
+    "text": (GOOD + "1,x,3,4\n", ["row 2", "'b'", "'x'"]),
+    "text far down": (MANY + "1,x,3,4\n", ["row 100001", "'b'", "'x'"]),
+    "infinity": (GOOD + "1,-inf,3,4\n", ["row 2", "'b'", "inf"]),
+    "infinity far down": (MANY + "1,inf,3,4\n", ["row 100001", "'b'", "inf"]),
+    "too large": (GOOD + "1,2,3,1e400\n", ["row 2", "'d'"]),
+    "empty cell": (GOOD + "1,2,,4\n", ["row 2", "'c'", "no value"]),
+    "long row": (GOOD + "1,2,3,4,5\n", ["line 3", "5"]),
+    "long row far down": (MANY + "1,2,3,4,5\n", ["line 100002", "5"]),
+    "short row": (GOOD + "1,2,3\n", ["line 3", "3"]),
+    "open quote": (GOOD + '1,"2,3,4\n', ["line 3"]),
+    "two of a name": ("a,b,c,d,b\n1,2,3,4,5\n", ["'b'"]),
+    "no Parquet": (GOOD.encode(), []),
+    "truncated Parquet": (rows(9).to_parquet()[:-100], []),
+    "empty Parquet": (rows(0).to_parquet(), ["no row"]),
+    "text in Parquet": (rows(9).assign(c="1").to_parquet(), ["'c'", "string"]),
+    "null in Parquet": (rows(2).assign(c=[1.0, None]).to_parquet(), ["row 2", "'c'", "no value"]),
+}
+
+
+@pytest.mark.parametrize("job", ["fit {place}/quick.yaml --data {bad} --model", "score {place}/model {bad} --output"])
+@pytest.mark.parametrize("case", TABLES)
+def test_a_bad_table_is_refused_with_its_place(place, tmp_path, job, case):
+    content, words = TABLES[case]
+    bad = tmp_path / ("bad.csv" if isinstance(content, str) else "bad.parquet")
+    bad.write_bytes(content.encode() if isinstance(content, str) else content)
+    refused(tmp_path, [*job.format(place=place, bad=bad).split(), tmp_path / "new"], [bad.name, *words])
+
+
+DAMAGE = {  # of copies of the model
+    "model": ("manifest.json", lambda data: data),
+    "flipped": ("weights.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "short": ("arrays.safetensors", lambda data: data[:-9]),
+    "bare": ("manifest.json", lambda data: b""),
+    "newer": ("manifest.json", lambda data: data.replace(b'"version": 1', b'"version": 999')),
+}
+JOBS = [
+    (SCORE + "old.csv", ["old.csv", "exists"]),
+    (SCORE + "nowhere/out.csv", ["nowhere"]),
+    (SCORE + "model --overwrite", ["model", "is a folder"]),
+    (SCORE + "out.csv --keep nope", ["--keep", "'nope'", "normal.csv"]),
+    ("score {place}/model {tmp}/old.csv --output {tmp}/out.csv --keep row", ["--keep", "'row'"]),
+    ("score {place}/model {tmp}/old.csv --output {tmp}/out.csv --keep id,id", ["--keep", "'id'"]),
+    ("score {place}/model {tmp}/lists.parquet --output {tmp}/out.csv --keep id", ["lists.parquet", "'id'"]),
+    ("score {place}/model {tmp}/old.csv --output {tmp}/old.csv --overwrite", ["old.csv", "both"]),
+    ("score {place}/model {tmp}/gone.csv --output {tmp}/out.csv", ["gone.csv"]),
+    ("score {place}/model {tmp}/short.csv --output {tmp}/out.csv", ["short.csv", "lacks 'd'"]),
+    ("score {tmp}/gone {place}/normal.csv --output {tmp}/out.csv", ["gone"]),
+    ("info {place}", ["manifest.json"]),
+    ("info {tmp}/flipped", ["flipped", "weights.safetensors"]),
+    ("info {tmp}/newer", ["newer", "999"]),
+    ("score {tmp}/flipped {place}/normal.csv --output {tmp}/out.csv", ["flipped", "weights.safetensors"]),
+    ("score {tmp}/short {place}/normal.csv --output {tmp}/out.csv", ["short", "arrays.safetensors"]),
+    ("score {tmp}/bare {place}/normal.csv --output {tmp}/out.csv", ["bare", "manifest.json"]),
+    ("score {tmp}/newer {place}/normal.csv --output {tmp}/out.csv", ["newer", "999"]),
+    (FIT + "model", ["model", "exists"]),
+    (FIT + "full --overwrite", ["full", "model folder"]),
+    (FIT + "old.csv --overwrite", ["old.csv"]),
+    (FIT + "old.csv/model", ["old.csv"]),
+    (FIT + "new --exclude nope", ["--exclude", "'nope'", "normal.csv"]),
+    (FIT + "new --exclude a,b,c,d", ["normal.csv"]),
+    ("fit {tmp}/gone.yaml --data {place}/normal.csv --model {tmp}/new", ["gone.yaml"]),
+    ("fit {place}/quick.yaml --data {tmp}/gone.csv --model {tmp}/new", ["gone.csv"]),
+    ("fit {place}/quick.yaml --data {tmp}/one.csv --model {tmp}/new", ["one.csv", "1"]),
+]
+
+
+@pytest.mark.parametrize(("job", "words"), JOBS)
+def test_an_impossible_job_is_refused_before_it_begins(place, tmp_path, job, words):
+    models = {name: shutil.copytree(place / "model", tmp_path / name) for name in DAMAGE}
+    for model, (name, damage) in zip(models.values(), DAMAGE.values(), strict=True):
+        (model / name).write_bytes(damage((model / name).read_bytes()))
+    (tmp_path / "bare" / "manifest.json").unlink()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("irreplaceable")
+    write(rows(9).assign(row=0, id=0), tmp_path / "old.csv")
+    write(rows(9).assign(id=[[1]] * 9), tmp_path / "lists.parquet")
+    write(rows(9)[["a", "b", "c"]], tmp_path / "short.csv")
+    write(rows(1), tmp_path / "one.csv")
+    refused(tmp_path, job.format(place=place, tmp=tmp_path).split(), words)
+
+
+CONFIGS = [
+    ("AutoencoderDetector: {learning_rat: 0.1}", ["bad.yaml", "'learning_rate'"]),
+    ("AutoencoderDetector: {backbone: {Dens: {}}}", ["bad.yaml", "'Dense'"]),
+    ("AutoencoderDetector: {backbone: Dens}", ["bad.yaml", "'Dense'"]),
+    ("AutoencoderDetector: {backbone: {Dense: {drop: 0.1}}}", ["bad.yaml", "'dropout'"]),
+    ("AutoencodrDetector: {}", ["bad.yaml", "'AutoencoderDetector'"]),
+    ("Dense: {}", ["bad.yaml", "Dense", "AutoencoderDetector"]),
+    ("", ["bad.yaml", "AutoencoderDetector"]),
+    ("AutoencoderDetector: {max_epochs: 3", ["bad.yaml", "line 1"]),
+    ("AutoencoderDetector: !!python/object:os.system {}", ["bad.yaml", "os.system"]),
+    ("AutoencoderDetector:\n  max_epochs: 2\n  max_epochs: 3", ["max_epochs", "line 2"]),
+    ("AutoencoderDetector: {max_epochs: 0}", ["max_epochs", "0"]),
+    ("AutoencoderDetector: {max_epochs: many}", ["max_epochs", "'many'"]),
+    ("AutoencoderDetector: {threshold: {Conformal: {alpha: 2}}}", ["alpha", "2"]),
+    ("AutoencoderDetector: {backbone: {Dense: {dropout: 2}}}", ["dropout", "2"]),
+    ("AutoencoderDetector: {backbone: {Dense: {dropout: much}}}", ["dropout", "'much'"]),
+    ("AutoencoderDetector: {backbone: {Dense: {hidden: 3}}}", ["hidden", "3"]),
+    ("AutoencoderDetector: {latent: {Point: {dim: 2.5}}}", ["dim", "2.5"]),
+    ("AutoencoderDetector: {backbone: {Point: {}}}", ["backbone", "Point"]),
+    ("AutoencoderDetector: {device: abacus}", ["device", "abacus"]),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), CONFIGS)
+def test_a_bad_configuration_is_refused_and_the_nearest_good_one_named(place, tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text)
+    job = "fit {tmp}/bad.yaml --data {place}/normal.csv --model {tmp}/model"
+    refused(tmp_path, job.format(place=place, tmp=tmp_path).split(), words)
+
+
+def test_a_training_that_ran_away_is_not_published(place, tmp_path):
+    (tmp_path / "hot.yaml").write_text("AutoencoderDetector: {max_epochs: 3, learning_rate: 1e30, random_state: 0}")
+    assert run("fit", tmp_path / "hot.yaml", "--data", place / "normal.csv", "--model", tmp_path / "m").exit_code != 0
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("job", [SCORE + "out.csv", FIT + "new"])
+def test_a_full_disk_leaves_nothing(place, tmp_path, job):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes a file may have
+    try:
+        refused(tmp_path, job.format(place=place, tmp=tmp_path).split(), code=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("job", [SCORE + "locked/out.csv", FIT + "locked/model"])
+def test_a_folder_that_cannot_be_written_is_refused(place, tmp_path, job):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    if os.geteuid() == 0 and os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("root may write anywhere")
+    refused(tmp_path, job.format(place=place, tmp=tmp_path).split(), ["locked"])
+
+
+def test_an_interrupted_job_leaves_nothing(place, tmp_path):
+    (tmp_path / "long.csv").write_text(MANY + "1.25,2.5,3.75,4.5\n" * 900_000)
+    job = [SHELL, "score", place / "model", "long.csv", "--output", "out.csv", "--no-track"]
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a job in the background may ignore it)
+    with subprocess.Popen(job, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        while process.poll() is None and not list(tmp_path.glob(".out.csv.*")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert re.fullmatch("error: interrupted.*\n", said)
+    assert [path.name for path in tmp_path.iterdir()] == ["long.csv"]
+
+
+# --- how quick it is, and what it says of itself ---------------------------------------------------------------------
+
+
+QUICK = [
+    (0.5, 5, [SHELL, "--help"]),
+    (0.5, 5, [sys.executable, "-c", "import anomaly_ae"]),
+    (
+        5.0,
+        3,
+        [SHELL, "score", "{place}/model", "{tmp}/new.csv", "--output", "{tmp}/out.csv", "--overwrite", "--no-track"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("seconds", "tries", "job"), QUICK, ids=["help", "import", "score"])
+def test_it_is_quick(place, tmp_path, seconds, tries, job):
+    write(rows(1000, 1), tmp_path / "new.csv")
+    took = []
+    while len(took) < tries and not any(one < seconds for one in took):  # machines are noisy
+        started = time.perf_counter()
+        subprocess.run([str(word).format(place=place, tmp=tmp_path) for word in job], check=True, capture_output=True)
+        took.append(time.perf_counter() - started)
+    assert min(took) < seconds
+
+
+LOADS = [
+    ("", {"torch", "mlflow", "sklearn", "pandas"}),
+    ("invoke(app, ['--help']); invoke(app, ['score', '--help'])", {"torch", "mlflow", "sklearn", "pandas"}),
+    ("assert invoke(app, sys.argv[1:]).exit_code == 0; assert 'torch' in sys.modules", {"mlflow", "matplotlib"}),
+]
+
+
+@pytest.mark.parametrize(("does", "heavy"), LOADS, ids=["import", "help", "score"])
+def test_nothing_is_loaded_before_it_is_needed(place, tmp_path, does, heavy):
+    code = "import sys, anomaly_ae; from anomaly_ae.cli import app; from typer.testing import CliRunner"
+    code += f"; invoke = CliRunner().invoke; {does}\nprint(*sorted({heavy} & set(sys.modules)))"
+    job = [sys.executable, "-c", code, *SCORE.format(place=place, tmp=tmp_path).split(), "--no-track"]
+    job[-2] += "out.csv"
+    assert subprocess.run(job, capture_output=True, text=True, check=True).stdout.split() == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_is_in_the_readme(name):
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert " ".join(COMMANDS[name].split()[:4]) in result.stdout
+    assert f"anomaly-ae {name}" in (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_version_is_the_package_s():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"anomaly-ae {__version__}\n")

@@ -1,0 +1,418 @@
+"""The public contract of both detectors."""
+
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.callback import ProgressBar
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from anomaly_ae import (
+    KL,
+    AutoencoderDetector,
+    Conformal,
+    Dense,
+    Gaussian,
+    GaussianNoise,
+    KLScore,
+    Normal,
+    Point,
+    Quantile,
+    ReconstructionError,
+    VAEDetector,
+)
+from anomaly_ae.errors import AnomalyError, ConfigError, IncompatiblePartsError
+from anomaly_ae.folds import BLOCK
+
+BOTH = pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
+
+
+def normal_rows(n, seed=0, d=6):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ np.triu(np.ones((d, d))) + 5
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Each detector, split and cross-fitted, by (class, calibration)."""
+    return {
+        (detector, calibration): detector(calibration=calibration, random_state=0).fit(normal_rows(300))
+        for detector in (AutoencoderDetector, VAEDetector)
+        for calibration in ("split", "cross")
+    }
+
+
+ALL = pytest.mark.parametrize(
+    "which", [(d, c) for d in (AutoencoderDetector, VAEDetector) for c in ("split", "cross")], ids=str
+)
+
+
+@parametrize_with_checks([AutoencoderDetector(), VAEDetector()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_signs_shapes_and_agreement(fitted, which):
+    det, X = fitted[which], normal_rows(50, seed=1)
+    X[:5] += 50
+    score = det.anomaly_score(X)
+    assert score.shape == (50,)
+    assert score.dtype == np.float64
+    np.testing.assert_array_equal(det.score_samples(X), -score)
+    np.testing.assert_array_equal(det.decision_function(X), -score - det.offset_)
+    np.testing.assert_array_equal(det.predict(X) == -1, score > det.threshold_.value_)
+    np.testing.assert_array_equal(det.predict(X) == -1, det.p_values(X) <= 0.05)
+    assert (det.predict(X[:5]) == -1).all()
+    verdict = det.assess(X)
+    np.testing.assert_array_equal(verdict.anomaly_score, score)
+    np.testing.assert_array_equal(verdict.p_value, det.p_values(X))
+    np.testing.assert_array_equal(verdict.is_anomaly, det.predict(X) == -1)
+    assert verdict.contributions.shape == X.shape
+
+
+@ALL
+def test_scores_repeat_bit_for_bit_and_know_no_other_row(fitted, which):
+    det = fitted[which]
+    X = normal_rows(BLOCK + 700, seed=1)
+    score = det.anomaly_score(X)
+    np.testing.assert_array_equal(det.anomaly_score(X), score)
+    aligned = np.concatenate([det.anomaly_score(X[:BLOCK]), det.anomaly_score(X[BLOCK:])])
+    np.testing.assert_array_equal(aligned, score)  # the same blocks: the same bits
+    others = X.copy()
+    others[::2] *= 1e3
+    np.testing.assert_allclose(det.anomaly_score(others)[1::2], score[1::2], rtol=1e-9)
+    for size in (1, 7, 1000):
+        chunked = np.concatenate([det.anomaly_score(X[i : i + size]) for i in range(0, 1400, size)])[:1400]
+        np.testing.assert_allclose(chunked, score[: len(chunked)], rtol=1e-9)
+    order = np.random.default_rng(0).permutation(len(X))
+    np.testing.assert_allclose(det.anomaly_score(X[order]), score[order], rtol=1e-9)
+
+
+@BOTH
+def test_the_same_seed_gives_the_same_fit_and_another_does_not(detector):
+    X = normal_rows(120)
+    one, two, other = (detector(max_epochs=3, random_state=seed).fit(X).anomaly_score(X) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+@ALL
+def test_anomalies_of_several_kinds_score_high(fitted, which):
+    det, X = fitted[which], normal_rows(400, seed=1)
+    strange = normal_rows(60, seed=2)
+    strange[:20, 2] += 25  # one column far away
+    strange[20:40] = -strange[20:40]  # the wrong sign
+    strange[40:] = np.random.default_rng(0).permuted(strange[40:], axis=0) * 1.5  # columns that do not go together
+    score = det.anomaly_score(np.concatenate([X, strange]))
+    assert roc_auc_score(np.r_[np.zeros(400), np.ones(60)], score) > 0.9
+
+
+@ALL
+def test_units_of_columns_do_not_matter(fitted, which):
+    X, new = normal_rows(300), normal_rows(100, seed=1)
+    unit, shift = np.array([1e-3, 1.0, 1e3, 7.0, 1e6, 0.1]), np.array([0.0, 5, 0, -3, 1e6, 2])
+    rescaled = clone(fitted[which]).fit(X * unit + shift)
+    np.testing.assert_allclose(rescaled.anomaly_score(new * unit + shift), fitted[which].anomaly_score(new), rtol=1e-2)
+
+
+@BOTH
+def test_far_away_rows_have_finite_scores_above_the_threshold(detector):
+    det = detector(max_epochs=5, random_state=0).fit(normal_rows(200))
+    X = np.full((3, 6), [[1e9], [1e150], [-1e300]])
+    verdict = det.assess(X)
+    assert np.isfinite(verdict.anomaly_score).all()
+    assert np.isfinite(verdict.contributions).all()
+    assert verdict.is_anomaly.all()
+
+
+# --- explaining ------------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_the_column_that_was_moved_is_blamed(fitted, which):
+    det = fitted[which]
+    X = normal_rows(120, seed=3)
+    moved = np.arange(120) % 6
+    X[np.arange(120), moved] += 30
+    assert np.mean(det.explain(X).argmax(1) == moved) > 0.75  # by chance 0.17; residuals smear into correlated columns
+
+
+def test_contributions_of_the_reconstruction_error_add_up_to_the_score(fitted):
+    for calibration in ("split", "cross"):
+        det, X = fitted[AutoencoderDetector, calibration], normal_rows(80, seed=4)
+        contributions = det.explain(X)
+        assert (contributions >= 0).all()
+        np.testing.assert_allclose(contributions.sum(1), det.anomaly_score(X), rtol=1e-12)
+
+
+# --- representing ----------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_codes_and_reconstructions(fitted, which):
+    det, X = fitted[which], normal_rows(80, seed=4)
+    Z = det.transform(X)
+    assert Z.shape == (80, len(det.get_feature_names_out()))
+    np.testing.assert_allclose(det.inverse_transform(Z), det.reconstruct(X), rtol=1e-9)
+    assert np.mean((det.reconstruct(X) - X) ** 2) < 0.2 * X.var()
+    with pytest.raises(ValueError, match="needs codes of"):
+        det.inverse_transform(Z[:, 1:])
+
+
+@ALL
+def test_samples_look_like_the_rows(fitted, which):
+    det, X = fitted[which], normal_rows(300)
+    new = det.sample(4000, random_state=0)
+    np.testing.assert_array_equal(new, det.sample(4000, random_state=0))
+    assert not np.array_equal(new, det.sample(4000, random_state=1))
+    scale = X.std(0)
+    assert (np.abs(new.mean(0) - X.mean(0)) < 0.35 * scale).all()
+    assert np.abs(np.corrcoef(new.T) - np.corrcoef(X.T)).max() < 0.35
+
+
+def test_a_denoiser_takes_noise_away():
+    rng = np.random.default_rng(0)
+    clean = rng.normal(size=(3000, 2)) @ rng.normal(size=(2, 10))
+    det = AutoencoderDetector(corruption=GaussianNoise(0.5, per_row=False), random_state=0).fit(clean)
+    noisy = clean + 0.5 * clean.std(0) * rng.normal(size=clean.shape)
+    assert np.mean((det.reconstruct(noisy) - clean) ** 2) < 0.5 * np.mean((noisy - clean) ** 2)
+
+
+@BOTH
+def test_score_is_a_mean_log_likelihood(detector, fitted):
+    det, X = fitted[detector, "split"], normal_rows(100, seed=5)
+    assert np.isfinite(det.score(X))
+    assert det.score(X) > det.score(X + 10)
+    halves = [det.score(X[:50]), det.score(X[50:])]
+    assert det.score(X) == pytest.approx(np.mean(halves))
+
+
+# --- composition -----------------------------------------------------------------------------------------------------
+
+
+def test_set_params_reaches_into_defaults_and_no_two_detectors_share_a_part():
+    one, two = VAEDetector(), VAEDetector()
+    one.set_params(divergence__beta=4)
+    assert one.divergence.beta == 4
+    assert two.divergence is None
+    assert two.parts()["divergence"].beta == 1.0
+    assert VAEDetector().set_params(divergence__warmup=0.5).divergence is not one.divergence
+    one.set_params(divergence=None)
+    assert one.parts()["divergence"].beta == 1.0
+    for axis, part in two.parts().items():
+        assert part is None or part is not two.parts()[axis]
+
+
+def test_a_part_given_to_two_detectors_is_fitted_by_neither():
+    backbone = Dense(hidden=(8,))
+    X = normal_rows(60)
+    one = AutoencoderDetector(backbone=backbone, max_epochs=2, random_state=0).fit(X)
+    before = one.anomaly_score(X)
+    AutoencoderDetector(backbone=backbone, max_epochs=2, random_state=1).fit(X)
+    np.testing.assert_array_equal(one.anomaly_score(X), before)
+    assert not list(backbone.parameters())
+
+
+def test_parts_that_are_missing_or_do_not_fit_are_named():
+    with pytest.raises(ConfigError, match="needs a divergence before divergence__beta"):
+        AutoencoderDetector().set_params(divergence__beta=2)
+    with pytest.raises(IncompatiblePartsError, match=r"KLScore needs a latent with a posterior, however: Point\(\)"):
+        AutoencoderDetector(scorer=ReconstructionError() + 0.1 * KLScore()).fit(normal_rows(50))
+    with pytest.raises(ValueError, match="'max_epochs' parameter"):
+        AutoencoderDetector(max_epochs=0).fit(normal_rows(50))
+
+
+def test_repr_and_html_name_what_was_changed():
+    det = VAEDetector(latent=Gaussian(2), divergence=KL(beta=3))
+    assert repr(det) == "VAEDetector(divergence=KL(beta=3), latent=Gaussian(dim=2))"
+    assert "Gaussian" in det._repr_html_()
+
+
+# --- scikit-learn ----------------------------------------------------------------------------------------------------
+
+
+def test_pipeline_and_grid_search():
+    X = normal_rows(150)
+    pipeline = make_pipeline(MinMaxScaler(), VAEDetector(max_epochs=2, random_state=0))
+    search = GridSearchCV(pipeline, {"vaedetector__divergence__beta": [0.5, 5], "vaedetector__latent": [Gaussian(2)]})
+    search.fit(X)
+    assert search.best_params_["vaedetector__divergence__beta"] in (0.5, 5)
+    assert search.best_estimator_.predict(X).shape == (150,)
+    codes = make_pipeline(StandardScaler(), AutoencoderDetector(latent=Point(2), max_epochs=2)).set_output(
+        transform="pandas"
+    )
+    named = codes.fit_transform(pd.DataFrame(X))
+    assert list(named.columns) == ["autoencoderdetector0", "autoencoderdetector1"]
+
+
+def test_columns_must_be_those_of_fit():
+    frame = pd.DataFrame(normal_rows(60), columns=list("abcdef"))
+    det = AutoencoderDetector(max_epochs=1, random_state=0).fit(frame)
+    assert list(det.feature_names_in_) == list("abcdef")
+    for wrong in (frame[list("fedcba")], frame.rename(columns={"a": "z"}), frame.drop(columns="a")):
+        with pytest.raises(ValueError, match="feature names"):
+            det.predict(wrong)
+
+
+def test_parallel_jobs_agree_and_pickles_score_alike(tmp_path):
+    X = normal_rows(90)
+    det = AutoencoderDetector(max_epochs=2, random_state=0)
+    scores = [cross_val_score(det, X, cv=2, n_jobs=jobs) for jobs in (1, 2)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-9)
+    det.fit(X)
+    joblib.dump(det, tmp_path / "det.joblib")
+    np.testing.assert_array_equal(joblib.load(tmp_path / "det.joblib").anomaly_score(X), det.anomaly_score(X))
+
+
+def test_callbacks_are_told_of_every_epoch(capsys):
+    class Counter:
+        def __init__(self):
+            self.epochs = 0
+
+        def setup(self, estimator, context):
+            pass
+
+        teardown = on_fit_task_begin = setup
+
+        def on_fit_task_end(self, estimator, context):
+            self.epochs += context.task_name == "epoch"
+            return self.epochs == 7
+
+    X, counter = normal_rows(60), Counter()
+    det = AutoencoderDetector(max_epochs=5, patience=None, random_state=0).set_callbacks(counter).fit(X)
+    assert counter.epochs == len(det.history_) == 5 + 2 + 5 + 5 + 5  # it asked net 2 to stop after its second
+    AutoencoderDetector(max_epochs=2, random_state=0).set_callbacks(ProgressBar()).fit(X)
+    assert "AutoencoderDetector" in capsys.readouterr().out
+
+
+def test_torchs_globals_are_left_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    det = VAEDetector(max_epochs=2, random_state=0).fit(normal_rows(60))
+    det.predict(normal_rows(10)), det.sample(3), det.partial_fit(normal_rows(20))
+    after = torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_a_default_fit_on_100_rows_takes_at_most_a_second():
+    X, seconds = normal_rows(100), {}
+    for detector in (AutoencoderDetector, VAEDetector):
+        detector(max_epochs=1).fit(X)  # the first fit of a process also warms torch up
+        seconds[detector] = min(detector(random_state=0).fit(X).history_["seconds"].sum() for _ in range(3))
+    assert max(seconds.values()) <= 1.0
+
+
+# --- few and many rows, and rows that come bit by bit ----------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("n", [3, 4, 5, 7])
+def test_a_handful_of_rows_fits(detector, n):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        det = detector(max_epochs=2, random_state=0).fit(normal_rows(n))
+    assert det.threshold_.resolution_ == 1 / (n + 1)
+    assert np.isfinite(det.score_samples(normal_rows(9, seed=1))).all()
+
+
+@pytest.mark.parametrize(
+    ("X", "words"),
+    [
+        (np.ones((2, 3)), "minimum of 3"),
+        (np.full((50, 2), np.nan), "NaN"),
+        (np.full((50, 2), np.inf), "infinity"),
+        (np.array([["a", "b"]] * 50), "could not convert|dtype"),
+        (np.vstack([np.full((25, 2), -1e300), np.full((25, 2), 1e300)]), "column 0 reaches 1e[+]300"),
+    ],
+    ids=["two rows", "missing", "infinite", "text", "squares overflow"],
+)
+def test_bad_rows_are_refused(X, words):
+    with pytest.raises(ValueError, match=words):
+        AutoencoderDetector().fit(X)
+
+
+def test_constant_columns_are_kept_and_their_changes_seen():
+    X = normal_rows(200)
+    X[:, 3] = 7.0
+    det = AutoencoderDetector(max_epochs=10, random_state=0).fit(X)
+    changed = X[:50].copy()
+    changed[:, 3] = 20.0
+    assert (det.predict(changed) == -1).mean() == 1.0
+    assert (det.explain(changed).argmax(1) == 3).mean() > 0.9
+
+
+@BOTH
+def test_auto_rotates_below_1000_rows(detector):
+    settings = detector(max_epochs=1, steps_per_epoch=1, random_state=0)
+    assert len(settings.fit(normal_rows(999)).folds_) == 5
+    assert len(settings.fit(normal_rows(1000)).folds_) == 1
+    assert len(settings.calibration_scores_) == 200
+
+
+@BOTH
+def test_partial_fit_learns_keeps_its_scaling_and_calibrates(detector):
+    det = detector(random_state=0)
+    history = []
+    for seed in range(30):
+        det.partial_fit(normal_rows(200, seed=seed))
+        history.append(det.history_["reconstruction"].iloc[-1])
+        if seed == 0:
+            frozen = det.folds_[0].scaler.mean.copy()
+    np.testing.assert_array_equal(det.folds_[0].scaler.mean, frozen)
+    assert history[-1] < history[0]
+    assert det.n_rows_seen_ == 6000
+    assert len(det.calibration_scores_) == 1200
+    assert det.history_["epoch"].tolist() == list(range(1, 31))
+    fresh = normal_rows(4000, seed=99)
+    assert np.mean(det.predict(fresh) == -1) == pytest.approx(0.05, abs=0.025)
+
+
+@BOTH
+def test_partial_fit_after_fit_goes_on(detector, tmp_path):
+    det = detector(max_epochs=3, random_state=0).fit(normal_rows(1500))
+    before = det.anomaly_score(normal_rows(50, seed=1))
+    det.partial_fit(normal_rows(500, seed=2))
+    assert not np.array_equal(det.anomaly_score(normal_rows(50, seed=1)), before)
+    assert len(det.calibration_scores_) == 300 + 100
+    from anomaly_ae import load
+
+    loaded = load(det.save(tmp_path / "model"))
+    loaded.partial_fit(normal_rows(50, seed=3))
+    np.testing.assert_array_equal(loaded.calibration_scores_, det.calibration_scores_)  # 10 rows are too few yet
+    loaded.partial_fit(normal_rows(1000, seed=4))
+    assert len(loaded.calibration_scores_) == 210
+
+
+def test_the_reservoir_is_bounded():
+    det = AutoencoderDetector(random_state=0, steps_per_epoch=1)
+    for seed in range(3):
+        det.partial_fit(normal_rows(5000, seed=seed))
+    assert len(det.calibration_scores_) == 2000
+
+
+@pytest.mark.parametrize("threshold", [Conformal(0.1), Quantile(0.9)])
+def test_thresholds_see_calibrate_rows_only(threshold):
+    X = normal_rows(1000)
+    det = AutoencoderDetector(threshold=threshold, max_epochs=2, random_state=0).fit(X)
+    assert len(det.calibration_scores_) == 200
+    assert det.threshold_.value_ == clone(threshold).fit(det.calibration_scores_).value_
+    assert np.mean(det.anomaly_score(X) > det.threshold_.value_) < 0.2
+
+
+def test_errors_are_value_errors():
+    assert issubclass(AnomalyError, ValueError)
+    with pytest.raises(AnomalyError):
+        AutoencoderDetector(likelihood=Normal(-1)).fit(normal_rows(50))

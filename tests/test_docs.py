@@ -1,0 +1,99 @@
+"""What the README says is run: Python blocks, shell blocks, configurations, every line of the zoo."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import anomaly_ae
+from anomaly_ae import config
+from anomaly_ae.estimator import Detector
+from anomaly_ae.storage import vocabulary
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    for name in ("sample_data", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def run(command, folder, **variables):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | variables
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code, workplace):
+    run([sys.executable, "-W", "error::UserWarning", "-c", code], workplace)
+
+
+def test_shell_blocks_run(workplace):
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) >= 4
+    for line in lines:
+        run(shlex.split(line), workplace, MLFLOW_TRACKING_URI=f"sqlite:///{workplace / 'mlflow.db'}")
+    assert len(pd.read_csv(workplace / "scores.csv")) == 312
+
+
+@pytest.mark.parametrize("text", blocks("yaml") + [path.read_text() for path in CONFIGS])
+def test_configurations_make_detectors_and_round_trip(text):
+    detector = config.loads(text)
+    assert repr(config.loads(config.dumps(detector))) == repr(detector)
+
+
+ZOO = re.findall(r"^\|[^|]*\| `(\w+Detector\(.*\))` \|", README, flags=re.M)
+
+
+@pytest.mark.parametrize("line", ZOO)
+def test_every_line_of_the_zoo_detects(line):
+    names = {name: getattr(anomaly_ae, name) for name in [*vocabulary(), "AutoencoderDetector", "VAEDetector"]}
+    detector = eval(line, names)  # noqa: S307 - our own README
+    assert isinstance(detector, Detector)
+    normal = pd.read_csv(ROOT / "sample_data" / "breast_cancer_benign.csv")
+    mixed = pd.read_csv(ROOT / "sample_data" / "breast_cancer_mixed.csv").drop(columns="patient")
+    malignant = pd.read_csv(ROOT / "sample_data" / "breast_cancer_labels.csv")["malignant"] == 1
+    score = detector.set_params(random_state=0, calibration="split", max_epochs=20).fit(normal).anomaly_score(mixed)
+    assert np.mean(score[malignant][:, None] > score[~malignant]) > 0.8  # AUROC
+
+
+def test_the_zoo_and_the_table_of_parts_are_complete():
+    assert len(ZOO) >= 9
+    for name in vocabulary():
+        assert f"`{name}`" in README or f"`{name}()`" in README
+
+
+def test_the_sample_is_what_its_script_writes(tmp_path):
+    script = (ROOT / "sample_data" / "make_breast_cancer.py").read_text()
+    (tmp_path / "make.py").write_text(script)
+    run([sys.executable, "make.py"], tmp_path)
+    for name in ("benign", "mixed", "labels"):
+        file = f"breast_cancer_{name}.csv"
+        assert (tmp_path / file).read_bytes() == (ROOT / "sample_data" / file).read_bytes()
+
+
+def test_pipelines_run(workplace):
+    train, score = (str(ROOT / "pipelines" / name) for name in ("train.py", "score.py"))
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{workplace / 'mlflow.db'}"}
+    data = "sample_data/breast_cancer_benign.csv"
+    run([sys.executable, train, "configs/breast_cancer.yaml", data, "model"], workplace, **variables)
+    run([sys.executable, score, "model", "sample_data/breast_cancer_mixed.csv", "scores.csv"], workplace, **variables)
+    compare = [str(ROOT / "pipelines" / "compare.py"), "scores.csv", "sample_data/breast_cancer_labels.csv"]
+    said = run([sys.executable, *compare, "--label", "malignant"], workplace).stdout
+    assert float(re.search(r"AUROC +([\d.]+)", said)[1]) > 0.9

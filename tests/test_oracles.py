@@ -1,0 +1,214 @@
+"""Trained nets against what theory says they must find, and every hyperparameter against the score it must move."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import subspace_angles
+
+from anomaly_ae import (
+    KL,
+    AutoencoderDetector,
+    Conformal,
+    Dense,
+    Gaussian,
+    GaussianNoise,
+    KLScore,
+    LearnedNormal,
+    NegativeELBO,
+    Normal,
+    Point,
+    Quantile,
+    ReconstructionError,
+    StandardNormal,
+    VAEDetector,
+    WeightedSum,
+)
+from anomaly_ae.nn.core import Batch, Clock, total_kl
+from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.training import Recipe, seeded, threads, train
+from anomaly_ae.scoring.calibration import splits
+
+VARIANCES = np.array([4.0, 2.0, 1.0, 0.3, 0.1, 0.05])
+D = len(VARIANCES)
+
+
+def gaussian_rows(n=4000, seed=0):
+    """Rows whose sample covariance has exactly the eigenvalues `VARIANCES`; also its eigenvectors."""
+    rng = np.random.default_rng(seed)
+    white = rng.normal(size=(n, D))
+    white -= white.mean(0)
+    white = white @ np.linalg.inv(np.linalg.cholesky(white.T @ white / n)).T
+    axes = np.linalg.qr(rng.normal(size=(D, D)))[0]
+    return (white * np.sqrt(VARIANCES)) @ axes.T, axes
+
+
+def linear(latent, corruption=None, likelihood=None, steps=3000):
+    """A linear net trained to its optimum on `gaussian_rows`."""
+    variational = isinstance(latent, Gaussian)
+    X = torch.tensor(gaussian_rows()[0], dtype=torch.float32)
+    recipe = Recipe(20, steps // 20, 512, 0.01, 0.0, None, None)
+    with seeded(0):
+        net = Net(
+            backbone=Dense(hidden=()),
+            latent=latent,
+            prior=StandardNormal() if variational else None,
+            divergence=KL() if variational else None,
+            likelihood=likelihood or Normal(),
+            corruption=corruption,
+        ).build((D,))
+        with threads(net):
+            train(net, X, None, recipe)
+    return net, X
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_linear_autoencoder_spans_the_pca_subspace_and_loses_the_other_eigenvalues(k):
+    net, X = linear(Point(k))
+    with torch.no_grad():
+        residual = (X - net(Batch(X)).px.mean).square().sum(1).mean()
+    axes = gaussian_rows()[1][:, :k]
+    assert np.rad2deg(subspace_angles(net.decoder.linear.weight.detach().numpy(), axes)).max() < 2
+    assert np.rad2deg(subspace_angles(net.latent.code.weight.detach().numpy().T, axes)).max() < 2
+    assert residual.item() == pytest.approx(VARIANCES[k:].sum(), rel=0.01)
+
+
+def test_linear_denoiser_leaves_the_closed_form_residual():
+    sigma = 0.7
+    net, X = linear(Point(D), GaussianNoise(sigma, per_row=False), steps=6000)
+    with torch.no_grad():
+        residual = (X - net(Batch(X)).px.mean).numpy()
+    covariance = X.numpy().T @ X.numpy() / len(X)
+    expected = X.numpy() @ (sigma**2 * np.linalg.inv(covariance + sigma**2 * np.eye(D)))
+    assert np.abs(residual - expected).mean() < 0.05 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.5, 1.2])
+def test_linear_vae_pays_the_kl_that_the_law_says(sigma):
+    """Total KL = 1/2 sum ln(lambda_k / sigma^2) over the latents with lambda_k > sigma^2 (Lucas et al. 2019)."""
+    net, X = linear(Gaussian(D), likelihood=Normal(sigma), steps=6000)
+    with torch.no_grad():
+        paid = total_kl(net(Batch(X))).mean().item()
+    alive = VARIANCES[sigma**2 < VARIANCES]
+    assert paid == pytest.approx(0.5 * np.log(alive / sigma**2).sum(), rel=0.05)
+
+
+def test_linear_vae_learns_the_scale_of_probabilistic_pca():
+    """sigma^2 = mean of the discarded eigenvalues (Tipping and Bishop 1999), and the KL that goes with it."""
+    net, X = linear(Gaussian(3), likelihood=LearnedNormal(momentum=0.98), steps=6000)
+    sigma2 = VARIANCES[3:].mean()
+    assert net.likelihood.variance.item() == pytest.approx(sigma2, rel=0.05)
+    with torch.no_grad():
+        paid = total_kl(net(Batch(X))).mean().item()
+    assert paid == pytest.approx(0.5 * np.log(VARIANCES[:3] / sigma2).sum(), rel=0.05)
+
+
+def test_kl_is_alive_and_falls_as_beta_rises_and_capacity_holds_it():
+    X = gaussian_rows(1500)[0]
+
+    def kl_of(divergence):
+        det = VAEDetector(divergence=divergence, max_epochs=60, likelihood=Normal(0.3), random_state=0).fit(X)
+        return det.history_["validate_kl"].iloc[-1], det.anomaly_score(X), det.history_["divergence"].iloc[-1]
+
+    paid = [kl_of(KL(beta=beta)) for beta in (0.25, 1, 4, 16)]
+    kls = [kl for kl, _, _ in paid]
+    assert all(before > 1.2 * after for before, after in pairwise(kls))
+    assert not any(np.allclose(a[1], b[1]) for a, b in pairwise(paid))
+    assert kls[1] > 1
+
+
+@pytest.mark.parametrize("capacity", [2.0, 5.0])
+def test_capacity_holds_the_kl(capacity):
+    X = gaussian_rows(6000)[0]
+    det = VAEDetector(divergence=KL(beta=20, capacity=capacity), max_epochs=80, likelihood=Normal(0.3), random_state=0)
+    assert det.fit(X).folds_[0].read(X, total_kl)[0].mean() == pytest.approx(capacity, rel=0.05)
+
+
+def test_clock_of_scoring_stands_at_the_end():
+    assert Clock().progress == 1.0
+    assert Clock(step=3, steps=12).progress == 0.25
+
+
+# Every hyperparameter of every part and of the detector moves the score of a fixed row.
+MOVES = [
+    (AutoencoderDetector, {"backbone": Dense(hidden=(8,))}),
+    (AutoencoderDetector, {"backbone": Dense(activation="tanh")}),
+    (AutoencoderDetector, {"backbone": Dense(dropout=0.3)}),
+    (AutoencoderDetector, {"backbone": Dense(batch_norm=True)}),
+    (AutoencoderDetector, {"latent": Point(2)}),
+    (AutoencoderDetector, {"likelihood": LearnedNormal()}),
+    (AutoencoderDetector, {"likelihood": LearnedNormal(per="feature")}),
+    (AutoencoderDetector, {"likelihood": LearnedNormal(per="cell")}),
+    (AutoencoderDetector, {"corruption": GaussianNoise(0.6)}),
+    (AutoencoderDetector, {"corruption": GaussianNoise(per_row=False)}),
+    (AutoencoderDetector, {"scorer": ReconstructionError(1)}),
+    (AutoencoderDetector, {"calibration": "cross"}),
+    (AutoencoderDetector, {"max_epochs": 2}),
+    (AutoencoderDetector, {"steps_per_epoch": 9}),
+    (AutoencoderDetector, {"batch_size": 64}),
+    (AutoencoderDetector, {"learning_rate": 0.001}),
+    (AutoencoderDetector, {"weight_decay": 0.5}),
+    (AutoencoderDetector, {"clip_norm": 0.001}),
+    (AutoencoderDetector, {"random_state": 1}),
+    (VAEDetector, {"latent": Gaussian(2)}),
+    (VAEDetector, {"divergence": KL(beta=3)}),
+    (VAEDetector, {"divergence": KL(beta=5, capacity=1)}),
+    (VAEDetector, {"divergence": KL(warmup=0.9)}),
+    (VAEDetector, {"divergence": KL(free_bits=0.5)}),
+    (VAEDetector, {"likelihood": Normal(0.4)}),
+    (VAEDetector, {"likelihood": LearnedNormal(floor=2.0)}),
+    (VAEDetector, {"likelihood": LearnedNormal(momentum=0.2)}),
+    (VAEDetector, {"corruption": GaussianNoise()}),
+    (VAEDetector, {"scorer": KLScore()}),
+    (VAEDetector, {"scorer": NegativeELBO() + KLScore()}),
+    (VAEDetector, {"scorer": WeightedSum([NegativeELBO(), KLScore()], [1, 3])}),
+]
+
+
+@pytest.fixture(scope="module")
+def scored():
+    X = gaussian_rows(400)[0]
+    settings = {"max_epochs": 4, "calibration": "split", "random_state": 0}
+    cache = {}
+
+    def score(detector, **changes):
+        key = detector, repr(sorted(changes.items()))
+        if key not in cache:
+            cache[key] = detector(**(settings | changes)).fit(X).anomaly_score(X[:20])
+        return cache[key]
+
+    return score
+
+
+@pytest.mark.parametrize(("detector", "change"), MOVES, ids=lambda value: str(value)[:60])
+def test_every_hyperparameter_moves_the_score(scored, detector, change):
+    assert np.abs(scored(detector, **change) / scored(detector) - 1).max() > 1e-6
+
+
+def test_patience_stops_training_early():
+    X = gaussian_rows(400)[0]
+
+    def epochs(patience):
+        det = VAEDetector(patience=patience, learning_rate=0.2, calibration="split", random_state=0)
+        return len(det.fit(X).history_)
+
+    assert epochs(1) < epochs(None) == 40
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch():
+    X = np.random.default_rng(0).normal(size=(100, 20))  # nothing to learn but the rows themselves
+    det = AutoencoderDetector(latent=Point(8), corruption=GaussianNoise(0), calibration="split", patience=None)
+    history = det.set_params(random_state=0).fit(X).history_
+    assert history["validate_loss"].idxmin() < len(history) - 1
+    validate = X[splits(len(X), 1, np.random.RandomState(0))[0].validate]
+    (kept,) = det.folds_[0].read(validate, det.folds_[0].net.log_likelihood)
+    assert -kept.mean() == pytest.approx(history["validate_loss"].min(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("threshold", "other"), [(Conformal(0.05), Conformal(0.2)), (Quantile(0.9), Quantile(0.99))])
+def test_threshold_moves_alarms_and_not_scores(threshold, other):
+    X = gaussian_rows(400)[0]
+    one, two = (AutoencoderDetector(threshold=t, max_epochs=3, random_state=0).fit(X) for t in (threshold, other))
+    np.testing.assert_array_equal(one.anomaly_score(X), two.anomaly_score(X))
+    assert (one.predict(X) != two.predict(X)).any()
