@@ -45,12 +45,14 @@ class AutoencoderDetector(Detector):
     --------
     >>> import numpy as np
     >>> from anomaly_ae import AutoencoderDetector
-    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 1)) + 0.1 * rng.normal(size=(200, 4))  # four sensors of one quantity
     >>> det = AutoencoderDetector(random_state=0).fit(X)
-    >>> det.predict([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    >>> strange = [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 3.0, 1.0]]
+    >>> det.predict(strange)
     array([ 1, -1])
-    >>> det.explain([[4.0, 0.0, 0.0]]).argmax(axis=1)
-    array([0])
+    >>> det.explain(strange)[1].argmax()
+    np.int64(2)
     """
 
     _defaults = {

@@ -24,9 +24,7 @@ def main() -> None:
     print(f"recall    {recall_score(truth, alarm):.3f}   of those, how many raised an alarm")
     print(f"false     {alarm[normal].mean():.3f}   of the other rows, how many raised an alarm")
     print(f"AUROC     {roc_auc_score(truth, score):.3f}")
-    print(
-        f"AP        {average_precision_score(truth, score):.3f}   average precision; a random order has {truth.mean():.3f}"
-    )
+    print(f"AP        {average_precision_score(truth, score):.3f}   a random order has {truth.mean():.3f}")
 
 
 if __name__ == "__main__":
