@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "anomaly-ae"
+KIND = "mlflow.experimentKind"
 
 
 def tracking_uri() -> str:
@@ -54,7 +55,9 @@ def run(kind: str, name: str, source: Path, digest: str, rows: int) -> Iterator[
     from mlflow.data.meta_dataset import MetaDataset
 
     mlflow.set_tracking_uri(tracking_uri())
-    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
+    experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
+    if KIND not in experiment.tags:  # without it the pages open on the traces of language models
+        mlflow.set_experiment_tag(KIND, "custom_model_development")
     with mlflow.start_run(run_name=name, tags={"anomaly_ae.job": kind}):
         with warnings.catch_warnings():  # it warns that a path may be a path in two ways
             warnings.simplefilter("ignore", UserWarning)

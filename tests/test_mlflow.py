@@ -50,6 +50,12 @@ def test_the_store_is_sqlite_in_the_working_directory(jobs):
     assert (folder / "mlflow.db").is_file()
 
 
+def test_the_pages_open_on_models_and_not_on_traces(jobs):
+    _, fit, _, client = jobs
+    experiment = client.get_experiment(client.get_run(fit.run_id).info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def artifact(client, run_id, path, to):
     return Path(client.download_artifacts(run_id, path, str(to)))
 
