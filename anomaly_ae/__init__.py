@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 from anomaly_ae.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from anomaly_ae.adapters import PyODDetector as PyODDetector
+    from anomaly_ae.adapters import as_pyod as as_pyod
+    from anomaly_ae.data.preprocessing import *
     from anomaly_ae.detectors import AutoencoderDetector as AutoencoderDetector
     from anomaly_ae.detectors import VAEDetector as VAEDetector
     from anomaly_ae.detectors import load as load
     from anomaly_ae.nn.backbones import *
     from anomaly_ae.nn.corruptions import *
+    from anomaly_ae.nn.discrete import *
     from anomaly_ae.nn.divergences import *
     from anomaly_ae.nn.latents import *
     from anomaly_ae.nn.likelihoods import *
@@ -23,15 +27,21 @@ if TYPE_CHECKING:
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
 
-_DETECTORS = ("AutoencoderDetector", "VAEDetector", "load")
+_HOMES = {
+    "AutoencoderDetector": "anomaly_ae.detectors",
+    "PyODDetector": "anomaly_ae.adapters",
+    "VAEDetector": "anomaly_ae.detectors",
+    "as_pyod": "anomaly_ae.adapters",
+    "load": "anomaly_ae.detectors",
+}
 
 
 def __getattr__(name: str) -> Any:
     missing = AttributeError(f"module 'anomaly_ae' has no attribute {name!r}")
-    if name not in _DETECTORS and not name[:1].isupper():  # modules and Python's own questions
+    if name not in _HOMES and not name[:1].isupper():  # modules and Python's own questions
         raise missing
-    source = import_module("anomaly_ae.detectors" if name in _DETECTORS else "anomaly_ae.storage")
-    found = getattr(source, name) if name in _DETECTORS else source.vocabulary().get(name)
+    source = import_module(_HOMES.get(name, "anomaly_ae.storage"))
+    found = getattr(source, name) if name in _HOMES else source.vocabulary().get(name)
     if found is None:
         raise missing
     globals()[name] = found
@@ -39,4 +49,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_DETECTORS, *import_module("anomaly_ae.storage").vocabulary()])
+    return sorted([*globals(), *_HOMES, *import_module("anomaly_ae.storage").vocabulary()])

@@ -1,4 +1,4 @@
-"""The shell: `anomaly-ae fit`, `score`, `info`, `ui`. Thin; the work is in `ops.job`."""
+"""The shell: `anomaly-ae fit`, `score`, `check`, `info`, `ui`. Thin; the work is in `ops`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,18 @@ class OnBadRow(enum.StrEnum):
     """What to do with a row that cannot be scored."""
 
     fail = "fail"
+
+
+class FailOn(enum.StrEnum):
+    """Kinds of findings of a check."""
+
+    any = "any"
+    missing_column = "missing-column"
+    extra_column = "extra-column"
+    type = "type"
+    missing_values = "missing-values"
+    range = "range"
+    unseen_category = "unseen-category"
 
 
 @app.command()
@@ -77,6 +90,28 @@ def score(
 
         summary = job.score(model, input, output, _names(keep), top, overwrite, track, progress)
     _finish(summary, _told_score, json_, quiet)
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
+    input: Annotated[Path, typer.Argument(help="CSV or Parquet file to compare with the rows of the fit.")],
+    fail_on: Annotated[list[FailOn], typer.Option(help="Finding to exit 4 on; may be given again.")] = [],  # noqa: B006
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories."""
+    with _reported(quiet or json_) as progress:
+        from anomaly_ae.ops import check as checking
+
+        summary = checking.check(model, input, progress)
+    typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
+    if summary.findings and not (quiet or json_):
+        typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)
+    found = [finding.kind for finding in summary.findings if {"any", finding.kind.replace(" ", "-")} & set(fail_on)]
+    if found:
+        kinds = ", ".join(sorted(set(found)))
+        _fail(f"--fail-on needs a file as at fit, however: {len(found)} findings ({kinds}). Repair {input}.", 4)
 
 
 @app.command()
@@ -165,8 +200,6 @@ def _bar() -> Iterator[Progress]:
 
 
 def _finish(summary: Any, told: Any, as_json: bool, quiet: bool) -> None:
-    from dataclasses import asdict
-
     if as_json:
         typer.echo(json.dumps(asdict(summary), indent=2))
     elif not quiet:
@@ -206,8 +239,9 @@ def _told_score(s: ScoreSummary) -> str:
     if s.top_anomalies:
         lines += ["", "strangest rows"]
     for row in s.top_anomalies:
-        blamed = ", ".join(f"{name} {b['share']:.0%} (is {b['value']:.4g})" for name, b in row["blamed"].items())
-        lines.append(f"  row {row['row']:<6} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {blamed}")
+        lines.append(
+            f"  row {row['row']:<6} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}"
+        )
     return "\n".join(lines)
 
 

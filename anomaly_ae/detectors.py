@@ -10,30 +10,32 @@ import numpy as np
 from sklearn.base import clone
 
 from anomaly_ae import storage
-from anomaly_ae.data.preprocessing import Scaler
+from anomaly_ae.data.contract import Contract
+from anomaly_ae.data.preprocessing import Encoding, Preprocessing
 from anomaly_ae.errors import ModelFolderError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import Fold
 from anomaly_ae.nn.backbones import Dense
 from anomaly_ae.nn.corruptions import GaussianNoise
+from anomaly_ae.nn.discrete import Mixed
 from anomaly_ae.nn.divergences import KL
 from anomaly_ae.nn.latents import Gaussian, Point
-from anomaly_ae.nn.likelihoods import LearnedNormal, Normal
+from anomaly_ae.nn.likelihoods import LearnedNormal
 from anomaly_ae.nn.priors import StandardNormal
-from anomaly_ae.scoring.scorers import NegativeELBO, ReconstructionError
+from anomaly_ae.scoring.scorers import NegativeELBO, StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
 
 
 class AutoencoderDetector(Detector):
     __doc__ = f"""Anomaly detector that rebuilds rows from a code and scores what is lost.
 
-    .. math:: s(x) = \\frac1d \\lVert x - D(E(x)) \\rVert^2
+    .. math:: s(x) = \\lVert x - D(E(x)) \\rVert^2 / 2 s^2
 
     By default a wide denoising autoencoder: overcomplete, so that normal rows of any shape are rebuilt, and trained
     to remove noise, so that nothing but normal rows is.
 
-    Defaults: `backbone=Dense()`, `latent=Point()`, `likelihood=Normal()`, `corruption=GaussianNoise()`,
-    `scorer=ReconstructionError()`, `threshold=Conformal()`; no prior and no divergence.
+    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
+    `corruption=GaussianNoise()`, `scorer=StandardizedError()`, `threshold=Conformal()`; no prior and no divergence.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -56,11 +58,12 @@ class AutoencoderDetector(Detector):
     """
 
     _defaults = {
+        "preprocessing": Preprocessing(),
         "backbone": Dense(),
         "latent": Point(),
-        "likelihood": Normal(),
+        "likelihood": Mixed(),
         "corruption": GaussianNoise(),
-        "scorer": ReconstructionError(),
+        "scorer": StandardizedError(),
         "threshold": Conformal(),
     }
 
@@ -72,8 +75,9 @@ class VAEDetector(Detector):
 
     By default the errors' scale is learned, so that the KL term is weighed right without tuning and stays alive.
 
-    Defaults: `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`, `divergence=KL()`,
-    `likelihood=LearnedNormal()`, `scorer=NegativeELBO()`, `threshold=Conformal()`; no corruption.
+    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`,
+    `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `scorer=NegativeELBO()`, `threshold=Conformal()`;
+    no corruption.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -93,11 +97,12 @@ class VAEDetector(Detector):
     """
 
     _defaults = {
+        "preprocessing": Preprocessing(),
         "backbone": Dense(),
         "latent": Gaussian(),
         "prior": StandardNormal(),
         "divergence": KL(),
-        "likelihood": LearnedNormal(),
+        "likelihood": Mixed(numeric=LearnedNormal()),
         "scorer": NegativeELBO(),
         "threshold": Conformal(),
     }
@@ -126,7 +131,8 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
     try:
         detector = storage.from_tree(stored.config["detector"], names, "the model folder")
         resolved = {axis: storage.from_tree(tree, names) for axis, tree in stored.config["parts"].items()}
-        fitted, arrays = stored.config["fitted"], stored.arrays
+        fitted = stored.config["fitted"]
+        detector.contract_ = Contract.from_json(stored.config["contract"])
         threshold = resolved.pop("threshold")
         detector.n_features_in_ = fitted["n_features_in"]
         if fitted["feature_names_in"]:
@@ -134,16 +140,20 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
         detector.n_rows_seen_, detector.history_ = fitted["n_rows_seen"], stored.history
         detector.folds_, detector._reservoirs = [], []
         for number in range(fitted["nets"]):
-            scaler = Scaler(arrays[f"{number}/mean"], arrays[f"{number}/scale"])
             modules = {axis: clone(part) if part is not None else None for axis, part in resolved.items()}
-            prefix = f"{number}/"
-            state = {k.removeprefix(prefix): v for k, v in stored.weights.items() if k.startswith(prefix)}
-            fold = Fold.build(modules, scaler, detector._device()).load_state(state)
+            arrays, weights = (_below(f"{number}/", found) for found in (stored.arrays, stored.weights))
+            encoding = Encoding(modules["preprocessing"], arrays)  # type: ignore[arg-type]
+            fold = Fold.build(modules, encoding, detector._device()).load_weights(weights)
+            fold.margin = arrays["margin"]
             detector._keep(fold, np.empty((0, detector.n_features_in_)), np.random.RandomState(0))
-        detector.calibration_scores_ = arrays["calibration_scores"]
+        detector.calibration_scores_ = stored.arrays["calibration_scores"]
         detector.threshold_ = threshold.fit(detector.calibration_scores_)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ModelFolderError(
             f"A model folder must fit together, however: {path} does not ({error}). Fit the model again."
         ) from error
     return detector
+
+
+def _below(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in tree.items() if key.startswith(prefix)}

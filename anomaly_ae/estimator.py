@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -15,34 +16,34 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import (
     BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
     OutlierMixin,
-    TransformerMixin,
     _fit_context,
     clone,
 )
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
-from anomaly_ae.data.preprocessing import Scaler
+from anomaly_ae.columns import MIN_ROWS as MIN_ROWS
+from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.folds import Fold
-from anomaly_ae.nn.core import Part, Pass
+from anomaly_ae.nn.core import Part
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
+from anomaly_ae.representation import RepresentationMixin
+from anomaly_ae.scoring import attribution
 from anomaly_ae.scoring.calibration import Reservoir, lower_median, p_values, splits
 from anomaly_ae.version import __version__
 
 Array = NDArray[np.float64]
-MIN_ROWS = 3  # one to fit, one to validate, one to calibrate
 FOLDS = 5
 CROSS_BELOW = 1000  # rows; above it a fifth of them calibrates well enough
 HELD_OUT_EVERY = 5  # partial_fit sets every fifth row aside to calibrate
 RESERVOIR = 2000  # rows kept for recalibration by partial_fit
-AXES = (*Net.AXES, "scorer", "threshold")
+AXES = ("preprocessing", *Net.AXES, "scorer", "threshold")
 
 
 class Verdict(NamedTuple):
@@ -54,7 +55,7 @@ class Verdict(NamedTuple):
     contributions: Array
 
 
-class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin, BaseEstimator):
+class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
     """Learns what normal rows look like, then says of new rows how strange they are and which column is to blame.
 
     A detector is a composition of parts; a part left at `None` is the class's documented default. `fit` divides the
@@ -67,7 +68,8 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
 
     Parameters
     ----------
-    backbone, latent, prior, divergence, likelihood, corruption, scorer, threshold : part or None, default=None
+    preprocessing, backbone, latent, prior, divergence, likelihood, corruption, scorer, threshold : part or None, \
+            default=None
         What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
         reaches into a default as well.
     calibration : {"auto", "split", "cross"}, default="auto"
@@ -89,6 +91,10 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         Epochs without a better validate loss before training stops; `None` never stops early.
     device : str, default="auto"
         Where to compute, as torch names it; "auto" is a CUDA device if there is one, else the CPU.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the nets of the last `fit`, with their columns and scaling, and divides the rows anew.
+        The threshold keeps its promise on rows that are new to the nets, and on the same rows with the same integer as
+        `random_state`, which divides them as before.
     random_state : int, RandomState or None, default=None
         Seed of splits, weights, batches and noise; an int makes `fit` repeat.
     """
@@ -97,7 +103,6 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
     history_: pd.DataFrame
     calibration_scores_: Array
     threshold_: Any
-    n_features_in_: int
     n_rows_seen_: int
     _reservoirs: list[Reservoir]
 
@@ -105,6 +110,7 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{axis: [BaseEstimator, None] for axis in AXES},
+        "preprocessing": [HasMethods("learn"), None],
         "calibration": [StrOptions({"auto", "split", "cross"})],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "steps_per_epoch": [Interval(Integral, 1, None, closed="left"), None],
@@ -114,11 +120,13 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "device": [str],
+        "warm_start": ["boolean"],
         "random_state": ["random_state"],
     }
 
     def __init__(
         self,
+        preprocessing: Preprocessing | None = None,
         backbone: Part | None = None,
         latent: Part | None = None,
         prior: Part | None = None,
@@ -136,8 +144,10 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         clip_norm: float | None = 1.0,
         patience: int | None = 10,
         device: str = "auto",
+        warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
+        self.preprocessing = preprocessing
         self.backbone = backbone
         self.latent = latent
         self.prior = prior
@@ -155,6 +165,7 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         self.clip_norm = clip_norm
         self.patience = patience
         self.device = device
+        self.warm_start = warm_start
         self.random_state = random_state
 
     # --- composition -------------------------------------------------------------------------------------------------
@@ -183,15 +194,20 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn from normal rows `X` `(n, n_features)`; `y` is ignored.
 
+        An array holds numbers, NaN where one is missing. A DataFrame may hold numbers, booleans, text and dates.
+
         Raises
         ------
         ValueError
-            Fewer than 3 rows, missing or infinite values, text.
+            Fewer than 3 rows, infinite values, text in an array.
+        DataError
+            Nested values, integers beyond 2^53.
         """
-        rows: Array = validate_data(self, X, dtype=np.float64, ensure_min_samples=MIN_ROWS)
+        kept = list(self.folds_) if self.warm_start and hasattr(self, "folds_") else []
+        rows = self._checked(X) if kept else self._learn_columns(X)
         rng = check_random_state(self.random_state)
         rotate = self.calibration == "cross" or (self.calibration == "auto" and len(rows) < CROSS_BELOW)
-        divided = splits(len(rows), FOLDS if rotate else 1, rng)
+        divided = splits(len(rows), len(kept) or (FOLDS if rotate else 1), rng)
         context = self._init_callback_context(max_subtasks=len(divided))
         context.call_on_fit_task_begin(estimator=self, X=rows)
         self.folds_, self._reservoirs, records = [], [], []
@@ -203,7 +219,7 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
                 epoch = task.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=self)
                 return epoch.call_on_fit_task_end(estimator=self, metadata=record)
 
-            fold = self._new_fold(rows[split.fit], rng)
+            fold = kept[number] if kept else self._new_fold(rows[split.fit], rng)
             history = fold.train(
                 rows[split.fit], rows[split.validate], self._recipe(), rng.randint(2**31 - 1), on_epoch
             )
@@ -226,7 +242,7 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         rows have been set aside.
         """
         first = not hasattr(self, "folds_")
-        rows: Array = validate_data(self, X, dtype=np.float64, reset=first, ensure_min_samples=MIN_ROWS if first else 1)
+        rows = self._learn_columns(X) if first else self._checked(X)
         rng = check_random_state(self.random_state)
         if first:
             self.n_rows_seen_, self.history_, self.folds_, self._reservoirs = 0, pd.DataFrame(), [], []
@@ -251,34 +267,25 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         return self
 
     def _recipe(self, **changes: Any) -> Recipe:
-        names = (
-            "max_epochs",
-            "steps_per_epoch",
-            "batch_size",
-            "learning_rate",
-            "weight_decay",
-            "clip_norm",
-            "patience",
-        )
-        return Recipe(**({name: getattr(self, name) for name in names} | changes))
+        mine = {field.name: getattr(self, field.name) for field in fields(Recipe) if hasattr(self, field.name)}
+        return Recipe(**(mine | changes))
 
     def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
-        return Fold.build(self._modules(), Scaler.fit(X), self._device(), rng.randint(2**31 - 1))
-
-    def _modules(self) -> dict[str, Any]:
-        return {axis: part for axis, part in self.parts().items() if axis != "threshold"}
+        parts = self.parts()
+        encoding = parts["preprocessing"].learn(self.contract_.columns, X)
+        return Fold.build(parts, encoding, self._device(), rng.randint(2**31 - 1))
 
     def _device(self) -> str:
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
     def _keep(self, fold: Fold, calibrate: Array, rng: np.random.RandomState) -> None:
-        reservoir = Reservoir(RESERVOIR, len(fold.scaler.mean))
+        reservoir = Reservoir(RESERVOIR, self.n_features_in_)
         reservoir.add(calibrate, rng)
         self.folds_.append(fold)
         self._reservoirs.append(reservoir)
 
     def _calibrate(self, rows: list[Array]) -> None:
-        scores = [fold.read(X, fold.scorer)[0] for fold, X in zip(self.folds_, rows, strict=True) if len(X)]
+        scores = [fold.scores(X) for fold, X in zip(self.folds_, rows, strict=True) if len(X)]
         self.calibration_scores_ = np.sort(np.concatenate(scores))
         if not np.isfinite(self.calibration_scores_).all():
             raise ConfigError(
@@ -291,16 +298,20 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
 
     def assess(self, X: ArrayLike) -> Verdict:
         """Everything there is to say of rows, in one pass: score, p-value, alarm, contributions."""
-        rows = self._checked(X)
-        readings = [fold.read(rows, fold.scorer, fold.scorer.contributions) for fold in self.folds_]
+        return self._assess(self._checked(X))[0]
+
+    def _assess(self, rows: Array) -> tuple[Verdict, NDArray[np.intp]]:
+        """The verdict, and which fold spoke it of each row."""
+        readings = [fold.assess(rows) for fold in self.folds_]
         score, which = lower_median(np.stack([scores for scores, _ in readings]))
         contributions = np.choose(which[:, None], [cells for _, cells in readings])
-        return Verdict(score, p_values(score, self.calibration_scores_), score > self.threshold_.value_, contributions)
+        p_value, alarm = p_values(score, self.calibration_scores_), score > self.threshold_.value_
+        return Verdict(score, p_value, alarm, contributions), which
 
     def anomaly_score(self, X: ArrayLike) -> Array:
         """How strange each row is, `(n,)`; larger is stranger."""
         rows = self._checked(X)
-        return lower_median(np.stack([fold.read(rows, fold.scorer)[0] for fold in self.folds_]))[0]
+        return lower_median(np.stack([fold.scores(rows) for fold in self.folds_]))[0]
 
     def score_samples(self, X: ArrayLike) -> Array:
         """How normal each row is, `(n,)`: `-anomaly_score(X)`."""
@@ -324,9 +335,39 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
     def explain(self, X: ArrayLike) -> Array:
         """What each column contributes to its row's score, `(n, n_features)`, each 0 or more; larger is more to blame.
 
-        With `ReconstructionError` the contributions of a row add up to its `anomaly_score`.
+        With `StandardizedError`, `ReconstructionError` and `ResidualMahalanobis` the contributions of a row add up to
+        its `anomaly_score`.
         """
         return self.assess(X).contributions
+
+    def reasons(self, X: ArrayLike, top: int = 3) -> pd.DataFrame:
+        """The columns most to blame for each row's score, with what they hold and what the others let expect.
+
+        One line a blamed column, at most `top` a row: `row` (its place in `X`), `column`, `share` of the row's
+        contributions, `value`, `expected`, and all of it as `reason` ("temperature 93.1, expected 61 to 67"). After the
+        first, columns with a share below a tenth are left out. What is expected of a number is an interval that held
+        95 % of validate rows.
+        """
+        rows = self._checked(X)
+        verdict, which = self._assess(rows)
+        columns, share = attribution.top(verdict.contributions, top)
+        row, rank = np.nonzero((share >= 0.1) | (np.arange(columns.shape[1]) == 0))
+        column, expected, margin = columns[row, rank], np.empty(len(row)), np.empty(len(row))
+        for number, fold in enumerate(self.folds_):
+            mine = which[row] == number
+            if mine.any():
+                expected[mine], margin[mine] = fold.expected(rows[row[mine]], column[mine])
+        told = pd.DataFrame({"row": row, "column": column, "share": share[row, rank]})
+        contract = [self.contract_.columns[j] for j in column]
+        told["column"] = [one.name for one in contract]
+        codes = zip(contract, rows[row, column], row, column, strict=True)
+        told["value"] = [
+            str(X.iloc[i, j]) if one.is_unseen(code) else one.shown(code)  # type: ignore[union-attr]
+            for one, code, i, j in codes
+        ]
+        told["expected"] = [one.shown(*bounds) for one, *bounds in zip(contract, expected, margin, strict=True)]
+        told["reason"] = told["column"] + " " + told["value"] + ", expected " + told["expected"]
+        return told
 
     @property
     def offset_(self) -> float:
@@ -340,42 +381,7 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         across likelihoods: use labelled anomalies to choose between those.
         """
         rows = self._checked(X)
-        return float(np.mean([fold.read(rows, fold.net.log_likelihood)[0].mean() for fold in self.folds_]))
-
-    # --- representing: the first net of a cross-fitted detector ------------------------------------------------------
-
-    def transform(self, X: ArrayLike) -> Array:
-        """Codes of rows, `(n, code)`."""
-        return self.folds_[0].read(self._checked(X), _codes)[0]
-
-    def inverse_transform(self, Z: ArrayLike) -> Array:
-        """Rows that codes `(n, code)` stand for, `(n, n_features)`."""
-        check_is_fitted(self)
-        codes: Array = check_array(Z, dtype=np.float64)
-        if codes.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"{type(self).__name__} needs codes of {self._n_features_out} columns, however: {codes.shape[1]}. "
-                "Give what transform returned."
-            )
-        return self.folds_[0].decode(codes)
-
-    def reconstruct(self, X: ArrayLike) -> Array:
-        """Rows as the model would expect them, `(n, n_features)`: `inverse_transform(transform(X))`."""
-        fold = self.folds_[0]
-        return fold.scaler.inverse_transform(fold.read(self._checked(X), lambda p: p.px.mean)[0])
-
-    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> Array:
-        """New rows like the normal ones, `(n_samples, n_features)`."""
-        check_is_fitted(self)
-        return self.folds_[0].sample(n_samples, check_random_state(random_state).randint(2**31 - 1))
-
-    @property
-    def _n_features_out(self) -> int:
-        return int(self.folds_[0].net.latent.width)
-
-    def _checked(self, X: ArrayLike) -> Array:
-        check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        return float(np.mean([fold.read(rows, fold.net.log_likelihood).mean() for fold in self.folds_]))
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -392,6 +398,7 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
             "anomaly_ae": __version__,
             "detector": storage.to_tree(self),
             "parts": {axis: storage.to_tree(part) for axis, part in self.parts().items()},
+            "contract": self.contract_.to_json(),
             "fitted": {
                 "n_features_in": self.n_features_in_,
                 "feature_names_in": list(getattr(self, "feature_names_in_", [])) or None,
@@ -402,10 +409,8 @@ class Detector(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, OutlierMix
         weights: dict[str, torch.Tensor] = {}
         arrays = {"calibration_scores": self.calibration_scores_}
         for number, fold in enumerate(self.folds_):
-            weights |= {f"{number}/{name}": tensor for name, tensor in fold.state().items()}
-            arrays |= {f"{number}/mean": fold.scaler.mean, f"{number}/scale": fold.scaler.scale}
+            weights |= {f"{number}/{name}": tensor for name, tensor in fold.weights().items()}
+            arrays |= {
+                f"{number}/{name}": array for name, array in (fold.encoding.state | {"margin": fold.margin}).items()
+            }
         return storage.save(path, storage.Stored(config, weights, arrays, self.history_), overwrite)
-
-
-def _codes(p: Pass) -> torch.Tensor:
-    return torch.cat([level.z for level in p.levels], dim=1)

@@ -1,7 +1,7 @@
-"""The only `import mlflow`: runs of fitting and scoring jobs.
+"""The only `import mlflow`: runs of fitting and scoring jobs, and a callback for fits in Python.
 
-The store is the one of `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory; the experiment is the one of
-`MLFLOW_EXPERIMENT_NAME`, else "anomaly-ae".
+The store of the jobs is that of `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory; the experiment is that
+of `MLFLOW_EXPERIMENT_NAME`, else "anomaly-ae".
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly_ae.errors import ConfigError, MissingExtraError
 from anomaly_ae.estimator import Detector
+from anomaly_ae.scoring.thresholds import promised_rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "anomaly-ae"
 KIND = "mlflow.experimentKind"
+Point = tuple[str, float, int, int]  # of a curve: metric, value, time in milliseconds, epoch
 
 
 def tracking_uri() -> str:
@@ -125,19 +127,107 @@ def _parameters(detector: Detector) -> dict[str, Any]:
 
 def _log_curves(mlflow: Any, detector: Detector) -> None:
     """One point an epoch, the mean over the nets that got that far; in one request a thousand points."""
-    from mlflow.entities import Metric
-
     curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()
     now = int(time.time() * 1000)
     points = [
-        Metric(name, value, now, epoch)
+        (name, value, now, epoch)
         for name in curves.columns
         for epoch, value in zip(curves.index.tolist(), curves[name].tolist(), strict=True)
-        if not math.isnan(value)
     ]
-    client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
-    for start in range(0, len(points), 1000):
-        client.log_batch(run_id, metrics=points[start : start + 1000])
+    _log_points(mlflow, mlflow.active_run().info.run_id, points)
+
+
+def _log_points(mlflow: Any, run_id: str, points: list[Point]) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [Metric(*point) for point in points if not math.isnan(point[1])]
+    for start in range(0, len(metrics), 1000):  # more than that a store refuses
+        mlflow.MlflowClient().log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+class LogEpochs:
+    """Callback that logs one fit into MLflow's active run, epoch by epoch, as curves that grow while it trains.
+
+    Each epoch's record (loss and its terms, validate loss, learning rate, seconds) becomes metrics of that step:
+    `loss` where there is one net, `net_1/loss`, `net_2/loss` and so on in cross-fitting. When the fit ends it adds
+    the parameters that were in force, the defaults' included, `threshold`, `p_value_resolution` and, where the
+    threshold promises one, `promised_false_alarm_rate`. A fit that fails keeps the curves it has got to.
+
+    Parameters
+    ----------
+    every : float >= 0, default=1.0
+        Seconds between requests to the store; epochs that end in between go together.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, where no run is active, or the active one holds a fit with other parameters already.
+
+    Examples
+    --------
+    >>> import mlflow
+    >>> from anomaly_ae import AutoencoderDetector
+    >>> from anomaly_ae.mlflow import LogEpochs
+    >>> with mlflow.start_run():  # doctest: +SKIP
+    ...     det = AutoencoderDetector().set_callbacks(LogEpochs()).fit(normal)
+    """
+
+    def __init__(self, every: float = 1.0) -> None:
+        self.every = every
+        self._points: list[Point] = []
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Find the active run."""
+        run = _mlflow().active_run()
+        if run is None:
+            raise ConfigError(
+                "LogEpochs needs an active run, however: there is none. Start one around the fit: "
+                "with mlflow.start_run()."
+            )
+        self._run_id = run.info.run_id
+        logged = _mlflow().MlflowClient().get_run(self._run_id).data.params
+        other = [name for name, value in _parameters(estimator).items() if logged.get(name, str(value)) != str(value)]
+        if other:
+            raise ConfigError(
+                f"LogEpochs logs one fit a run, however: run {self._run_id} has other values of {', '.join(other)}. "
+                "Start a run for each fit."
+            )
+        self._sent = time.monotonic()
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        pass
+
+    def on_fit_task_end(self, estimator: Any, context: Any, *, metadata: Mapping[str, float] | None = None) -> None:
+        """Log an epoch's record; at the end of all nets what the fit came to."""
+        if context.task_name == "epoch" and metadata is not None:
+            net = context.parent
+            prefix = f"net_{net.task_id + 1}/" if net.parent.max_subtasks > 1 else ""
+            record, now = dict(metadata), int(time.time() * 1000)
+            epoch = int(record.pop("epoch"))
+            self._points += [(prefix + name, value, now, epoch) for name, value in record.items()]
+            if time.monotonic() - self._sent >= self.every:
+                self._send()
+        elif context.task_name == "fit":
+            threshold = estimator.threshold_
+            results = {
+                "threshold": threshold.value_,
+                "p_value_resolution": threshold.resolution_,
+                "promised_false_alarm_rate": promised_rate(threshold),
+            }
+            mlflow = _mlflow()
+            mlflow.log_params(_parameters(estimator), run_id=self._run_id)
+            known = {name: value for name, value in results.items() if value is not None}
+            mlflow.log_metrics(known, run_id=self._run_id)
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Log what is left, of a fit that failed as well."""
+        self._send()
+
+    def _send(self) -> None:
+        points, self._points = self._points, []
+        if points:
+            _log_points(_mlflow(), self._run_id, points)
+        self._sent = time.monotonic()
 
 
 def serve(host: str, port: int) -> None:

@@ -35,8 +35,10 @@ FORMAT = "anomaly_ae model"
 VERSION = 1
 FILES = ("config.json", "weights.safetensors", "arrays.safetensors", "history.csv")
 ROOMS = (
+    "data.preprocessing",
     "nn.backbones",
     "nn.corruptions",
+    "nn.discrete",
     "nn.divergences",
     "nn.latents",
     "nn.likelihoods",

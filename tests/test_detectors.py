@@ -332,12 +332,12 @@ def test_a_handful_of_rows_fits(detector, n):
     ("X", "words"),
     [
         (np.ones((2, 3)), "minimum of 3"),
-        (np.full((50, 2), np.nan), "NaN"),
+        (np.full((50, 2), np.nan), "every cell is missing"),
         (np.full((50, 2), np.inf), "infinity"),
         (np.array([["a", "b"]] * 50), "could not convert|dtype"),
-        (np.vstack([np.full((25, 2), -1e300), np.full((25, 2), 1e300)]), "column 0 reaches 1e[+]300"),
+        (np.vstack([np.full((25, 2), -1e300), np.full((25, 2), 1e300)]), "column 'x0' reaches 1e[+]300"),
     ],
-    ids=["two rows", "missing", "infinite", "text", "squares overflow"],
+    ids=["two rows", "nothing but gaps", "infinite", "text", "squares overflow"],
 )
 def test_bad_rows_are_refused(X, words):
     with pytest.raises(ValueError, match=words):
@@ -370,8 +370,8 @@ def test_partial_fit_learns_keeps_its_scaling_and_calibrates(detector):
         det.partial_fit(normal_rows(200, seed=seed))
         history.append(det.history_["reconstruction"].iloc[-1])
         if seed == 0:
-            frozen = det.folds_[0].scaler.mean.copy()
-    np.testing.assert_array_equal(det.folds_[0].scaler.mean, frozen)
+            frozen = det.folds_[0].encoding.state["numbers"].copy()
+    np.testing.assert_array_equal(det.folds_[0].encoding.state["numbers"], frozen)
     assert history[-1] < history[0]
     assert det.n_rows_seen_ == 6000
     assert len(det.calibration_scores_) == 1200
@@ -416,3 +416,18 @@ def test_errors_are_value_errors():
     assert issubclass(AnomalyError, ValueError)
     with pytest.raises(AnomalyError):
         AutoencoderDetector(likelihood=Normal(-1)).fit(normal_rows(50))
+
+
+@BOTH
+def test_warm_start_goes_on_from_the_last_fit(detector):
+    X = normal_rows(400)
+    settings = {"max_epochs": 4, "patience": None, "random_state": 0}
+    cold = detector(**settings).fit(X)
+    again = detector(**settings).fit(X).fit(X)
+    warm = detector(**settings, warm_start=True).fit(X)
+    encoding, first = warm.folds_[0].encoding, warm.history_["validate_loss"].iloc[-1]
+    warm.fit(X)
+    assert np.array_equal(again.score_samples(X), cold.score_samples(X))
+    assert warm.history_["validate_loss"].min() < first == cold.history_["validate_loss"].iloc[-1]
+    assert warm.folds_[0].encoding is encoding
+    assert len(warm.calibration_scores_) == len(X)

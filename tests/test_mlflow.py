@@ -1,8 +1,9 @@
-"""Runs of fit and score in a real MLflow store on SQLite."""
+"""Runs of fit and score, and of fits in Python, in a real MLflow store on SQLite."""
 
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -14,8 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
-from anomaly_ae import load
+from anomaly_ae import AutoencoderDetector, Conformal, Quantile, VAEDetector, load
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.mlflow import LogEpochs
 from anomaly_ae.ops import job
 
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
@@ -168,3 +172,104 @@ def test_without_the_extra_the_result_is_complete_and_the_way_out_is_named(jobs,
     assert "pip install 'anomaly-ae[mlflow]'" in done.stderr
     assert (tmp_path / "scores.csv").is_file()
     assert shutil.which("anomaly-ae", path=str(Path(sys.executable).parent))
+
+
+# --- the callback ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A store of the test's own, as a notebook would set it."""
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path / 'notebook.db'}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment("notebook")
+    yield mlflow.MlflowClient(uri)
+    mlflow.set_tracking_uri(before)
+
+
+def curves(client, run_id):
+    """All metrics of a run: their (step, value) in order of steps."""
+    names = client.get_run(run_id).data.metrics
+    histories = {name: client.get_metric_history(run_id, name) for name in names}
+    return {name: sorted((point.step, point.value) for point in points) for name, points in histories.items()}
+
+
+RESULTS = {"threshold", "p_value_resolution", "promised_false_alarm_rate"}
+NORMAL = np.random.default_rng(0).normal(size=(120, 3))
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])
+@pytest.mark.parametrize(
+    ("detector", "prefixes"),
+    [
+        (AutoencoderDetector(max_epochs=3, calibration="split", random_state=0), [""]),
+        (AutoencoderDetector(max_epochs=3, calibration="cross", random_state=0), [f"net_{k}/" for k in range(1, 6)]),
+        (VAEDetector(max_epochs=2, calibration="split", threshold=Quantile(0.9), random_state=0), [""]),
+    ],
+)
+def test_the_callback_logs_every_epoch_of_every_net_and_what_the_fit_came_to(store, detector, prefixes, every):
+    with mlflow.start_run() as run:
+        det = clone(detector).set_callbacks(LogEpochs(every)).fit(NORMAL)
+    logged = curves(store, run.info.run_id)
+    expected = {
+        prefix + name: list(zip(rows["epoch"], rows[name], strict=True))
+        for prefix, (_, rows) in zip(prefixes, det.history_.groupby("net"), strict=True)
+        for name in rows.columns.drop(["net", "epoch"])
+    }
+    assert {name: points for name, points in logged.items() if name not in RESULTS} == expected
+    assert logged["threshold"] == [(0, det.threshold_.value_)]
+    assert logged["p_value_resolution"] == [(0, det.threshold_.resolution_)]
+    promised = [(0, max(0.05, det.threshold_.resolution_))] if isinstance(det.threshold_, Conformal) else None
+    assert logged.get("promised_false_alarm_rate") == promised
+    parameters = store.get_run(run.info.run_id).data.params
+    assert parameters["max_epochs"] == str(det.max_epochs)
+    assert parameters["backbone"] == "Dense"
+    assert parameters["calibration"] == det.calibration
+
+
+def test_a_fit_without_the_callback_logs_nothing(store, tmp_path):
+    with mlflow.start_run() as run:
+        AutoencoderDetector(max_epochs=2, calibration="split", random_state=0).fit(NORMAL)
+    data = store.get_run(run.info.run_id).data
+    assert (data.metrics, data.params) == ({}, {})
+    AutoencoderDetector(max_epochs=2, calibration="split", random_state=0).fit(NORMAL)
+    assert len(store.search_runs([run.info.experiment_id])) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["notebook.db"]
+
+
+def test_the_callback_needs_an_active_run(store):
+    det = AutoencoderDetector(max_epochs=2).set_callbacks(LogEpochs())
+    with pytest.raises(ConfigError, match=r"active run, however: there is none. Start one .*mlflow.start_run"):
+        det.fit(NORMAL)
+    with mlflow.start_run():
+        det.fit(NORMAL)
+    assert det.set_callbacks().fit(NORMAL)
+
+
+def test_two_different_fits_do_not_share_a_run(store):
+    det = AutoencoderDetector(max_epochs=2, calibration="split", random_state=0).set_callbacks(LogEpochs())
+    with mlflow.start_run() as run:
+        det.fit(NORMAL)
+        before = curves(store, run.info.run_id)
+        with pytest.raises(ConfigError, match="one fit a run, however: .* other values of max_epochs. Start"):
+            det.set_params(max_epochs=3).fit(NORMAL)
+    assert curves(store, run.info.run_id) == before
+
+
+def test_a_fit_that_fails_keeps_its_curve(store):
+    det = AutoencoderDetector(max_epochs=3, learning_rate=1e30, calibration="split", random_state=0)
+    with mlflow.start_run() as run, pytest.raises(ConfigError, match="learning_rate"):
+        det.set_callbacks(LogEpochs()).fit(NORMAL)
+    logged = curves(store, run.info.run_id)
+    assert len(logged["learning_rate"]) == 3
+    assert not RESULTS & set(logged)
+
+
+def test_a_detector_with_the_callback_can_be_copied_and_kept(store, tmp_path):
+    with mlflow.start_run():
+        det = AutoencoderDetector(max_epochs=2, random_state=0).set_callbacks(LogEpochs()).fit(NORMAL)
+    again = pickle.loads(pickle.dumps(det))  # noqa: S301 - our own
+    np.testing.assert_array_equal(again.anomaly_score(NORMAL), det.anomaly_score(NORMAL))
+    det.save(tmp_path / "model")

@@ -45,6 +45,11 @@ def net(latent=None, **parts):
         return Net(**chosen).build((DIM,)).double().eval()
 
 
+def built(part):
+    part.build(Sizes((DIM,)))
+    return part.double()
+
+
 def rows(n=N, seed=0):
     return torch.tensor(np.random.default_rng(seed).normal(size=(n, DIM)))
 
@@ -194,7 +199,7 @@ def test_noise_has_its_level_and_leaves_the_target_alone():
 def test_reconstruction_error_is_the_mean_power_of_residuals(power):
     p = net()(Batch(rows()))
     expected = (p.batch.x - p.px.mean).abs().pow(power).mean(1)
-    scorer = ReconstructionError(power)
+    scorer = built(ReconstructionError(power))
     torch.testing.assert_close(scorer(p), expected)
     torch.testing.assert_close(scorer.contributions(p).sum(1), scorer(p))
 
@@ -210,8 +215,8 @@ def test_negative_elbo_is_its_two_terms():
 
 def test_scores_add_and_scale():
     p = net(Gaussian(3))(Batch(rows()))
-    total = ReconstructionError() + 0.5 * KLScore() + ReconstructionError(1)
-    expected = ReconstructionError()(p) + 0.5 * KLScore()(p) + ReconstructionError(1)(p)
+    total = built(ReconstructionError() + 0.5 * KLScore() + ReconstructionError(1))
+    expected = built(ReconstructionError())(p) + 0.5 * KLScore()(p) + built(ReconstructionError(1))(p)
     torch.testing.assert_close(total(p), expected)
     assert isinstance(total, WeightedSum)
     assert len(total.scorers) == 3

@@ -1,48 +1,323 @@
-"""What happens to columns before a net sees them."""
+"""What happens to columns before a net sees them: cells, which of them are present, and what no net can judge."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import StandardScaler
+from sklearn.base import BaseEstimator
 
-from anomaly_ae.errors import DataError
+from anomaly_ae.data.contract import UNSEEN, Column
+from anomaly_ae.errors import ConfigError, DataError
 
-LIMIT = 1e6  # standard deviations; further away is as far, and squares stay finite in every float type
+__all__ = ["Preprocessing"]
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+KINDS = ("number", "boolean", "category", "date")
+NUMBER, BOOLEAN, CATEGORY, DATE = range(4)
+VALUE, LOG_FREQUENCY, DAY_COS, DAY_SIN, WEEK_COS, WEEK_SIN = range(6)  # what a numeric cell holds of its column
+DAY = 86_400.0
+PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
+EMPTY = np.inf  # stands for the constant of a column without a value
+HUGE = 1e300
+LINEAR = 10.0  # standard deviations; further away grows with the logarithm, so that no cell drowns the others
+CHANGED = 1e6  # nats: more than any net charges, so that a change in a constant column is an alarm
+
+
+class Preprocessing(BaseEstimator):
+    r"""Columns of any kind as cells for a net; learned from fit rows, stored with the model.
+
+    .. math:: z = (x - m) / s \text{ for } |z| \le 10, \text{ else } \pm 10 \, (1 + \ln(|z| / 10))
+
+    =====================  =============================================================================================
+    numbers                one standardised cell, linear up to 10 standard deviations, logarithmic beyond. Mean and
+                           standard deviation are those of the column, or of its inner 98 % where a few values would
+                           more than triple the standard deviation.
+    booleans               one cell, 0 or 1
+    categories             one cell a level; with more than `max_levels`, one for each of the most frequent, one for
+                           all others, and one for the logarithm of the level's frequency
+    dates                  elapsed time, and where they vary sine and cosine of the time of day and of the week
+    missing values         the cell is absent: it holds 0, costs nothing in the loss, and a further cell says so in
+                           columns that had gaps at fit
+    =====================  =============================================================================================
+
+    What no net can judge, because it never saw it, is charged in nats beside the net's score, to its column:
+
+    - a number (or date) beyond the range of fit rows: half the square of the distance, in standard deviations;
+    - a level that no fit row had: :math:`\ln \frac{n + 1}{n_1 + 1}`, with :math:`n_1` levels seen once (Good-Turing);
+    - a gap in a column without gaps: :math:`\ln (n + 1)`;
+    - another value in a constant column, any value in an empty one: a million, which is an alarm.
+
+    Parameters
+    ----------
+    standardize : bool, default=True
+        Standardise numbers; `False` leaves them as they are (they should then be of the order of 1).
+    max_levels : int >= 2, default=20
+        Levels of a category that get a cell of their own.
+    missing : {"score", "ignore"}, default="score"
+        Whether unexpected gaps make a row stranger, or are only not held against it.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+    DataError
+        At `fit`, when squares of a column are not finite.
+
+    References
+    ----------
+    Good (1953), The population frequencies of species, Biometrika 40.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Preprocessing
+    >>> AutoencoderDetector(preprocessing=Preprocessing(max_levels=50)).preprocessing
+    Preprocessing(max_levels=50)
+    """
+
+    def __init__(self, standardize: bool = True, max_levels: int = 20, missing: str = "score") -> None:
+        self.standardize = standardize
+        self.max_levels = max_levels
+        self.missing = missing
+
+    def learn(self, columns: Sequence[Column], codes: Array) -> Encoding:
+        """What fit rows `(n, d)`, as codes of the contract's `columns`, turn out to need."""
+        if not isinstance(self.max_levels, Integral) or self.max_levels < 2:
+            raise ConfigError(f"Preprocessing needs max_levels of 2 or more, however: {self.max_levels!r}. Try 20.")
+        if self.missing not in ("score", "ignore"):
+            raise ConfigError(
+                f'Preprocessing needs missing to be "score" or "ignore", however: {self.missing!r}. Choose one.'
+            )
+        kinds = np.array([KINDS.index(column.kind) for column in columns])
+        present = ~np.isnan(codes)
+        low = np.where(present, codes, np.inf).min(axis=0)
+        high = np.where(present, codes, -np.inf).max(axis=0)
+        fixed = np.where(low == high, low, np.where(low > high, EMPTY, np.nan))
+        counts = [
+            np.bincount(codes[present[:, j], j].astype(np.intp), minlength=len(column.levels))
+            for j, column in enumerate(columns)
+            if column.kind == "category"
+        ]
+        sources = [(j, part) for j in range(len(columns)) for part in _numeric_parts(codes[:, j], kinds[j], fixed[j])]
+        sources += [(j, LOG_FREQUENCY) for j, n in zip(np.flatnonzero(kinds == CATEGORY), counts, strict=True)
+                    if (n > 0).sum() > self.max_levels]  # fmt: skip
+        state = {
+            "kinds": kinds,
+            "fixed": fixed,
+            "gaps": 1 - present.mean(axis=0),
+            "sources": np.array(sorted(sources, key=lambda s: s[1] != VALUE), dtype=np.int64).reshape(-1, 2),
+            "counts": np.concatenate([*counts, np.empty(0)]).astype(np.float64),
+            "levels": np.array([len(n) for n in counts], dtype=np.int64),
+            "rows": np.array([len(codes)], dtype=np.int64),
+            "numbers": np.empty((0, 4)),
+        }
+        raw = Encoding(self, state).raw(codes)
+        state["numbers"] = _moments(raw, self.standardize)
+        if not np.isfinite(state["numbers"]).all():
+            j = state["sources"][np.argmin(np.isfinite(state["numbers"]).all(axis=1)), 0]
+            raise DataError(
+                f"Preprocessing needs columns whose squares are finite, however: column {columns[j].name!r} reaches "
+                f"{np.nanmax(np.abs(codes[:, j])):.3g}. Rescale that column or leave it out."
+            )
+        return Encoding(self, state)
 
 
 @dataclass(frozen=True)
-class Scaler:
-    r"""Columns of mean 0 and standard deviation 1, at most `LIMIT` from 0.
+class Cells:
+    """Rows as a net sees them: `x` and, where some are absent, `mask`, `(n, cells)`; `surprise` `(n, d)` in nats."""
 
-    .. math:: z_j = \mathrm{clip}\bigl((x_j - m_j) / s_j, \pm 10^6\bigr)
+    x: Array
+    mask: Mask | None
+    surprise: Array
 
-    A column that is constant keeps its own unit, `s_j = 1`.
+
+class Encoding:
+    """Columns as cells, learned: what `Preprocessing.learn` found out, as arrays that can be stored.
+
+    Numeric cells come first (those of numbers and elapsed time before those derived from them), then booleans, then
+    the indicators of gaps, then categories. `owner` says whose column a cell is.
     """
 
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    def __init__(self, rule: Preprocessing, state: Mapping[str, NDArray[Any]]) -> None:
+        self.rule, self.state = rule, dict(state)
+        kinds, fixed, gaps, sources = (self.state[name] for name in ("kinds", "fixed", "gaps", "sources"))
+        varies = np.isnan(fixed)
+        self.numeric = [tuple(source) for source in sources.tolist()]
+        self.plain = sources[sources[:, 1] == VALUE, 0]
+        self.booleans = np.flatnonzero((kinds == BOOLEAN) & varies)
+        self.gappy = np.flatnonzero((gaps > 0) & (gaps < 1))
+        ends = np.cumsum(self.state["levels"])
+        counts = np.split(self.state["counts"], ends)[:-1]
+        self.counts = dict(zip(np.flatnonzero(kinds == CATEGORY).tolist(), counts, strict=True))
+        self.places = {j: self._places(n) for j, n in self.counts.items() if varies[j]}
+        widths = {j: int(place.max()) + 1 for j, place in self.places.items()}
+        self.groups: tuple[tuple[str, int], ...] = (
+            *[("numeric", 1)] * len(self.numeric),
+            *[("binary", 1)] * (len(self.booleans) + len(self.gappy)),
+            *[("category", width) for width in widths.values()],
+        )
+        self.owner = np.array(
+            [j for j, _ in self.numeric] + [*self.booleans, *self.gappy]
+            + [j for j, width in widths.items() for _ in range(width)], dtype=np.intp
+        )  # fmt: skip
+        self.width = len(self.owner)
+        self.columns = len(kinds)
 
-    @classmethod
-    def fit(cls, X: NDArray[np.float64]) -> Scaler:
-        """Learn means and standard deviations of rows `(n, d)`."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaler = StandardScaler().fit(X)
-        too_large = ~np.isfinite(scaler.var_)  # its scale would be 1, as if the column were constant
-        if too_large.any():
-            raise DataError(
-                f"Scaler needs columns whose squares are finite, however: column {int(np.argmax(too_large))} reaches "
-                f"{np.abs(X[:, np.argmax(too_large)]).max():.3g}. Rescale that column or leave it out."
-            )
-        return cls(scaler.mean_, scaler.scale_)
+    def _places(self, counts: Array) -> NDArray[np.intp]:
+        """For each level of a category the cell that is its own or the pooled one; -1 without a row; so is the last."""
+        frequent = np.argsort(-counts, kind="stable")[: self.rule.max_levels]
+        own = np.sort(frequent[counts[frequent] > 0])
+        places = np.where(counts > 0, len(own), -1)
+        places[own] = np.arange(len(own))
+        return np.append(places, -1)
 
-    def transform(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rows `(n, d)` in units of the columns to standardised rows."""
+    def raw(self, codes: Array) -> Array:
+        """Numeric cells `(n, m)` in units of their columns."""
+        raw = np.empty((len(codes), len(self.numeric)))
+        raw[:, : len(self.plain)] = codes[:, self.plain]
+        for place, (j, part) in enumerate(self.numeric[len(self.plain) :], len(self.plain)):
+            if part == LOG_FREQUENCY:
+                frequency = np.log(np.append(self.counts[j], 0) + 0.5)
+                raw[:, place] = np.where(np.isnan(codes[:, j]), np.nan, frequency[_levels(codes[:, j])])
+            else:
+                turns = codes[:, j] / PERIODS[part]
+                raw[:, place] = (np.sin if part % 2 else np.cos)(2 * np.pi * turns)
+        return raw
+
+    def transform(self, codes: Array) -> Cells:
+        """Codes `(n, d)` to cells and what no net can judge."""
+        mean, scale, low, high = self.state["numbers"].T
+        raw = self.raw(codes)
+        z = _scaled(raw, mean, scale, self.rule.standardize)
+        absent = np.isnan(raw)
+        surprise = self._out_of_range(z, low, high)
+        gone = np.isnan(codes)
+        fixed, gaps = self.state["fixed"], self.state["gaps"]
+        constant = ~np.isnan(fixed)
+        if constant.any():
+            surprise[:, constant] = CHANGED * (~gone & (codes != fixed))[:, constant]
+            frozen = constant[[j for j, _ in self.numeric]]
+            z[:, frozen] = 0.0
+        if self.rule.missing == "score" and gone.any():
+            surprise += np.log(self.state["rows"][0] + 1.0) * (gone & (gaps == 0))
+        z[absent] = 0.0
+        parts, there = [z], [~absent]
+        if len(self.booleans):
+            parts.append(np.nan_to_num(codes[:, self.booleans]))
+            there.append(~gone[:, self.booleans])
+        if len(self.gappy):
+            parts.append(gone[:, self.gappy].astype(np.float64))
+            there.append(np.full((len(codes), len(self.gappy)), self.rule.missing == "score"))
+        for j, places in self.places.items():
+            place = places[_levels(codes[:, j])]
+            x = (place[:, None] == np.arange(places.max() + 1)).astype(np.float64)
+            parts.append(x)
+            there.append(np.repeat(x.any(axis=1)[:, None], x.shape[1], axis=1))
+            surprise[:, j] += self._unseen(j) * ((place < 0) & ~gone[:, j])
+        mask = np.concatenate(there, axis=1) if len(there) > 1 else there[0]
+        return Cells(np.concatenate(parts, axis=1) if len(parts) > 1 else z, None if mask.all() else mask, surprise)
+
+    def _out_of_range(self, z: Array, low: Array, high: Array) -> Array:
+        """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
+        m = len(self.plain)
+        excess = z[:, :m] - np.clip(z[:, :m], low[:m], high[:m])
         with np.errstate(over="ignore"):
-            return np.clip((X - self.mean) / self.scale, -LIMIT, LIMIT)
+            nats = np.nan_to_num(0.5 * excess * excess, posinf=HUGE)
+        if m == self.columns:
+            return nats
+        surprise = np.zeros((len(z), self.columns))
+        surprise[:, self.plain] = nats
+        return surprise
 
-    def inverse_transform(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Standardised rows `(n, d)` back to units of the columns."""
-        return Z * self.scale + self.mean
+    def _unseen(self, j: int) -> float:
+        return float(np.log((self.state["rows"][0] + 1) / ((self.counts[j] == 1).sum() + 1)))
+
+    def by_column(self, cells: Array) -> Array:
+        """Cells `(n, cells)` added up to the columns that own them: `(n, d)`."""
+        if self.width == self.columns and (self.owner == np.arange(self.columns)).all():
+            return cells
+        totals = np.zeros((len(cells), self.columns))
+        np.add.at(totals.T, self.owner, cells.T)
+        return totals
+
+    def inverse_transform(self, x: Array) -> Array:
+        """Cells, or what is expected of them, back to codes `(n, d)`; the most likely level of a category."""
+        mean, scale, _, _ = self.state["numbers"].T
+        z = x[:, : len(self.numeric)].copy()
+        if self.rule.standardize:
+            far = np.abs(z) > LINEAR
+            z[far] = np.sign(z[far]) * LINEAR * np.exp(np.abs(z[far]) / LINEAR - 1)
+        codes = np.full((len(x), self.columns), np.nan)
+        codes[:, self.plain] = (z * scale + mean)[:, : len(self.plain)]
+        codes[:, self.booleans] = x[:, len(self.numeric) : len(self.numeric) + len(self.booleans)] >= 0.5
+        start = len(self.numeric) + len(self.booleans) + len(self.gappy)
+        for j, places in self.places.items():
+            width = int(places.max()) + 1
+            likeliest = x[:, start : start + width].argmax(axis=1)
+            pooled = np.flatnonzero(places == places.max())
+            level = np.array([np.flatnonzero(places == place)[0] for place in range(width)], dtype=np.float64)
+            if len(pooled) > 1:
+                level[-1] = UNSEEN
+            codes[:, j] = level[likeliest]
+            start += width
+        constant = ~np.isnan(self.state["fixed"])
+        codes[:, constant] = np.where(self.state["fixed"] == EMPTY, np.nan, self.state["fixed"])[constant]
+        return codes
+
+
+def _levels(codes: Array) -> NDArray[np.intp]:
+    """Codes of a category as places in an array that has one more for what is missing or was never seen."""
+    return np.where(np.isnan(codes) | (codes < 0), -1, np.nan_to_num(codes)).astype(np.intp)
+
+
+def _numeric_parts(codes: Array, kind: int, fixed: float) -> list[int]:
+    if not np.isnan(fixed) or kind == NUMBER:
+        return [VALUE]
+    if kind != DATE:
+        return []
+    codes = codes[~np.isnan(codes)]
+    parts = [VALUE]
+    for cosine, step in ((DAY_COS, DAY / 24), (WEEK_COS, DAY)):
+        if np.ptp(codes % PERIODS[cosine] // step) > 0:
+            parts += [cosine, cosine + 1]
+    return parts
+
+
+def _moments(raw: Array, standardize: bool) -> Array:
+    """Mean, scale, lowest and highest value after scaling, for each numeric cell: `(m, 4)`."""
+    mean: Array = np.zeros(raw.shape[1])
+    scale: Array = np.ones(raw.shape[1])
+    if standardize:
+        with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # columns without a value
+            mean = np.nanmean(raw, axis=0)
+            scale = np.nanstd(raw, axis=0)
+            # values that occur: between the bulk and one outlier lies nothing
+            tails = np.nanquantile(raw, 0.01, axis=0, method="higher"), np.nanquantile(raw, 0.99, axis=0, method="lower")
+            inner = np.clip(raw, tails[0], tails[1])
+            inner_mean, inner_scale = np.nanmean(inner, axis=0), np.nanstd(inner, axis=0)
+        heavy = (inner_scale > 0) & ~(scale <= 3 * inner_scale)
+        mean = np.where(heavy, inner_mean, mean)
+        scale = np.where(heavy, inner_scale, scale)
+        mean = np.nan_to_num(mean, posinf=np.inf)
+        scale = np.nan_to_num(scale, posinf=np.inf)
+        constant = scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)  # but for rounding
+        scale = np.where(constant, 1.0, scale)
+    z = _scaled(raw, mean, scale, standardize)
+    low, high = np.fmin.reduce(z, axis=0), np.fmax.reduce(z, axis=0)
+    return np.column_stack([mean, scale, np.nan_to_num(low), np.nan_to_num(high)])
+
+
+def _scaled(raw: Array, mean: Array, scale: Array, squash: bool) -> Array:
+    with np.errstate(over="ignore"):
+        z = np.clip((raw - mean) / scale, -HUGE, HUGE)
+    if squash:
+        far = np.abs(z) > LINEAR
+        z[far] = np.sign(z[far]) * LINEAR * (1 + np.log(np.abs(z[far]) / LINEAR))
+    return z

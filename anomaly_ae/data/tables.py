@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -21,15 +22,20 @@ from numpy.typing import NDArray
 from anomaly_ae.errors import DataError, OutputError
 
 PARQUET = (".parquet", ".pq")
+NULLS = pyarrow.csv.ConvertOptions().null_values  # "", NA, NaN, null, N/A and the like
+MOSTLY_NUMBERS = 0.2  # where a smaller share of cells is no number, they are a mistake in a column of numbers
 PARSE = pyarrow.csv.ParseOptions(newlines_in_values=True)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of a table: the number of the first (1-based), the model's columns, the text columns, progress."""
+    """Some rows of a table: the number of the first (1-based), the model's columns, those to keep, progress.
+
+    `X` is indexed by the rows' numbers.
+    """
 
     first_row: int
-    X: NDArray[np.float64]
+    X: pd.DataFrame
     kept: pa.Table
     share_read: float
 
@@ -73,27 +79,63 @@ class Table:
                 f"It has {_quoted(self.columns)}."
             )
 
-    def blocks(self, numbers: Sequence[str], texts: Sequence[str], size: int) -> Iterator[Block]:
-        """Rows in file order, `size` at a time (the last block may be shorter): `numbers` as float64, `texts` as text.
+    def read(
+        self, names: Sequence[str], size: int, progress: Callable[[float], None] = lambda share: None
+    ) -> pd.DataFrame:
+        """All rows of these columns, each of the type that all of its cells have: number, boolean or text.
 
         Raises
         ------
         DataError
-            At the first cell of `numbers` that holds no finite number, or row of another length than the header:
-            with its row, column and value; also when there is no row at all.
+            As `blocks` does; also at the few cells that are no number in a column of numbers.
         """
-        pending = pa.table({name: pa.array([], pa.float64()) for name in numbers})
+        try:
+            blocks = self._read(names, [], size, progress)
+        except DataError:
+            if self.path.suffix in PARQUET:
+                raise
+            blocks = self._read([], names, size, progress)
+        X = pd.concat(blocks)
+        if self.path.suffix not in PARQUET:
+            X = pd.DataFrame({name: _typed(self.path, X[name]) for name in names}, index=X.index)
+        return X
+
+    def _read(
+        self, numbers: Sequence[str], texts: Sequence[str], size: int, progress: Callable[[float], None]
+    ) -> list[pd.DataFrame]:
+        blocks = []
+        for block in self.blocks(numbers, texts, [], size):
+            blocks.append(block.X)
+            progress(block.share_read)
+        return blocks
+
+    def blocks(self, numbers: Sequence[str], texts: Sequence[str], kept: Sequence[str], size: int) -> Iterator[Block]:
+        """Rows in file order, `size` at a time (the last block may be shorter).
+
+        `numbers` come as float64, NaN where a cell is empty or says so (NA, NaN, null, ...); `texts` as text from CSV
+        and as they are from Parquet; both make up the block's `X`. `kept` come as text.
+
+        Raises
+        ------
+        DataError
+            At the first cell of `numbers` that holds something else or infinity, or row of another length than the
+            header: with its row, column and value; also when there is no row at all.
+        """
+        ours = [*numbers, *texts]
+        pending = pa.table({name: pa.array([], pa.float64()) for name in ours})
         first_row, share = 1, 0.0
-        batches = self._parquet(numbers, texts, size) if self.path.suffix in PARQUET else self._csv(numbers, texts)
+        batches = (
+            self._parquet(ours, kept, size) if self.path.suffix in PARQUET else self._csv(numbers, [*texts, *kept])
+        )
         with contextlib.closing(batches):
             for batch, share in batches:
                 table = pa.Table.from_batches([batch])
                 pending = pa.concat_tables([pending, table]) if pending.num_rows else table
                 while pending.num_rows >= size:
-                    yield self._block(pending.slice(0, size), numbers, texts, first_row, share)
+                    yield self._block(pending.slice(0, size), numbers, texts, kept, first_row, share)
                     pending, first_row = pending.slice(size), first_row + size
         if pending.num_rows:
-            yield self._block(pending, numbers, texts, first_row, 1.0)
+            yield self._block(pending, numbers, texts, kept, first_row, 1.0)
         elif first_row == 1:
             raise DataError(f"A table needs rows, however: {self.path} has a header and no row. Give a file with rows.")
 
@@ -132,7 +174,7 @@ class Table:
                     break
                 for name in numbers:
                     for offset, value in enumerate(batch.column(name).to_pylist()):
-                        if not _is_number(value):
+                        if not (value in NULLS or _is_number(value)):
                             raise DataError(_bad_cell(self.path, row + offset, name, value))
                 row += batch.num_rows
         if wrong:
@@ -143,45 +185,72 @@ class Table:
             )
 
     def _parquet(
-        self, numbers: Sequence[str], texts: Sequence[str], size: int
+        self, names: Sequence[str], kept: Sequence[str], size: int
     ) -> Generator[tuple[pa.RecordBatch, float], None, None]:
         with _readable(self.path), pyarrow.parquet.ParquetFile(self.path) as file:
             schema = file.schema_arrow
-            for name in numbers:
-                kind = schema.field(name).type
-                if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                    raise DataError(
-                        f"A model needs numbers, however: {self.path}, column {name!r} is of type {kind}. "
-                        "Convert it or leave it out."
-                    )
-            for name in texts:
+            for name in [*names, *kept]:
                 if pa.types.is_nested(schema.field(name).type):
                     raise DataError(
-                        f"A kept column needs plain values, however: {self.path}, column {name!r} is of type "
-                        f"{schema.field(name).type}. Leave it out."
+                        f"A table needs plain values, however: {self.path}, column {name!r} is of type "
+                        f"{schema.field(name).type}. Take it apart into columns, or leave it out."
                     )
             done = 0
-            for batch in file.iter_batches(size, columns=list(dict.fromkeys([*numbers, *texts]))):
+            for batch in file.iter_batches(size, columns=list(dict.fromkeys([*names, *kept]))):
                 done += batch.num_rows
-                columns = {name: pc.cast(batch.column(name), pa.string()) for name in texts}
-                columns |= {name: pc.cast(batch.column(name), pa.float64(), safe=False) for name in numbers}
+                columns = {name: pc.cast(batch.column(name), pa.string()) for name in kept}
+                columns |= {name: batch.column(name) for name in names}
                 yield pa.RecordBatch.from_pydict(columns), done / file.metadata.num_rows
 
     def _block(
-        self, table: pa.Table, numbers: Sequence[str], texts: Sequence[str], first_row: int, share: float
+        self,
+        table: pa.Table,
+        numbers: Sequence[str],
+        texts: Sequence[str],
+        kept: Sequence[str],
+        first_row: int,
+        share: float,
     ) -> Block:
-        X = np.column_stack([table.column(name).to_numpy() for name in numbers])
-        finite = np.isfinite(X)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            value = table.column(numbers[column])[int(row)].as_py()
-            raise DataError(_bad_cell(self.path, first_row + int(row), numbers[column], value))
-        return Block(first_row, X, table.select(list(texts)), share)
+        columns = {name: _values(table.column(name)) for name in [*numbers, *texts]}
+        index = pd.RangeIndex(first_row, first_row + table.num_rows, name="row")
+        for name in numbers:
+            if columns[name].dtype.kind == "f" and np.isinf(columns[name]).any():
+                row = int(np.flatnonzero(np.isinf(columns[name]))[0])
+                raise DataError(_bad_cell(self.path, first_row + row, name, float(columns[name][row])))
+        return Block(first_row, pd.DataFrame(columns, index=index), table.select(list(kept)), share)
 
 
 def _lenient() -> pyarrow.csv.ParseOptions:
     """For the header alone: rows of another length are some other reader's trouble."""
     return pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column as numpy has it: numbers as float64 with NaN, text with None where a cell says that it is missing."""
+    kind = column.type
+    if pa.types.is_integer(kind) and column.null_count == 0 and kind.bit_width == 64:
+        return column.to_numpy()  # the contract refuses those that a float cannot tell apart
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return pc.cast(column, pa.float64(), safe=False).to_numpy()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column = pc.if_else(pc.is_in(column, value_set=pa.array(NULLS, kind)), pa.scalar(None, kind), column)
+    return column.to_pandas(date_as_object=False).to_numpy()
+
+
+def _typed(path: Path, values: pd.Series) -> pd.Series:
+    """A column of text as numbers or booleans, where all of it is."""
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return values
+    present = values.dropna()
+    numbers = pd.to_numeric(present, errors="coerce")
+    wrong = ~np.isfinite(numbers)
+    if not wrong.any():
+        return pd.to_numeric(values)
+    if wrong.sum() < MOSTLY_NUMBERS * len(wrong):
+        raise DataError(_bad_cell(path, int(present.index[wrong][0]), str(values.name), present[wrong].iloc[0]))
+    if present.str.lower().isin(["true", "false"]).all():
+        return values.map(lambda text: None if text is None else text.lower() == "true")
+    return values
 
 
 def _is_number(text: str | None) -> bool:
@@ -192,10 +261,9 @@ def _is_number(text: str | None) -> bool:
 
 
 def _bad_cell(path: Path, row: int, column: str, value: Any) -> str:
-    what = "no value" if value is None or value == "" or value != value else repr(value)
     return (
-        f"A model needs finite numbers, however: {path}, row {row}, column {column!r} has {what}. "
-        "Repair the cell, or leave the column out of the model."
+        f"A model needs finite numbers, however: {path}, row {row}, column {column!r} has {value!r}. "
+        "Repair or empty the cell, or leave the column out of the model."
     )
 
 

@@ -25,12 +25,15 @@ class Sizes:
     """What a part must know before it can make tensors.
 
     `shape` is one row's shape without the batch axis, `condition` the width of the conditioning vector,
-    `features` the width of what the encoder hands to the latent.
+    `features` the width of what the encoder hands to the latent. `groups` says of a row's cells, in order, which
+    belong together and what they hold, as (kind, width): ("numeric", 1), ("binary", 1) for 0 or 1, ("category", k) for
+    one of `k` levels, one-hot. Empty where every cell is a number.
     """
 
     shape: tuple[int, ...]
     condition: int = 0
     features: int = 0
+    groups: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,14 @@ class Batch:
     condition: Tensor | None = None
     label: Tensor | None = None
     index: Tensor | None = None
+
+    def take(self, rows: Tensor | slice) -> Batch:
+        """The batch of these rows."""
+        rest = (self.mask, self.condition, self.label, self.index)
+        return Batch(self.x[rows], *(None if values is None else values[rows] for values in rest))
+
+    def __len__(self) -> int:
+        return len(self.x)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,11 +45,11 @@ class Net(nn.Module):
         for axis in self.AXES:
             setattr(self, axis, parts[axis])
 
-    def build(self, shape: tuple[int, ...], condition: int = 0) -> Net:
-        """Make all tensors for rows of `shape`."""
-        sizes = Sizes(shape, condition)
+    def build(self, shape: tuple[int, ...], condition: int = 0, groups: tuple[tuple[str, int], ...] = ()) -> Net:
+        """Make all tensors for rows of `shape`, whose cells are of the kinds that `groups` says."""
+        sizes = Sizes(shape, condition, groups=groups)
         self.encoder = self.backbone.encoder(sizes)
-        sizes = Sizes(shape, condition, self.encoder.features)
+        sizes = replace(sizes, features=self.encoder.features)
         for part in self.parts():
             part.build(sizes)
         self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, sizes)

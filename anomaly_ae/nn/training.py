@@ -35,14 +35,14 @@ class Recipe:
 
 def train(
     net: Net,
-    fit: Tensor,
-    validate: Tensor | None,
+    fit: Batch,
+    validate: Batch | None,
     recipe: Recipe,
     on_epoch: Callable[[dict[str, float]], bool] | None = None,
 ) -> list[dict[str, float]]:
     """Minimise the net's loss over the rows `fit`; keep the weights of the epoch with the best `validate` loss.
 
-    Both tensors lie on the net's device already; batches are slices of them. `on_epoch` gets each epoch's record
+    Both lie on the net's device already; batches are slices of them. `on_epoch` gets each epoch's record
     and ends training by returning True. Returns the records.
     """
     batch_size = min(recipe.batch_size, len(fit))
@@ -52,8 +52,8 @@ def train(
     optimizer = _AdamW(weights, recipe.weight_decay)
     hooked = [part for part in net.parts() if type(part).after_step is not Part.after_step]
     batches = _batches(fit, batch_size)
-    width = fit[0].numel()  # the gradient is taken per column, so that clip_norm means the same for any table
-    watched = None if validate is None else validate[: recipe.validate_rows]
+    width = fit.x[0].numel()  # the gradient is taken per column, so that clip_norm means the same for any table
+    watched = None if validate is None else validate.take(slice(recipe.validate_rows))
     best_loss, best_state, best_epoch = math.inf, None, 0
     history: list[dict[str, float]] = []
     for epoch in range(recipe.max_epochs):
@@ -61,7 +61,7 @@ def train(
         net.train()
         sums: dict[str, Tensor] = {}
         for _ in range(steps_per_epoch):
-            p = net(Batch(next(batches)), clock)
+            p = net(next(batches), clock)
             terms = {name: term.mean() for name, term in net.terms(p).items()}
             gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum() / width, weights)
             learning_rate = _cosine(recipe.learning_rate, clock)
@@ -90,18 +90,18 @@ def train(
         net.load_state_dict(best_state)
     net.eval()
     with torch.no_grad():
-        p = net(Batch(fit[:SOLVE_ROWS]))
+        p = net(fit.take(slice(SOLVE_ROWS)))
         for part in net.parts():
             part.solve(p)
     return history
 
 
-def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+def _batches(rows: Batch, size: int) -> Iterator[Batch]:
     """Endless batches of `size` rows; each pass takes a new order and leaves out what does not fill a batch."""
     while True:
-        order = torch.randperm(len(rows), device=rows.device)
+        order = torch.randperm(len(rows), device=rows.x.device)
         for start in range(0, len(rows) - size + 1, size):
-            yield rows[order[start : start + size]]
+            yield rows.take(order[start : start + size])
 
 
 class _AdamW:
@@ -157,11 +157,11 @@ def _cosine(peak: float, clock: Clock) -> float:
 
 
 @torch.no_grad()
-def _validate(net: Net, rows: Tensor) -> dict[str, float]:
+def _validate(net: Net, rows: Batch) -> dict[str, float]:
     # The same noise every epoch: epochs are compared with each other, not their draws. The clock stands at the end
     # of training, so that a warm-up does not make the first epochs look best.
-    with seeded(0, rows.device):
-        p = net.noisy()(Batch(rows))
+    with seeded(0, rows.x.device):
+        p = net.noisy()(rows)
         terms = {name: float(term.mean()) for name, term in net.terms(p).items()}
     record = {"validate_loss": sum(terms.values())}
     if any(level.q is not None for level in p.levels):

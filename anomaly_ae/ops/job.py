@@ -25,6 +25,7 @@ from anomaly_ae.estimator import MIN_ROWS, Detector, Verdict
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.scoring.calibration import Reservoir
+from anomaly_ae.scoring.thresholds import promised_rate
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]
@@ -97,11 +98,7 @@ def fit(
     columns = [name for name in table.columns if name not in set(exclude)]
     if not columns:
         raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
-    blocks = []
-    for block in table.blocks(columns, [], BLOCK):
-        blocks.append(block.X)
-        _tell(progress, 0.1 * block.share_read, "reading")
-    X = pd.DataFrame(np.concatenate(blocks), columns=columns)
+    X = table.read(columns, BLOCK, lambda share: _tell(progress, 0.1 * share, "reading"))
     if len(X) < MIN_ROWS:
         raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
     if progress is not None:
@@ -114,7 +111,7 @@ def fit(
         data=str(data),
         rows=len(X),
         columns=columns,
-        constant_columns=[name for name in columns if X[name].min() == X[name].max()],
+        constant_columns=[column.name for column in detector.contract_.columns if column.constant],
         detector=repr(detector),
         nets=len(detector.folds_),
         epochs=int(detector.history_["epoch"].max()),
@@ -139,7 +136,7 @@ def score(
     """Score every row of a table; memory does not grow with its length.
 
     Columns out: `row` (1-based), those of `keep`, `anomaly_score`, `p_value`, `is_anomaly`, then `top_1`,
-    `top_1_share` and so on. The output appears complete or not at all; the run is logged after it.
+    `top_1_share` and so on, and of alarms the `reasons` ("temperature 93.1, expected 61 to 67"). The output appears complete or not at all; the run is logged after it.
 
     Raises
     ------
@@ -154,7 +151,7 @@ def score(
         raise ConfigError(f"A job needs an output besides its input, however: both are {target}. Choose another.")
     names = _columns(detector, table)
     blamed = [f"top_{k + 1}{suffix}" for k in range(min(top_columns, len(names))) for suffix in ("", "_share")]
-    reserved = ["row", "anomaly_score", "p_value", "is_anomaly", *blamed]
+    reserved = ["row", "anomaly_score", "p_value", "is_anomaly", *blamed, "reasons"]
     table.require(keep, "--keep")
     if clash := sorted(set(keep) & set(reserved)) + [name for name in set(keep) if list(keep).count(name) > 1]:
         raise ConfigError(f"--keep needs columns that the output has not yet, however: {clash}. Rename or leave out.")
@@ -162,12 +159,13 @@ def score(
     strangest: list[tuple[float, int, dict[str, Any]]] = []
     sample, rng = Reservoir(HISTOGRAM_ROWS, 1), np.random.RandomState(0)
     with Output(target, overwrite) as out:
-        for block in table.blocks(names, keep, BLOCK):
-            verdict = detector.assess(pd.DataFrame(block.X, columns=names) if _named(detector) else block.X)
+        for block in table.blocks(*_kinds(detector, names), keep, BLOCK):
+            verdict = _assess(detector, block.X[names], table)
             ranked = top(verdict.contributions, len(blamed) // 2)
-            out.write(_rows(block, verdict, names, ranked))
+            expected = _expected(detector, block.X[names], verdict, len(blamed) // 2)
+            out.write(_rows(block, verdict, names, ranked, expected))
             rows, alarms = rows + len(block.X), alarms + int(verdict.is_anomaly.sum())
-            strangest = heapq.nlargest(TOP_ROWS, strangest + _strangest(block, verdict, names, ranked))
+            strangest = heapq.nlargest(TOP_ROWS, strangest + _strangest(block, verdict, names, ranked, expected))
             sample.add(verdict.anomaly_score[:, None], rng)
             _tell(progress, block.share_read, "scoring")
     summary = ScoreSummary(
@@ -200,20 +198,47 @@ def _columns(detector: Detector, table: Table) -> list[str]:
     return list(table.columns)
 
 
+def _kinds(detector: Detector, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns that the model takes for numbers, and the others."""
+    numbers = [name for name, column in zip(names, detector.contract_.columns, strict=True) if column.kind == "number"]
+    return numbers, [name for name in names if name not in set(numbers)]
+
+
+def _assess(detector: Detector, X: pd.DataFrame, table: Table) -> Verdict:
+    try:
+        return detector.assess(X if _named(detector) else X.to_numpy())
+    except DataError as error:
+        raise DataError(f"{table.path}: {error}") from error
+
+
 def _named(detector: Detector) -> bool:
     return hasattr(detector, "feature_names_in_")
 
 
 def _promise(detector: Detector) -> float | None:
-    """The false-alarm rate that the threshold promises, if it promises one."""
-    alpha = getattr(detector.threshold_, "alpha", None)
-    return None if alpha is None else max(alpha, detector.threshold_.resolution_)
+    return promised_rate(detector.threshold_)
 
 
 Ranked = tuple[np.ndarray, np.ndarray]
+Expectations = dict[int, dict[str, tuple[str, str]]]  # by row of a block and column: what is there, what was expected
 
 
-def _rows(block: Block, verdict: Verdict, names: Sequence[str], ranked: Ranked) -> pa.Table:
+def _expected(detector: Detector, X: pd.DataFrame, verdict: Verdict, top_columns: int) -> Expectations:
+    """What was expected of the blamed columns of a block's alarms and strangest rows."""
+    told = verdict.is_anomaly.copy()
+    told[np.argsort(-verdict.anomaly_score, kind="stable")[:TOP_ROWS]] = True
+    if not top_columns:
+        return {}
+    places, names = np.flatnonzero(told), dict(zip(detector.contract_.names, X.columns, strict=True))
+    some = X.iloc[places]
+    reasons = detector.reasons(some if _named(detector) else some.to_numpy(), top_columns)
+    expectations: Expectations = {}
+    for row, column, value, expected in reasons[["row", "column", "value", "expected"]].itertuples(index=False):
+        expectations.setdefault(int(places[row]), {})[names[column]] = value, expected
+    return expectations
+
+
+def _rows(block: Block, verdict: Verdict, names: Sequence[str], ranked: Ranked, expectations: Expectations) -> pa.Table:
     n = len(block.X)
     columns: dict[str, Any] = {"row": np.arange(block.first_row, block.first_row + n)}
     columns |= {name: block.kept.column(name) for name in block.kept.column_names}
@@ -222,11 +247,18 @@ def _rows(block: Block, verdict: Verdict, names: Sequence[str], ranked: Ranked) 
     for k in range(which.shape[1]):
         columns[f"top_{k + 1}"] = np.asarray(names, dtype=object)[which[:, k]]
         columns[f"top_{k + 1}_share"] = share[:, k]
+    if which.shape[1]:
+        alarms = {row: columns for row, columns in expectations.items() if verdict.is_anomaly[row]}
+        columns["reasons"] = pa.array([_reasons(alarms.get(row, {})) or None for row in range(n)], pa.string())
     return pa.table(columns)
 
 
+def _reasons(expectations: dict[str, tuple[str, str]]) -> str:
+    return "; ".join(f"{name} {value}, expected {wanted}" for name, (value, wanted) in expectations.items())
+
+
 def _strangest(
-    block: Block, verdict: Verdict, names: Sequence[str], ranked: Ranked
+    block: Block, verdict: Verdict, names: Sequence[str], ranked: Ranked, expectations: Expectations
 ) -> list[tuple[float, int, dict[str, Any]]]:
     """The strangest rows of a block as (score, -row, description), so that ties go to the earlier row."""
     which, share = ranked
@@ -242,13 +274,22 @@ def _strangest(
                 "p_value": float(verdict.p_value[i]),
                 "is_anomaly": bool(verdict.is_anomaly[i]),
                 "blamed": {
-                    names[j]: {"share": float(s), "value": float(block.X[i, j])}
+                    names[j]: {"share": float(s), "value": _plain(block.X[names[j]].iloc[i])}
                     for j, s in zip(which[i], share[i], strict=True)
                 },
+                "reasons": _reasons(expectations.get(int(i), {})),
             },
         )
         for i in order
     ]
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON has it."""
+    if pd.isna(value):
+        return None
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 class _EpochProgress:

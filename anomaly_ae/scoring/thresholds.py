@@ -14,6 +14,12 @@ from anomaly_ae.errors import ConfigError
 __all__ = ["Conformal", "Quantile"]
 
 
+def promised_rate(threshold: BaseEstimator) -> float | None:
+    """The false-alarm rate that a fitted threshold promises on new normal rows, if it promises one."""
+    alpha = getattr(threshold, "alpha", None)
+    return None if alpha is None else max(alpha, threshold.resolution_)
+
+
 class Conformal(BaseEstimator):
     r"""The threshold that keeps a promised false-alarm rate on new normal rows (split conformal).
 

@@ -1,0 +1,74 @@
+"""Columns in and out of an estimator: what scikit-learn checks of them, and the contract for what it does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from anomaly_ae.data.contract import Contract, is_plain
+from anomaly_ae.errors import DataError
+
+Array = NDArray[np.float64]
+MIN_ROWS = 3  # one to fit, one to validate, one to calibrate
+
+
+class ColumnsMixin:
+    """Takes arrays of numbers as scikit-learn does and tables with columns of any kind by their contract."""
+
+    contract_: Contract
+    n_features_in_: int
+
+    def _learn_columns(self, X: ArrayLike) -> Array:
+        """The contract of the columns, and rows `(n, d)` as its codes."""
+        rows: Array
+        self._refuse_repeated(X)
+        if isinstance(X, pd.DataFrame) and X.shape[1]:
+            validate_data(self, X, skip_check_array=True)
+            if len(X) < MIN_ROWS:
+                raise DataError(
+                    f"{type(self).__name__} needs {MIN_ROWS} rows or more, however: {len(X)}. Give it more."
+                )
+            self.contract_ = Contract.learn(X)
+            rows = self.contract_.codes(X)
+        else:
+            rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=MIN_ROWS, ensure_all_finite="allow-nan")
+            self.contract_ = Contract.numeric(rows)
+        if np.isnan(rows).all():
+            raise DataError(f"{type(self).__name__} needs values, however: every cell is missing. Give other rows.")
+        return rows
+
+    def _checked(self, X: ArrayLike) -> Array:
+        """Rows `(n, d)` as codes of the contract."""
+        check_is_fitted(self)
+        self._refuse_repeated(X)
+        if is_plain(X) and self.contract_.all_numbers:
+            return validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite="allow-nan")
+        if not isinstance(X, pd.DataFrame):
+            raise DataError(
+                f"{type(self).__name__} was fitted on a table with columns of several types, however: this is "
+                f"{type(X).__name__}. Give a DataFrame with the same columns."
+            )
+        validate_data(self, X, reset=False, skip_check_array=True)
+        if not len(X):
+            raise DataError(f"{type(self).__name__} needs a row or more, however: the table has none. Give it rows.")
+        return self.contract_.codes(X)
+
+    def _refuse_repeated(self, X: ArrayLike) -> None:
+        if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
+            repeated = sorted({str(name) for name in X.columns[X.columns.duplicated()]})
+            raise DataError(
+                f"{type(self).__name__} needs distinct column names, however: {', '.join(repeated)} are repeated. "
+                "Rename them."
+            )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _as_given(self, codes: Array) -> Array | pd.DataFrame:
+        return codes if self.contract_.all_numbers else self.contract_.table(codes)

@@ -1,0 +1,225 @@
+"""The third job of the shell: compare a file with the contract of columns that a model keeps, without scoring it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from anomaly_ae.data.contract import TRUTH, UNSEEN, Column
+from anomaly_ae.data.tables import Table
+from anomaly_ae.detectors import load
+from anomaly_ae.errors import DataError
+from anomaly_ae.estimator import Detector
+from anomaly_ae.folds import BLOCK
+
+Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
+Path_ = str | os.PathLike[str]
+Kind = Literal["missing column", "extra column", "type", "missing values", "range", "unseen category"]
+SIGNIFICANT = 1e-3  # of the test whether gaps are more frequent than at fit
+NEIGHBOUR = 1e-12  # relative; readers of text differ in a float's last digits
+WANTED = {"number": "a finite number", "boolean": "true or false", "date": "a date"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way in which one column is not as it was at fit: in how many rows, their share, and the first (from 1)."""
+
+    kind: Kind
+    column: str
+    rows: int
+    share: float
+    first_row: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class CheckSummary:
+    """What a check found: for people, and for `--json`."""
+
+    model: str
+    input: str
+    rows: int
+    columns: int
+    findings: list[Finding]
+
+
+def check(model: Path_, input: Path_, progress: Progress | None = None) -> CheckSummary:
+    r"""Compare the columns of a table with those that a model was fitted on; writes nothing.
+
+    Memory does not grow with the table's length. Cells of another type are counted and are neither gaps nor out of
+    range. Gaps are a finding where `k` or more of them in `n` rows would be a surprise at the rate of the fit:
+
+    .. math:: P(K \ge k) < 10^{-3}, \quad K \sim \mathrm{Binomial}(n, \max(s, 1 / m))
+
+    with :math:`s` their share among the :math:`m` rows of the fit.
+
+    Raises
+    ------
+    AnomalyError
+        When the model is damaged, or the table cannot be read or has no rows.
+    """
+    detector = load(model)
+    table = Table.open(input)
+    known = detector.contract_.columns
+    # a model without names takes columns by their place
+    named = [column.name for column in known] if hasattr(detector, "feature_names_in_") else list(table.columns)
+    tallies = [_Tally(column, name) for column, name in zip(known, named, strict=False) if name in table.columns]
+    lacking = [column.name for column in known[len(named) :]] + [name for name in named if name not in table.columns]
+    extra = [name for name in table.columns if name not in named[: len(known)]]
+    read = [tally.name for tally in tallies] or list(table.columns[:1])  # some column tells how many rows there are
+    rows = 0
+    for block in table.blocks([], read, [], BLOCK):
+        for tally in tallies:
+            tally.add(block.X[tally.name])
+        rows += len(block.X)
+        if progress is not None:
+            progress(block.share_read, "checking")
+    findings = [
+        Finding("missing column", name, rows, 1.0, 1, f"{name}: a column of the model that is not in the file")
+        for name in lacking
+    ]
+    findings += [
+        Finding("extra column", name, rows, 1.0, 1, f"{name}: a column that the model does not know") for name in extra
+    ]
+    for tally in tallies:
+        findings += tally.findings(rows, detector)
+    return CheckSummary(str(model), str(input), rows, len(table.columns), findings)
+
+
+def told(summary: CheckSummary) -> str:
+    """The findings, a line each; or that there are none."""
+    if not summary.findings:
+        return f"as at fit: {summary.rows:,} rows, {summary.columns} columns"
+    return "\n".join(finding.sentence for finding in summary.findings)
+
+
+class _Seen:
+    """How many cells were of some sort, and the first of them."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.first_row = 0
+        self.value: Any = None
+
+    def add(self, values: pd.Series, which: NDArray[np.bool_], shown: NDArray[Any]) -> None:
+        """Count the cells `which` of a column indexed by row numbers; `shown` is what to keep of the first."""
+        count = int(which.sum())
+        if count and not self.rows:
+            place = int(np.argmax(which))
+            self.first_row, self.value = int(values.index[place]), shown[place]
+        self.rows += count
+
+
+class _Tally:
+    """What one column of a file holds, against what it held at fit."""
+
+    def __init__(self, column: Column, name: str) -> None:
+        self.column = column
+        self.name = name
+        self.misread, self.gaps, self.outside, self.unseen = _Seen(), _Seen(), _Seen(), _Seen()
+
+    def add(self, values: pd.Series) -> None:
+        """Count a block of the column, indexed by row numbers."""
+        missing = values.isna().to_numpy()
+        misread = np.zeros(len(values), dtype=bool)
+        try:
+            codes = self.column.codes(values)
+        except DataError:
+            misread = _misread(self.column, values)
+            codes = np.full(len(values), np.nan)
+            codes[~misread] = self.column.codes(values[~misread])
+        self.misread.add(values, misread, values.to_numpy())
+        self.gaps.add(values, missing, codes)
+        if self.column.kind == "category":
+            self.unseen.add(values, codes == UNSEEN, values.to_numpy())
+        else:
+            self.outside.add(values, self._beyond(codes) & ~misread & ~missing, codes)
+
+    def _beyond(self, codes: NDArray[np.float64]) -> NDArray[np.bool_]:
+        low, high = self.column.low, self.column.high
+        if low is None or high is None:  # empty at fit: any value is news
+            return ~np.isnan(codes)
+        slack = NEIGHBOUR * max(abs(low), abs(high)) if self.column.kind == "number" else 0.0
+        return (codes < low - slack) | (codes > high + slack)
+
+    def findings(self, rows: int, detector: Detector) -> list[Finding]:
+        """All there is to say of the column."""
+        wanted = WANTED.get(self.column.kind)
+        said: list[tuple[Kind, _Seen, str, str]] = [
+            ("type", self.misread, f"not {wanted}", f": {str(self.misread.value)!r:.60}"),
+            ("range", self.outside, *self._range()),
+            ("unseen category", self.unseen, "of a category unseen at fit", f": {str(self.unseen.value)!r:.60}"),
+        ]
+        usual = max(self.column.missing, 1 / detector.n_rows_seen_)
+        if stats.binom.sf(self.gaps.rows - 1, rows, usual) < SIGNIFICANT:
+            said.insert(1, ("missing values", self.gaps, f"missing, {self.column.missing:.2%} at fit", ""))
+        return [
+            Finding(
+                kind,
+                self.name,
+                seen.rows,
+                seen.rows / rows,
+                seen.first_row,
+                f"{self.name}: {seen.rows:,} of {rows:,} rows {what} (first in row {seen.first_row}{value})",
+            )
+            for kind, seen, what, value in said
+            if seen.rows
+        ]
+
+    def _range(self) -> tuple[str, str]:
+        """The range at fit, and the first value outside it, in as many digits as tell them apart."""
+        low, high, value = self.column.low, self.column.high, self.outside.value
+        if value is None:
+            return "", ""
+        if low is None or high is None:
+            return "with a value, none had one at fit", f": {self._shown(value, True)}"
+        plain = [self._shown(code, True) for code in (low, high, value)]
+        least, most, first = plain if plain[2] not in plain[:2] else [self._shown(c, False) for c in (low, high, value)]
+        return f"other than {least}" if low == high else f"beyond {least} to {most}", f": {first}"
+
+    def _shown(self, code: float, short: bool) -> str:
+        if self.column.kind != "number":
+            return self.column.shown(code)
+        return f"{code:.6g}" if short else repr(float(code))
+
+
+def _misread(column: Column, values: pd.Series) -> NDArray[np.bool_]:
+    """Which cells hold something that `column.codes` refuses, `(n,)`."""
+    wrong = _suspect(column, values) & values.notna().to_numpy()
+    # the contract has the last word
+    wrong[~wrong] = [not read for read in _readable(column, values[~wrong])]
+    return wrong
+
+
+def _suspect(column: Column, values: pd.Series) -> NDArray[np.bool_]:
+    """Most of these cells at once: one by one a column of them would take minutes."""
+    match column.kind:
+        case "number" if values.dtype.kind not in "mMc":
+            numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            return ~np.isfinite(numbers)
+        case "boolean":
+            return np.asarray(~values.astype("string").str.lower().isin(list(TRUTH)).to_numpy(dtype=bool))
+        case "date" if not pd.api.types.is_numeric_dtype(values.dtype):
+            return np.asarray(pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True).isna())
+        case _:
+            return np.full(len(values), column.kind != "category")
+
+
+def _readable(column: Column, values: pd.Series) -> list[bool]:
+    """Whether `column.codes` takes each cell, by halves of what it refuses."""
+    try:
+        column.codes(values)
+    except DataError:
+        if len(values) == 1:
+            return [False]
+    else:
+        return [True] * len(values)
+    middle = len(values) // 2
+    return _readable(column, values.iloc[:middle]) + _readable(column, values.iloc[middle:])

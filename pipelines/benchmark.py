@@ -1,0 +1,367 @@
+"""Measure detectors beside their peers: detection on labelled tables, speed, mixed columns, gaps.
+
+    pip install "anomaly-ae[bench]"
+    python pipelines/benchmark.py tabular --data FOLDER --protocol clean --output clean.csv
+    python pipelines/benchmark.py summary clean.csv
+    python pipelines/benchmark.py speed
+    python pipelines/benchmark.py mixed --output mixed.csv
+    python pipelines/benchmark.py missing --data FOLDER --output missing.csv
+
+FOLDER holds tables as `NAME.npz` with `X` `(n, d)` and `y` `(n,)`, 1 for an anomaly: ADBench's classical sets.
+Results are written line by line, and what a file has already is not measured again, unless it failed: stop and go on
+as you like; to measure something again, delete its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import enum
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from peers import METHODS, OURS, PEERS, Factory, chosen, listed
+from results import complete, duels, means, show
+
+Line = dict[str, Any]
+Job = tuple[set[tuple[str, ...]], Callable[[], list[Line]]]  # the keys of the lines it makes, and the making
+
+CLEAN_CAP, DTE_FLOOR, DTE_CAP = 10_000, 1_000, 50_000  # rows
+BLOCK = 8192  # rows a bare forward pass
+GAPS = 0.3  # share of cells that `missing` removes
+YARDSTICK = "PyOD-AutoEncoder"  # what `speed` divides by
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread; then as it was."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
+def ranking(y: np.ndarray, score: np.ndarray) -> Line:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return {"auroc": f"{roc_auc_score(y, score):.6f}", "ap": f"{average_precision_score(y, score):.6f}"}
+
+
+def measure(jobs: list[Job], output: Path, fields: Sequence[str], keys: int, n_jobs: int) -> None:
+    """Append the lines of each job to `output` as they come; the first `keys` fields of a line say which it is.
+
+    Lines that are there already stay and are not measured again, but for failed ones and a last one that was cut off.
+    """
+    from joblib import Parallel, delayed
+    from rich.console import Console
+    from rich.progress import track
+
+    there = recorded(output, fields, keys)
+    todo = [work for lines, work in jobs if not there.issuperset(lines)]
+    results = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(delayed(work)() for work in todo)
+    with output.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, restval="")
+        if not file.tell():
+            writer.writeheader()
+        for lines in track(results, "measuring", total=len(todo), console=Console(stderr=True)):
+            writer.writerows(line for line in lines if tuple(str(line[field]) for field in fields[:keys]) not in there)
+            file.flush()
+
+
+def recorded(output: Path, fields: Sequence[str], keys: int) -> set[tuple[str, ...]]:
+    """The keys of the lines that `output` holds, once a last line that was cut off and those that failed are gone."""
+    if not output.exists():
+        return set()
+    text = output.read_text(encoding="utf-8")
+    lines = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1] or ",".join(fields)), dtype=str, keep_default_na=False)
+    if list(lines) != list(fields):
+        raise typer.BadParameter(f"{output} has other columns than {', '.join(fields)}. Choose another file.")
+    lines = lines[lines["error"] == ""]
+    lines.to_csv(fresh := output.with_name(f"{output.name}.part"), index=False)
+    fresh.replace(output)
+    return set(lines.iloc[:, :keys].itertuples(index=False, name=None))
+
+
+def failure(error: Exception) -> Line:
+    return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+
+
+# --- labelled tables -------------------------------------------------------------------------------------------------
+
+TABULAR = ("protocol", "table", "seed", "method", "rows_train", "rows_test", "auroc", "ap")
+TABULAR += ("fit_seconds", "score_seconds", "error")
+MIXED = ("seed", "method", "kind", "rows_train", "rows_normal", "rows_planted", "auroc", "ap", "right_column", "error")
+MIXED_DEFAULT = ("AutoencoderDetector", "IsolationForest", "PyOD-AutoEncoder")
+
+
+class Protocol(enum.StrEnum):
+    """How a labelled table becomes normal train rows and mixed test rows."""
+
+    clean = "clean"
+    dte = "dte"
+
+
+def split(y: np.ndarray, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of train and test rows: half of the normal rows to train, the other half and all anomalies to test.
+
+    `clean` shuffles first, and takes 10,000 rows of a longer table. `dte` (Livernoche et al. 2024, arXiv:2305.18593)
+    keeps file order; it takes 50,000 rows of a longer table, and draws 1,000 *with replacement* from one below 1,000,
+    so that test rows have copies among the train rows there.
+    """
+    rng, n = np.random.default_rng(seed), len(y)
+    if protocol == Protocol.clean:
+        rows = rng.permutation(n)[:CLEAN_CAP]
+    elif n < DTE_FLOOR:
+        rows = rng.choice(n, DTE_FLOOR, replace=True)
+    else:
+        rows = rng.choice(n, DTE_CAP, replace=False) if n > DTE_CAP else np.arange(n)
+    normal, anomalous = rows[y[rows] == 0], rows[y[rows] != 0]
+    half = len(normal) // 2
+    return normal[:half], np.concatenate([normal[half:], anomalous])
+
+
+def detect_planted(seed: int, method: str, factory: Factory) -> list[Line]:
+    """One line a kind of anomaly, of a detector on the table of mixed columns."""
+    from mixed_table import KINDS, trial
+
+    line: Line = {"seed": seed, "method": method}
+    try:
+        with one_thread():
+            return [line | result | ranking(y, score) for result, y, score in trial(seed, factory(seed))]
+    except Exception as error:
+        return [line | {"kind": kind} | failure(error) for kind in KINDS]
+
+
+def detect(path: Path, protocol: str, seed: int, method: str, factory: Factory) -> list[Line]:
+    """One line: a detector fitted and scored on a table; `protocol` may end in `+nan` or `+mean` for gaps."""
+    line: Line = {"protocol": protocol, "table": path.stem, "seed": seed, "method": method}
+    try:
+        with np.load(path) as table:
+            X, y = table["X"].astype(np.float64), (table["y"] != 0).astype(int)
+        rule, _, gaps = protocol.partition("+")
+        train_rows, test_rows = split(y, rule, seed)
+        train, test = X[train_rows], X[test_rows]
+        if gaps:
+            train, test = import_module("mixed_table").with_gaps(train, test, GAPS, seed, filled=gaps == "mean")
+        line |= {"rows_train": len(train), "rows_test": len(test)}
+        with one_thread():
+            detector = factory(seed)
+            _, fit_seconds = timed(lambda: detector.fit(train))
+            score, score_seconds = timed(lambda: detector.anomaly_score(test))
+        seconds = {"fit_seconds": round(fit_seconds, 4), "score_seconds": round(score_seconds, 4)}
+        return [line | ranking(y[test_rows], score) | seconds]
+    except Exception as error:
+        return [line | failure(error)]
+
+
+def on_tables(
+    data: Path, names: str | None, protocols: Sequence[str], seeds: int, methods: dict[str, Factory]
+) -> list[Job]:
+    paths = {path.stem: path for path in sorted(data.glob("*.npz"))}
+    wanted = listed(names) or list(paths)
+    if not wanted or {*wanted} - {*paths}:
+        raise typer.BadParameter(f"{data} has the tables {list(paths)}, however: asked for {wanted}.")
+    return [
+        ({(protocol, table, str(seed), name)}, partial(detect, paths[table], protocol, seed, name, factory))
+        for table in wanted
+        for seed in range(seeds)
+        for protocol in protocols
+        for name, factory in methods.items()
+    ]
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def peak_mib() -> float:
+    """The largest resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the portable way counts, on Linux, what the parent held when the child began
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def clock(rows: int, columns: int, threads: int, factory: Factory, results: Any) -> None:
+    """Put seconds to fit, rows scored a second, those of the bare nets, and MiB before and at the peak into a queue."""
+    import torch
+
+    torch.set_num_threads(threads)
+    X, detector = import_module("mixed_table").factors(rows, columns), factory(0)
+    factory(0).fit(X[:500])  # what a first fit imports and sets up
+    before = peak_mib()
+    _, fit_seconds = timed(lambda: detector.fit(X))
+    score_seconds = np.median([timed(lambda: detector.anomaly_score(X))[1] for _ in range(3)])
+    peak = peak_mib()
+    line = {"fit seconds": fit_seconds, "rows/s scored": rows / score_seconds}
+    if hasattr(detector, "folds_"):
+        line["rows/s bare net"] = rows / np.median([timed(lambda: forward(detector, X))[1] for _ in range(3)])
+    results.put(line | {"MiB at start": before, "MiB at peak": peak})
+
+
+def forward(detector: Any, X: np.ndarray) -> None:
+    """The nets of a fitted detector on rows of theirs, and nothing else: no scaling, checking or scoring."""
+    import torch
+
+    from anomaly_ae.nn.core import Batch
+
+    with torch.inference_mode():
+        for fold in detector.folds_:
+            rows = torch.as_tensor(X).to(next(fold.net.parameters()))
+            for start in range(0, len(rows), BLOCK):
+                fold.net(Batch(rows[start : start + BLOCK]))
+
+
+# --- the shell -------------------------------------------------------------------------------------------------------
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+Data = Annotated[
+    Path, typer.Option(envvar="ANOMALY_AE_BENCH", help="Folder of labelled tables.", exists=True, file_okay=False)
+]
+Output = Annotated[Path, typer.Option(help="CSV file of results; what it has already is kept.", dir_okay=False)]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")]
+Tables = Annotated[str | None, typer.Option(help="Tables, as a,b; all by default.")]
+Methods = Annotated[str | None, typer.Option(help=f"Some of {', '.join(METHODS)}, as a,b.")]
+Configs = Annotated[
+    list[Path] | None, typer.Option(help="YAML file of a detector, under the file's name; may be given again.")
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes at a time, each on one thread.")]
+
+
+@app.command()
+def tabular(
+    data: Data,
+    output: Output,
+    protocol: Annotated[Protocol, typer.Option(help="How to divide a table.")] = Protocol.clean,
+    seeds: Seeds = 5,
+    tables: Tables = None,
+    methods: Methods = None,
+    config: Configs = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Every method on every table and seed: AUROC, average precision, seconds."""
+    methods_ = chosen(methods, config or [], METHODS)
+    measure(on_tables(data, tables, [protocol.value], seeds, methods_), output, TABULAR, 4, jobs)
+
+
+@app.command()
+def summary(
+    results: Annotated[Path, typer.Argument(help="CSV file that `tabular` wrote.", exists=True)],
+    against: Annotated[str | None, typer.Option(help="Peers to compare with, as a,b; all by default.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Means over tables, and each of ours against each peer, over what all methods finished."""
+    for protocol, lines in pd.read_csv(results).groupby("protocol"):
+        cells = complete(lines)
+        names = list(lines["method"].unique())
+        if strange := [name for name in listed(against) if name not in names]:
+            raise typer.BadParameter(f"{results} has {', '.join(names)}, not {strange}.")
+        peers = listed(against) or [name for name in names if name in PEERS]
+        typer.echo(
+            f"{protocol}: {cells['table'].nunique()} of {lines['table'].nunique()} tables, "
+            f"{cells['seed'].nunique()} of {lines['seed'].nunique()} seeds finished by all {len(names)} methods\n"
+        )
+        if cells.empty:
+            continue
+        show(means(cells), markdown)
+        show(duels(cells, [name for name in names if name not in PEERS], peers), markdown)
+
+
+@app.command()
+def speed(
+    rows: Annotated[int, typer.Option(min=3)] = 50_000,
+    columns: Annotated[int, typer.Option(min=2)] = 30,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    methods: Methods = None,
+    config: Configs = None,
+) -> None:
+    """Seconds to fit, rows scored a second and memory, each method in a process of its own, and its bare net."""
+    import multiprocessing
+
+    spawn = multiprocessing.get_context("spawn")  # nothing of one method in another's memory
+    lines = []
+    for name, factory in chosen(methods, config or [], [*OURS, "PyOD-AutoEncoder", "PyOD-VAE"]).items():
+        results = spawn.SimpleQueue()
+        child = spawn.Process(target=clock, args=(rows, columns, threads, factory, results))
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise typer.Exit(1)
+        lines.append({"method": name} | results.get())
+    table = pd.DataFrame(lines)
+    if "rows/s bare net" in table:
+        table["scored/bare"] = table["rows/s scored"] / table["rows/s bare net"]
+    if (table["method"] == YARDSTICK).any():
+        peer = table[table["method"] == YARDSTICK].iloc[0]
+        table["fit, times faster"] = peer["fit seconds"] / table["fit seconds"]
+        table["scored, times faster"] = table["rows/s scored"] / peer["rows/s scored"]
+        typer.echo(f"{rows} rows of {columns} columns, {threads} threads; times faster than {YARDSTICK}\n")
+    show(table)
+
+
+@app.command()
+def mixed(output: Output, seeds: Seeds = 5, methods: Methods = None, config: Configs = None, jobs: Jobs = 1) -> None:
+    """Eight kinds of anomalies planted in a table of mixed columns: AUROC, and how often the right column is blamed."""
+    from mixed_table import KINDS
+
+    todo = [
+        ({(str(seed), name, kind) for kind in KINDS}, partial(detect_planted, seed, name, factory))
+        for seed in range(seeds)
+        for name, factory in chosen(methods, config or [], MIXED_DEFAULT).items()
+    ]
+    measure(todo, output, MIXED, 3, jobs)
+    results = pd.read_csv(output)
+    for value in results[["auroc", "right_column"]].dropna(axis=1, how="all"):
+        typer.echo(f"{value}, mean over seeds\n")
+        show(results.pivot_table(index="kind", columns="method", values=value, sort=False).reset_index())
+
+
+@app.command()
+def missing(
+    data: Data,
+    output: Output,
+    seeds: Seeds = 5,
+    tables: Tables = None,
+    methods: Methods = None,
+    config: Configs = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Clean tables without 30 % of their cells: as they are against filled with train means, and against whole."""
+    protocols = ["clean", "clean+nan", "clean+mean"]
+    measure(on_tables(data, tables, protocols, seeds, chosen(methods, config or [], OURS)), output, TABULAR, 4, jobs)
+    results = pd.read_csv(output)
+    by = results.pivot_table(index=["method", "table", "seed"], columns="protocol", values="auroc")
+    by = by.reindex(columns=protocols).dropna()
+    typer.echo(f"AUROC, mean over tables of the mean over seeds: {len(by)} finished by all three\n")
+    auroc = by.groupby(["method", "table"]).mean().groupby("method").mean()
+    auroc["drop+nan"], auroc["drop+mean"] = (auroc["clean"] - auroc[name] for name in protocols[1:])
+    show(auroc.reset_index())
+
+
+if __name__ == "__main__":
+    app()
