@@ -92,9 +92,9 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
     device : str, default="auto"
         Where to compute, as torch names it; "auto" is a CUDA device if there is one, else the CPU.
     warm_start : bool, default=False
-        Whether `fit` goes on from the nets of the last `fit`, with their columns and scaling, and divides the rows anew.
-        The threshold keeps its promise on rows that are new to the nets, and on the same rows with the same integer as
-        `random_state`, which divides them as before.
+        Whether `fit` goes on from the nets of the last `fit`, with their columns and scaling, and divides the rows
+        anew. The threshold keeps its promise on rows that are new to the nets, and on the same rows with the same
+        integer as `random_state`, which divides them as before.
     random_state : int, RandomState or None, default=None
         Seed of splits, weights, batches and noise; an int makes `fit` repeat.
     """

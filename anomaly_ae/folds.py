@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,12 +51,12 @@ class Fold:
         parts = {axis: parts[axis] for axis in (*Net.AXES, "scorer")}
         check_compatible(parts)
         scorer = parts["scorer"]
-        shape, groups = (encoding.width,), encoding.groups
+        shape, groups, gappy = (encoding.width,), encoding.groups, len(encoding.gappy)
         try:
             net = Net(**{axis: parts[axis] for axis in Net.AXES})
             with seeded(seed):
-                net.build(shape, groups=groups)
-                scorer.build(Sizes(shape, groups=groups))
+                net.build(shape, gappy, groups)
+                scorer.build(Sizes(shape, gappy, groups=groups))
             return cls(encoding, net.to(device), scorer.to(device), np.zeros(encoding.columns)).settle()
         except (AttributeError, TypeError, RuntimeError) as error:
             composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
@@ -101,12 +101,14 @@ class Fold:
 
     def _learn_margin(self, X: Array) -> None:
         """How far a column lies from what the others let expect, over some rows."""
+        # of a wide table some columns are taken away at a time: one by one would take longer than the training
         d = self.encoding.columns
-        some = X[: min(256, max(8, BLOCK // d))]
-        rows, columns = np.repeat(some, d, axis=0), np.tile(np.arange(d), len(some))
-        off = np.abs(rows[np.arange(len(rows)), columns] - self._repaired(rows, columns)).reshape(-1, d)
-        gone = np.isnan(off).all(axis=0)
-        off[:, gone] = 0.0
+        turns = d if d <= 64 else 16
+        some = X[: min(256, max(8, 4096 // turns)) if d <= 64 else 32]
+        rows, turn = np.repeat(some, turns, axis=0), np.tile(np.arange(turns), len(some))
+        taken = np.arange(d) % turns == turn[:, None]
+        off = np.where(taken, np.abs(rows - self._repaired(rows, taken)), np.nan)
+        off[:, np.isnan(off).all(axis=0)] = 0.0
         self.margin = np.nanquantile(off, SPREAD, axis=0)
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -149,40 +151,45 @@ class Fold:
     def decode(self, Z: Array) -> Array:
         """The codes of columns `(n, d)` that latent codes `(n, code)` stand for."""
         with threads(self.net), torch.inference_mode():
-            x = self.net.decode(torch.tensor(Z, dtype=torch.float64, device=self._device)).mean
+            x = self.net.decode(torch.tensor(Z, dtype=torch.float64, device=self._device), self._no_gaps(len(Z))).mean
         return self.encoding.inverse_transform(x.cpu().numpy())
 
     def sample(self, n: int, seed: int) -> Array:
         """Codes `(n, d)` of `n` new rows."""
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
             z = self.net.latent.sample(n, self.net.prior)
-            x = self.net.likelihood.sample(self.net.decode(z))
+            x = self.net.likelihood.sample(self.net.decode(z, self._no_gaps(n)))
         return self.encoding.inverse_transform(x.cpu().numpy())
 
     def expected(self, X: Array, columns: NDArray[np.intp]) -> Expected:
         """What column `columns[i]` of row `i` is expected to be, seen from the row's other columns."""
-        return Expected(self._repaired(X, columns), self.margin[columns])
+        repaired = self._repaired(X, np.arange(self.encoding.columns) == columns[:, None])
+        return Expected(repaired[np.arange(len(X)), columns], self.margin[columns])
 
-    def _repaired(self, X: Array, columns: NDArray[np.intp]) -> Array:
-        # the column's cells start from nothing and take the net's word for them until that no longer changes
-        codes = np.empty(len(X))
+    def _repaired(self, X: Array, taken: NDArray[np.bool_]) -> Array:
+        # cells of columns that are taken start from nothing and have the net's word for them until it stays the same
+        codes = np.empty(X.shape)
         with threads(self.net), torch.inference_mode():
             for start in range(0, len(X), BLOCK):
                 block = slice(start, start + BLOCK)
-                which = columns[block]
                 batch = self._batch(self.encoding.transform(X[block]))
-                taken = torch.from_numpy(self.encoding.owner == which[:, None]).to(self._device)
-                x = torch.where(taken, 0.0, batch.x)
-                mask = None if batch.mask is None else batch.mask | taken
+                cells = torch.from_numpy(taken[block][:, self.encoding.owner]).to(self._device)
+                x = torch.where(cells, 0.0, batch.x)
                 for _ in range(REPAIRS):
-                    x = torch.where(taken, self.net(Batch(x, mask)).px.mean, x)
-                decoded = self.encoding.inverse_transform(x.cpu().numpy())
-                codes[block] = decoded[np.arange(len(which)), which]
+                    x = torch.where(cells, self.net(replace(batch, x=x)).px.mean, x)
+                codes[block] = self.encoding.inverse_transform(x.cpu().numpy())
         return codes
 
     def _batch(self, cells: Cells) -> Batch:
-        mask = None if cells.mask is None else torch.from_numpy(cells.mask).to(self._device)
-        return Batch(torch.from_numpy(cells.x).to(self._device), mask)
+        x, mask, gaps = (
+            None if values is None else torch.from_numpy(values).to(self._device)
+            for values in (cells.x, cells.mask, cells.gaps)
+        )
+        return Batch(x, mask, gaps)  # type: ignore[arg-type]
+
+    def _no_gaps(self, n: int) -> Tensor | None:
+        gappy = len(self.encoding.gappy)
+        return torch.zeros(n, gappy, dtype=torch.float64, device=self._device) if gappy else None
 
     @property
     def _device(self) -> torch.device:
@@ -208,4 +215,4 @@ class Fold:
 
 
 def _float(batch: Batch) -> Batch:
-    return Batch(batch.x.float(), batch.mask)
+    return Batch(batch.x.float(), batch.mask, None if batch.condition is None else batch.condition.float())

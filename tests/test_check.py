@@ -161,7 +161,7 @@ def test_gaps_are_a_finding_where_chance_does_not_explain_them(model, tmp_path, 
     frame = plant()
     usual = frame["vibration"].isna().mean()
     frame["vibration"] = 0.5
-    for gaps in range(0, 60):
+    for gaps in range(60):
         # the binomial tail, summed by hand
         tail = 1 - sum(math.comb(N, k) * usual**k * (1 - usual) ** (N - k) for k in range(gaps))
         if abs(tail - 1e-3) > 5e-4 and gaps % 10:
@@ -345,4 +345,4 @@ def test_memory_does_not_grow_with_the_file(model, tmp_path):
         check(model, path)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.3 * peaks[0]
+    assert peaks[1] < 1.3 * peaks[0], peaks

@@ -229,8 +229,7 @@ OTHER_TYPES = [
 def test_a_value_of_another_type_is_refused_with_its_place(name, value, said):
     X = table(30)
     contract = Contract.learn(X)
-    cells = X[name].astype(object)
-    cells.iloc[17] = value
+    cells = pd.Series([*X[name][:17], value, *X[name][18:]], dtype=object)
     for index, place in ((pd.RangeIndex(30), "at index 17"), (pd.RangeIndex(1, 31, name="row"), "in row 18")):
         with pytest.raises(DataError) as refusal:
             contract.codes(X.assign(**{name: cells}).set_axis(index))
@@ -452,7 +451,7 @@ def test_cells_by_kind_are_where_owner_says():
     assert cells.x.shape == cells.mask.shape == (200, encoding.width)
     assert cells.surprise.shape == codes.shape
     assert sum(width for _, width in encoding.groups) == encoding.width == len(encoding.owner)
-    assert [int((encoding.owner == j).sum()) for j in range(11)] == [1, 2, 1, 2, 4, 12, 3, 6, 1, 1, 1]
+    assert [int((encoding.owner == j).sum()) for j in range(11)] == [1, 1, 1, 1, 3, 12, 3, 5, 1, 1, 1]
     order = [kind for kind, _ in encoding.groups]
     assert order == sorted(order, key=["numeric", "binary", "category"].index)
     x = np.random.default_rng(0).normal(size=cells.x.shape)
@@ -542,29 +541,45 @@ def test_dates_have_parts_only_where_they_vary(case):
 
 
 @pytest.mark.parametrize("missing", ["score", "ignore"])
-def test_a_gap_is_an_absent_cell_and_has_an_indicator_where_it_is_usual(missing):
+def test_a_gap_is_an_absent_cell_and_the_net_is_told_of_usual_ones(missing):
     X = table()
     _, codes, encoding = learned(X, missing=missing)
     assert [X.columns[j] for j in encoding.gappy] == ["gappy", "gappy flag", "level", "moment"]
     rows = codes[:50].copy()
     rows[:25] = np.nan
     cells = encoding.transform(rows)
-    start = len(encoding.numeric) + len(encoding.booleans)
-    indicators = slice(start, start + len(encoding.gappy))
-    np.testing.assert_array_equal(cells.x[:, indicators], np.isnan(rows[:, encoding.gappy]))
-    np.testing.assert_array_equal(cells.mask[:, indicators], missing == "score")
-    others = np.delete(np.arange(encoding.width), np.arange(encoding.width)[indicators])
-    gone = np.isnan(rows[:, encoding.owner[others]])
-    np.testing.assert_array_equal(cells.mask[:, others], ~gone)
-    np.testing.assert_array_equal(cells.x[:, others][gone], 0)
-    usual = np.isin(np.arange(11), [*encoding.gappy, 10])
-    expected = np.where(usual | (missing == "ignore"), 0.0, np.log(201.0))
-    np.testing.assert_allclose(cells.surprise[:25], np.tile(expected, (25, 1)), rtol=1e-12)
+    np.testing.assert_array_equal(cells.gaps, np.isnan(rows[:, encoding.gappy]))
+    gone = np.isnan(rows[:, encoding.owner])
+    np.testing.assert_array_equal(cells.mask, ~gone)
+    np.testing.assert_array_equal(cells.x[gone], 0)
+
+
+def test_gaps_cost_what_they_exceed_the_usual_by():
+    _, codes, encoding = learned(table())
+    gaps = np.isnan(codes).sum(axis=0)
+    gappy = (gaps > 0) & (gaps < 200)
+    nats = np.isnan(codes)[:, gappy] @ np.log(201 / (gaps + 1))[gappy]
+    usual = encoding.state["gap_level"][0]
+    assert np.mean(nats <= usual + 1e-9) >= 0.95
+    assert np.mean(nats < usual - 1e-9) < 0.95
+    np.testing.assert_allclose(encoding.transform(codes).surprise.sum(axis=1), np.maximum(nats - usual, 0), atol=1e-9)
+    rows = np.repeat(codes[:1], 3, axis=0)
+    rows[0], rows[1, [0, 2]], rows[2, [1, 3, 4, 7]] = np.nan, np.nan, np.nan
+    cost = np.isnan(rows) * np.log(201 / (gaps + 1))
+    total = cost[:, gappy].sum(axis=1, keepdims=True)
+    expected = cost * np.where(gappy, np.maximum(total - usual, 0) / total, 1)
+    np.testing.assert_allclose(encoding.transform(rows).surprise, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_ignored_gaps_cost_nothing():
+    _, codes, encoding = learned(table(), missing="ignore")
+    np.testing.assert_array_equal(encoding.transform(np.full_like(codes[:3], np.nan)).surprise, 0)
 
 
 def test_a_full_table_has_no_mask():
     X = np.random.default_rng(0).normal(size=(20, 2))
-    assert of_numbers(X).transform(X).mask is None
+    cells = of_numbers(X).transform(X)
+    assert cells.mask is cells.gaps is None
 
 
 def charge(encoding, values):
@@ -619,7 +634,7 @@ CONSTANTS = {
     "boolean": ([True] * 4, [1, 0]),
     "category": (["x"] * 4, [0, UNSEEN]),
     "date": (["2024-01-01"] * 4, [SECONDS, SECONDS + 1]),
-    "with gaps": ([7.0, None, 7.0, 7.0], [7, 8]),
+    "with gaps": ([7.0, None, None, 7.0], [7, 8]),
     "empty": ([None] * 4, [np.nan, 0, 1]),
 }
 

@@ -82,6 +82,8 @@ class Column:
         """A code as a person would write it; with a margin, the interval around a number or date."""
         if np.isnan(code):
             return "missing"
+        if self.is_unseen(code):
+            return "(unseen)" if margin is None else "(a rarer one)"
         if self.kind in ("boolean", "category"):
             return str(self.value(code))
         if not margin:

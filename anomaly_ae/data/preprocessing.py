@@ -26,6 +26,7 @@ DAY = 86_400.0
 PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
 EMPTY = np.inf  # stands for the constant of a column without a value
 HUGE = 1e300
+USUAL = 0.95  # share of fit rows whose gaps are charged nothing
 LINEAR = 10.0  # standard deviations; further away grows with the logarithm, so that no cell drowns the others
 CHANGED = 1e6  # nats: more than any net charges, so that a change in a constant column is an alarm
 
@@ -43,15 +44,16 @@ class Preprocessing(BaseEstimator):
     categories             one cell a level; with more than `max_levels`, one for each of the most frequent, one for
                            all others, and one for the logarithm of the level's frequency
     dates                  elapsed time, and where they vary sine and cosine of the time of day and of the week
-    missing values         the cell is absent: it holds 0, costs nothing in the loss, and a further cell says so in
-                           columns that had gaps at fit
+    missing values         the cell is absent: it holds 0 and costs nothing in the loss; of columns that had gaps at fit
+                           the net is told where the gaps are (as a condition, which it need not rebuild)
     =====================  =============================================================================================
 
     What no net can judge, because it never saw it, is charged in nats beside the net's score, to its column:
 
     - a number (or date) beyond the range of fit rows: half the square of the distance, in standard deviations;
     - a level that no fit row had: :math:`\ln \frac{n + 1}{n_1 + 1}`, with :math:`n_1` levels seen once (Good-Turing);
-    - a gap in a column without gaps: :math:`\ln (n + 1)`;
+    - a gap in a column without gaps: :math:`\ln (n + 1)`; in columns with :math:`n_j` gaps at fit
+      :math:`\max(0, \sum_j g_j - t)`, :math:`g_j = \ln \frac{n + 1}{n_j + 1}`, `t` what 95 % of fit rows stay below;
     - another value in a constant column, any value in an empty one: a million, which is an alarm.
 
     Parameters
@@ -116,7 +118,9 @@ class Preprocessing(BaseEstimator):
             "levels": np.array([len(n) for n in counts], dtype=np.int64),
             "rows": np.array([len(codes)], dtype=np.int64),
             "numbers": np.empty((0, 4)),
+            "gap_level": np.zeros(1),
         }
+        state["gap_level"][0] = np.quantile(Encoding(self, state).gap_nats(~present).sum(axis=1), USUAL)
         raw = Encoding(self, state).raw(codes)
         state["numbers"] = _moments(raw, self.standardize)
         if not np.isfinite(state["numbers"]).all():
@@ -130,10 +134,15 @@ class Preprocessing(BaseEstimator):
 
 @dataclass(frozen=True)
 class Cells:
-    """Rows as a net sees them: `x` and, where some are absent, `mask`, `(n, cells)`; `surprise` `(n, d)` in nats."""
+    """Rows as a net sees them.
+
+    `x` and, where some are absent, `mask` `(n, cells)`; `gaps` `(n, g)`, 1 where a column that had gaps at fit has one,
+    if there are such columns; `surprise` `(n, d)` in nats.
+    """
 
     x: Array
     mask: Mask | None
+    gaps: Array | None
     surprise: Array
 
 
@@ -141,7 +150,7 @@ class Encoding:
     """Columns as cells, learned: what `Preprocessing.learn` found out, as arrays that can be stored.
 
     Numeric cells come first (those of numbers and elapsed time before those derived from them), then booleans, then
-    the indicators of gaps, then categories. `owner` says whose column a cell is.
+    categories. `owner` says whose column a cell is, `gappy` which columns had some gaps.
     """
 
     def __init__(self, rule: Preprocessing, state: Mapping[str, NDArray[Any]]) -> None:
@@ -159,11 +168,11 @@ class Encoding:
         widths = {j: int(place.max()) + 1 for j, place in self.places.items()}
         self.groups: tuple[tuple[str, int], ...] = (
             *[("numeric", 1)] * len(self.numeric),
-            *[("binary", 1)] * (len(self.booleans) + len(self.gappy)),
+            *[("binary", 1)] * len(self.booleans),
             *[("category", width) for width in widths.values()],
         )
         self.owner = np.array(
-            [j for j, _ in self.numeric] + [*self.booleans, *self.gappy]
+            [j for j, _ in self.numeric] + [*self.booleans]
             + [j for j, width in widths.items() for _ in range(width)], dtype=np.intp
         )  # fmt: skip
         self.width = len(self.owner)
@@ -198,30 +207,38 @@ class Encoding:
         absent = np.isnan(raw)
         surprise = self._out_of_range(z, low, high)
         gone = np.isnan(codes)
-        fixed, gaps = self.state["fixed"], self.state["gaps"]
+        fixed = self.state["fixed"]
         constant = ~np.isnan(fixed)
         if constant.any():
             surprise[:, constant] = CHANGED * (~gone & (codes != fixed))[:, constant]
             frozen = constant[[j for j, _ in self.numeric]]
             z[:, frozen] = 0.0
         if self.rule.missing == "score" and gone.any():
-            surprise += np.log(self.state["rows"][0] + 1.0) * (gone & (gaps == 0))
+            nats = self.gap_nats(gone)
+            usual = nats[:, self.gappy].sum(axis=1, keepdims=True)
+            beyond = np.maximum(usual - self.state["gap_level"][0], 0)
+            nats[:, self.gappy] *= np.divide(beyond, usual, out=np.zeros_like(usual), where=usual > 0)
+            surprise += nats
         z[absent] = 0.0
         parts, there = [z], [~absent]
         if len(self.booleans):
             parts.append(np.nan_to_num(codes[:, self.booleans]))
             there.append(~gone[:, self.booleans])
-        if len(self.gappy):
-            parts.append(gone[:, self.gappy].astype(np.float64))
-            there.append(np.full((len(codes), len(self.gappy)), self.rule.missing == "score"))
         for j, places in self.places.items():
             place = places[_levels(codes[:, j])]
-            x = (place[:, None] == np.arange(places.max() + 1)).astype(np.float64)
-            parts.append(x)
-            there.append(np.repeat(x.any(axis=1)[:, None], x.shape[1], axis=1))
+            one_hot = (place[:, None] == np.arange(places.max() + 1)).astype(np.float64)
+            parts.append(one_hot)
+            there.append(np.repeat(one_hot.any(axis=1)[:, None], one_hot.shape[1], axis=1))
             surprise[:, j] += self._unseen(j) * ((place < 0) & ~gone[:, j])
         mask = np.concatenate(there, axis=1) if len(there) > 1 else there[0]
-        return Cells(np.concatenate(parts, axis=1) if len(parts) > 1 else z, None if mask.all() else mask, surprise)
+        x = np.concatenate(parts, axis=1) if len(parts) > 1 else z
+        gaps = gone[:, self.gappy].astype(np.float64) if len(self.gappy) else None
+        return Cells(x, None if mask.all() else mask, gaps, surprise)
+
+    def gap_nats(self, gone: Mask) -> Array:
+        """How little a gap in each column was to be expected, where `gone` `(n, d)` has one."""
+        rows = self.state["rows"][0]
+        return gone * np.log((rows + 1) / (self.state["gaps"] * rows + 1))
 
     def _out_of_range(self, z: Array, low: Array, high: Array) -> Array:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
@@ -256,7 +273,7 @@ class Encoding:
         codes = np.full((len(x), self.columns), np.nan)
         codes[:, self.plain] = (z * scale + mean)[:, : len(self.plain)]
         codes[:, self.booleans] = x[:, len(self.numeric) : len(self.numeric) + len(self.booleans)] >= 0.5
-        start = len(self.numeric) + len(self.booleans) + len(self.gappy)
+        start = len(self.numeric) + len(self.booleans)
         for j, places in self.places.items():
             width = int(places.max()) + 1
             likeliest = x[:, start : start + width].argmax(axis=1)
@@ -299,7 +316,10 @@ def _moments(raw: Array, standardize: bool) -> Array:
             mean = np.nanmean(raw, axis=0)
             scale = np.nanstd(raw, axis=0)
             # values that occur: between the bulk and one outlier lies nothing
-            tails = np.nanquantile(raw, 0.01, axis=0, method="higher"), np.nanquantile(raw, 0.99, axis=0, method="lower")
+            tails = (
+                np.nanquantile(raw, 0.01, axis=0, method="higher"),
+                np.nanquantile(raw, 0.99, axis=0, method="lower"),
+            )
             inner = np.clip(raw, tails[0], tails[1])
             inner_mean, inner_scale = np.nanmean(inner, axis=0), np.nanstd(inner, axis=0)
         heavy = (inner_scale > 0) & ~(scale <= 3 * inner_scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ class Table:
             raise DataError(f"A table needs a header and rows, however: {path} is empty. Give a file with both.")
         with _readable(path):
             if path.suffix in PARQUET:
-                columns = tuple(pyarrow.parquet.read_schema(path).names)
+                names = pyarrow.parquet.read_schema(path).names
+                columns = tuple(name for name in names if not re.fullmatch(r"__index_level_\d+__", name))  # of pandas
             else:
                 with pyarrow.csv.open_csv(path, parse_options=_lenient()) as reader:
                     columns = tuple(reader.schema.names)
@@ -89,15 +91,16 @@ class Table:
         DataError
             As `blocks` does; also at the few cells that are no number in a column of numbers.
         """
+        if self.path.suffix in PARQUET:
+            return pd.concat(self._read([], names, size, progress))
         try:
-            blocks = self._read(names, [], size, progress)
+            X = pd.concat(self._read(names, [], size, progress))
         except DataError:
-            if self.path.suffix in PARQUET:
-                raise
-            blocks = self._read([], names, size, progress)
-        X = pd.concat(blocks)
-        if self.path.suffix not in PARQUET:
-            X = pd.DataFrame({name: _typed(self.path, X[name]) for name in names}, index=X.index)
+            X = pd.concat(self._read([], names, size, progress))
+            return pd.DataFrame({name: _typed(self.path, X[name]) for name in names}, index=X.index)
+        if large := [name for name in names if (X[name].abs() > 2**53).any()]:  # integers, perhaps: text says
+            texts = pd.concat(self._read([], large, size, progress))
+            X = X.assign(**{name: _typed(self.path, texts[name]) for name in large})
         return X
 
     def _read(
@@ -143,7 +146,7 @@ class Table:
         types = {name: pa.string() for name in texts} | {name: pa.float64() for name in numbers}
         options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
         size = self.path.stat().st_size
-        with self.path.open("rb") as stream:
+        with pa.OSFile(str(self.path)) as stream:
             try:
                 with pyarrow.csv.open_csv(stream, parse_options=PARSE, convert_options=options) as reader:
                     for batch in reader:
@@ -228,8 +231,8 @@ def _lenient() -> pyarrow.csv.ParseOptions:
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
     """A column as numpy has it: numbers as float64 with NaN, text with None where a cell says that it is missing."""
     kind = column.type
-    if pa.types.is_integer(kind) and column.null_count == 0 and kind.bit_width == 64:
-        return column.to_numpy()  # the contract refuses those that a float cannot tell apart
+    if pa.types.is_integer(kind) and kind.bit_width == 64:  # the contract refuses those that a float cannot tell apart
+        return column.to_pandas(integer_object_nulls=True).to_numpy()
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return pc.cast(column, pa.float64(), safe=False).to_numpy()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -249,7 +252,7 @@ def _typed(path: Path, values: pd.Series) -> pd.Series:
     if wrong.sum() < MOSTLY_NUMBERS * len(wrong):
         raise DataError(_bad_cell(path, int(present.index[wrong][0]), str(values.name), present[wrong].iloc[0]))
     if present.str.lower().isin(["true", "false"]).all():
-        return values.map(lambda text: None if text is None else text.lower() == "true")
+        return values.map(lambda text: text.lower() == "true", na_action="ignore")
     return values
 
 

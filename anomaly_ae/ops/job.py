@@ -136,7 +136,8 @@ def score(
     """Score every row of a table; memory does not grow with its length.
 
     Columns out: `row` (1-based), those of `keep`, `anomaly_score`, `p_value`, `is_anomaly`, then `top_1`,
-    `top_1_share` and so on, and of alarms the `reasons` ("temperature 93.1, expected 61 to 67"). The output appears complete or not at all; the run is logged after it.
+    `top_1_share` and so on, and of alarms the `reasons` ("temperature 93.1, expected 61 to 67"). The output appears
+    complete or not at all; the run is logged after it.
 
     Raises
     ------

@@ -91,11 +91,7 @@ class ReconstructionError(Scorer):
         self.unit = 2 / self.terms
 
     def contributions(self, p: Pass) -> Tensor:
-        errors = present(p, p.net.likelihood.error(p.px, p.batch.x, self.power)) / self.terms
-        if p.batch.mask is None:
-            return errors
-        share = p.batch.mask.flatten(1).to(errors.dtype).mean(1).clamp(min=1 / errors[0].numel())
-        return errors / share.view(-1, *[1] * (errors.dim() - 1))
+        return made_up(p, present(p, p.net.likelihood.error(p.px, p.batch.x, self.power)) / self.terms)
 
     def forward(self, p: Pass) -> Tensor:
         return row_sum(self.contributions(p))
@@ -169,7 +165,7 @@ class StandardizedError(Scorer):
         errors = p.net.likelihood.error(p.px, p.batch.x, 2)
         if self.conditional and self.discrete:
             errors = self._conditional(p, errors)
-        return 0.5 * present(p, errors) / self.square
+        return made_up(p, 0.5 * present(p, errors) / self.square)
 
     def _conditional(self, p: Pass, errors: Tensor) -> Tensor:
         x, errors = p.batch.x, errors.clone()
@@ -236,7 +232,7 @@ class ResidualMahalanobis(Scorer):
 
     def contributions(self, p: Pass) -> Tensor:
         r = present(p, p.batch.x - p.px.mean)
-        return 0.5 * (r.flatten(1) @ self.whiten).square().view_as(r)
+        return made_up(p, 0.5 * (r.flatten(1) @ self.whiten).square().view_as(r))
 
     def forward(self, p: Pass) -> Tensor:
         return row_sum(self.contributions(p))
@@ -357,6 +353,14 @@ class WeightedSum(Scorer):
 def present(p: Pass, cells: Tensor) -> Tensor:
     """Cells `(n, ...)` with 0 where the row has none."""
     return cells if p.batch.mask is None else torch.where(p.batch.mask, cells, 0.0)
+
+
+def made_up(p: Pass, cells: Tensor) -> Tensor:
+    """Cells `(n, ...)` of rows with gaps scaled up, as if those that are absent were like those that are present."""
+    if p.batch.mask is None:
+        return cells
+    share = p.batch.mask.flatten(1).to(cells.dtype).mean(1).clamp(min=1 / cells[0].numel())
+    return cells / share.view(-1, *[1] * (cells.dim() - 1))
 
 
 def _terms(scorer: Scorer) -> list[tuple[Scorer, float]]:
