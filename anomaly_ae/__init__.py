@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.latents import *
     from anomaly_ae.nn.likelihoods import *
     from anomaly_ae.nn.priors import *
+    from anomaly_ae.scoring.fusion import *
+    from anomaly_ae.scoring.neighbours import *
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
 

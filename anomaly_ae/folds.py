@@ -20,6 +20,7 @@ from anomaly_ae.scoring.scorers import Scorer
 
 Array = NDArray[np.float64]
 BLOCK = 8192  # rows a forward pass; jobs align their blocks to it, so that resumed scores are the same to the bit
+LEARN_ROWS = 8192  # fit rows, and half as many validate rows, that a scorer learns from at most
 REPAIRS = 8  # passes after which a column that was taken away has settled
 SPREAD = 0.95  # share of validate rows whose value lies in the expected interval
 
@@ -90,13 +91,15 @@ class Fold:
         with threads(self.net), seeded(seed, self._device):
             history = train(self.net, _float(rows), _float(watched) if len(watched) else None, recipe, on_epoch)
         self.settle()
-        if not len(watched):
-            validate, watched = fit, rows
-        with threads(self.net), torch.inference_mode():
-            self.scorer.learn(self.net(watched.take(slice(BLOCK))))
+        if not len(watched):  # rows that trained have to do
+            cut = len(fit) - max(1, len(fit) // 5)
+            watched, rows = rows.take(slice(cut, None)), rows.take(slice(max(1, cut)))
+        with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
+            some = torch.randperm(len(rows), device=self._device)[:LEARN_ROWS]
+            self.scorer.learn(self.net(rows.take(some)), self.net(watched.take(slice(LEARN_ROWS // 2))))
         self.scorer.float()  # as it will be stored
         self.settle()
-        self._learn_margin(validate)
+        self._learn_margin(validate if len(validate) else fit)
         return history
 
     def _learn_margin(self, X: Array) -> None:

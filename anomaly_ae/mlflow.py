@@ -1,7 +1,7 @@
 """The only `import mlflow`: runs of fitting and scoring jobs, and a callback for fits in Python.
 
-The store of the jobs is that of `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory; the experiment is that
-of `MLFLOW_EXPERIMENT_NAME`, else "anomaly-ae".
+The store of the jobs is that of `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working directory; the experiment is
+that of `MLFLOW_EXPERIMENT_NAME`, else "anomaly-ae".
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
         return self._as_given(self.folds_[0].decode(codes))
 
     def reconstruct(self, X: ArrayLike) -> Array | pd.DataFrame:
-        """Rows as the model would expect them, `(n, n_features)`; without gaps it is `inverse_transform(transform(X))`."""
+        """Rows as the model would expect them, `(n, n_features)`; without gaps, `inverse_transform(transform(X))`."""
         return self._as_given(self.folds_[0].reconstruct(self._checked(X)))
 
     def sample(

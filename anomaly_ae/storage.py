@@ -43,6 +43,8 @@ ROOMS = (
     "nn.latents",
     "nn.likelihoods",
     "nn.priors",
+    "scoring.fusion",
+    "scoring.neighbours",
     "scoring.scorers",
     "scoring.thresholds",
 )

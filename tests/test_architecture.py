@@ -21,6 +21,7 @@ FLOORS = [
     ["nn.model"],
     ["nn.training"],
     ["scoring.attribution", "scoring.calibration", "scoring.scorers", "scoring.thresholds"],
+    ["scoring.fusion", "scoring.neighbours"],
     ["data.contract"],
     ["data.preprocessing", "data.tables"],
     ["storage"],

@@ -253,7 +253,7 @@ def test_two_different_fits_do_not_share_a_run(store):
     with mlflow.start_run() as run:
         det.fit(NORMAL)
         before = curves(store, run.info.run_id)
-        with pytest.raises(ConfigError, match="one fit a run, however: .* other values of max_epochs. Start"):
+        with pytest.raises(ConfigError, match=r"one fit a run, however: .* other values of max_epochs. Start"):
             det.set_params(max_epochs=3).fit(NORMAL)
     assert curves(store, run.info.run_id) == before
 

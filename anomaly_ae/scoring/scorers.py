@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,8 +30,17 @@ class Scorer(Part):
     needs_gradient: ClassVar[bool] = False
     unit: float = 1.0
 
-    def learn(self, p: Pass) -> None:
-        """Learn from a pass over validate rows; a scorer that needs nothing of them leaves this alone."""
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        """Learn from passes over fit and validate rows; say what the latter score as if they were new: `(m,)`."""
+        return self(validate)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # what was learned may be of another size than what build made
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            found = state_dict.get(prefix + name)
+            if found is not None and found.shape != buffer.shape:
+                setattr(self, name, torch.empty_like(found, dtype=buffer.dtype, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def contributions(self, p: Pass) -> Tensor:
         r"""What each cell lost by not being what was expected, in nats: `(n, ...)`, each 0 or more.
@@ -154,12 +163,14 @@ class StandardizedError(Scorer):
         self.register_buffer("numeric", numeric, persistent=False)
         self.register_buffer("square", torch.ones(sizes.shape))
 
-    def learn(self, p: Pass) -> None:
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        p = validate
         errors = present(p, p.net.likelihood.error(p.px, p.batch.x, 2))
         rows = torch.as_tensor(len(errors)) if p.batch.mask is None else p.batch.mask.sum(0)
         mean = errors.sum(0) / rows.clamp(min=1)
         square = (1 - self.shrinkage) * mean + self.shrinkage * mean[self.numeric].mean()
         self.square.copy_(torch.where(self.numeric, square.clamp(min=SMALLEST), 1.0))
+        return self(validate)
 
     def contributions(self, p: Pass) -> Tensor:
         errors = p.net.likelihood.error(p.px, p.batch.x, 2)
@@ -223,12 +234,13 @@ class ResidualMahalanobis(Scorer):
             raise ConfigError(f"ResidualMahalanobis needs shrinkage above 0, however: {self.shrinkage!r}. Try 0.05.")
         self.register_buffer("whiten", torch.eye(prod(sizes.shape)))
 
-    def learn(self, p: Pass) -> None:
-        r = present(p, p.batch.x - p.px.mean).flatten(1)
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        r = present(validate, validate.batch.x - validate.px.mean).flatten(1)
         moments = r.T @ r / len(r)
         ridge = self.shrinkage * moments.diagonal().mean().clamp(min=1e-12)
         values, vectors = torch.linalg.eigh(moments + ridge * torch.eye(len(moments), dtype=r.dtype, device=r.device))
         self.whiten.copy_(vectors / values.sqrt() @ vectors.T)
+        return self(validate)
 
     def contributions(self, p: Pass) -> Tensor:
         r = present(p, p.batch.x - p.px.mean)
@@ -339,9 +351,8 @@ class WeightedSum(Scorer):
             scorer.build(sizes)
         self.unit = sum(weight * scorer.unit for scorer, weight in _terms(self))
 
-    def learn(self, p: Pass) -> None:
-        for scorer in self.scorers:
-            scorer.learn(p)
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        return torch.stack([weight * scorer.learn(fit, validate) for scorer, weight in _terms(self)]).sum(0)
 
     def forward(self, p: Pass) -> Tensor:
         return torch.stack([weight * scorer(p) for scorer, weight in _terms(self)]).sum(0)

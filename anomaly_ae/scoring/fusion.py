@@ -1,0 +1,111 @@
+"""Several scorers as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.nn.core import Part, Pass, Sizes
+from anomaly_ae.scoring.scorers import Scorer
+
+__all__ = ["Fused"]
+
+KNOTS = 33
+TAIL = 0.1  # share of validate rows whose excess says how fast the tail falls
+FEWEST = 10  # but no fewer than so many rows
+SMALLEST = 1e-9  # scores below it are alike
+STEEPEST = 1e-2  # mean excess in log-score; a tail that falls faster is taken to fall as fast
+
+
+class Fused(Scorer):
+    r"""The sum of what each scorer thinks of how rare its score is, in nats.
+
+    .. math:: s(x) = \sum_i -\log \hat P(S_i \ge s_i(x))
+
+    The tail probability of a scorer comes from validate rows: their ranks up to the .9 quantile `q`, and beyond it an
+    exponential in the logarithm of the score, :math:`\log P = \log .1 - (\log s - \log q) / e` with `e` the mean
+    excess; so that it goes on growing where no validate row has been. The contributions add up to the score exactly:
+    each scorer's nats are divided as it divides its own score.
+
+    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
+
+    Parameters
+    ----------
+    scorers : sequence of scorers
+        What to fuse; their scores must be 0 or more.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when there is no scorer.
+
+    References
+    ----------
+    Fisher (1925), Statistical methods for research workers (the sum of logarithms of p-values);
+    Aggarwal and Sathe (2015), Theoretical foundations and algorithms for outlier ensembles, SIGKDD Explorations.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Fused, Neighbours, StandardizedError
+    >>> AutoencoderDetector(scorer=Fused([StandardizedError(), Neighbours(k=1)])).scorer
+    Fused(scorers=[StandardizedError(), Neighbours(k=1)])
+    """
+
+    knots: Tensor
+    level: Tensor
+    excess: Tensor
+
+    def __init__(self, scorers: Sequence[Scorer] = ()) -> None:
+        self.scorers = scorers
+
+    def pieces(self) -> list[Part]:
+        return [self, *(piece for scorer in self.scorers for piece in scorer.pieces())]
+
+    def build(self, sizes: Sizes) -> None:
+        if not self.scorers:
+            raise ConfigError(f"Fused needs scorers, however: {self.scorers!r}. Give one or more.")
+        self.members = nn.ModuleList(self.scorers)
+        for scorer in self.scorers:
+            scorer.build(sizes)
+        self.unit = float(len(self.scorers))
+        self.register_buffer("knots", torch.zeros(len(self.scorers), KNOTS))
+        self.register_buffer("level", torch.linspace(0, 1 - TAIL, KNOTS))
+        self.register_buffer("excess", torch.ones(len(self.scorers)))
+
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        held_out = [_log(scorer.learn(fit, validate)) for scorer in self.scorers]
+        top = max(0.5, min(1 - TAIL, 1 - FEWEST / len(held_out[0])))
+        self.level = torch.linspace(0, top, KNOTS, dtype=self.knots.dtype, device=self.knots.device)
+        for i, logs in enumerate(held_out):
+            self.knots[i] = logs.quantile(self.level.to(logs.dtype))
+            beyond = logs[logs > self.knots[i, -1]] - self.knots[i, -1]
+            self.excess[i] = beyond.mean().clamp(min=STEEPEST) if len(beyond) else 1.0
+        return sum(self._nats(i, logs) for i, logs in enumerate(held_out))  # type: ignore[return-value]
+
+    def forward(self, p: Pass) -> Tensor:
+        return torch.stack([self._nats(i, _log(scorer(p))) for i, scorer in enumerate(self.scorers)]).sum(0)
+
+    def contributions(self, p: Pass) -> Tensor:
+        total = torch.zeros_like(p.batch.x)
+        for i, scorer in enumerate(self.scorers):
+            cells = scorer.contributions(p).clamp(min=0)
+            whole = cells.flatten(1).sum(1).view(-1, *[1] * (cells.dim() - 1))
+            share = torch.where(whole > 0, cells / whole.clamp(min=1e-300), 1 / cells[0].numel())
+            total += share * self._nats(i, _log(scorer(p))).view_as(whole)
+        return total
+
+    def _nats(self, i: int, logs: Tensor) -> Tensor:
+        """-log P of scores whose logarithms are given, `(n,)`: linear between knots, so that ranks make no steps."""
+        knots, levels = self.knots[i], -torch.log1p(-self.level)
+        right = torch.searchsorted(knots, logs.contiguous()).clamp(1, KNOTS - 1)
+        gap = (knots[right] - knots[right - 1]).clamp(min=1e-12)
+        along = ((logs - knots[right - 1]) / gap).clamp(0, 1)
+        inside = torch.lerp(levels[right - 1], levels[right], along)
+        return inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
+
+
+def _log(scores: Tensor) -> Tensor:
+    return scores.clamp(min=SMALLEST).log()

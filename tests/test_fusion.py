@@ -1,0 +1,206 @@
+"""Scorers beside the net, and their fusion: oracles, what they promise far away, and that they are kept."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from anomaly_ae import (
+    AutoencoderDetector,
+    Dense,
+    Fused,
+    KLScore,
+    Neighbours,
+    Normal,
+    Point,
+    RandomFeatures,
+    ReconstructionError,
+    StandardizedError,
+    VAEDetector,
+    load,
+)
+from anomaly_ae.errors import ConfigError, IncompatiblePartsError
+from anomaly_ae.nn.core import Batch, Sizes
+from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.training import seeded
+
+DIM = 4
+
+
+def rows(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, DIM)) @ np.random.default_rng(9).normal(size=(DIM, DIM))
+
+
+@pytest.fixture(scope="module")
+def net():
+    with seeded(0):
+        parts = {"backbone": Dense((8,)), "latent": Point(2), "likelihood": Normal()}
+        return Net(**parts, prior=None, divergence=None, corruption=None).build((DIM,)).double().eval()
+
+
+def passed(net, X):
+    with torch.inference_mode():
+        return net(Batch(torch.from_numpy(X)))
+
+
+def learned(part, net, n_fit=150, n_validate=50):
+    """The part, and what it says of validate rows as if they were new."""
+    with seeded(0), torch.inference_mode():
+        part.build(Sizes((DIM,)))
+        part.double()
+        return part, part.learn(passed(net, rows(n_fit)), passed(net, rows(n_validate, 1))).numpy()
+
+
+# --- neighbours ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("k", [1, 5])
+def test_neighbours_are_scikit_learns(net, k, p):
+    part, held_out = learned(Neighbours(k, p), net)
+    known, new = np.concatenate([rows(150), rows(50, 1)]), rows(3000, 2)
+    oracle = NearestNeighbors(n_neighbors=k, p=p, algorithm="brute").fit(known)
+    np.testing.assert_allclose(part(passed(net, new)).numpy(), oracle.kneighbors(new)[0][:, -1], rtol=1e-12)
+    others = oracle.kneighbors(known[150:], n_neighbors=k + 1)[0][:, -1]  # the nearest is the row itself
+    np.testing.assert_allclose(held_out, others, rtol=1e-12)
+
+
+@pytest.mark.parametrize("space", ["input", "code", "residual"])
+def test_neighbours_in_other_spaces(net, space):
+    part, _ = learned(Neighbours(2, space=space), net)
+    p = passed(net, rows(40, 2))
+
+    def places(p):
+        x, z = p.batch.x.numpy(), p.levels[0].z.numpy()
+        return {"input": x, "code": z, "residual": np.hstack([x, x - p.px.mean.numpy()])}[space]
+
+    known = np.concatenate([places(passed(net, rows(150))), places(passed(net, rows(50, 1)))])
+    oracle = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(known).kneighbors(places(p))[0][:, -1]
+    np.testing.assert_allclose(part(p).numpy(), oracle, rtol=1e-12)
+
+
+def test_a_known_row_is_at_home_and_copies_of_it_too(net):
+    part, _ = learned(Neighbours(1), net)
+    assert part(passed(net, rows(150))).abs().max() < 1e-12
+
+
+def test_above_the_limit_a_sample_is_remembered(net):
+    part, held_out = learned(Neighbours(1, exact=199, sample=30), net)
+    assert part.memory.shape == (30, DIM)
+    known = {tuple(row) for row in rows(150)}
+    assert all(tuple(row) in known for row in part.memory.numpy())  # validate rows are new to it
+    assert np.array_equal(held_out, part(passed(net, rows(50, 1))).numpy())
+
+
+# --- the denoiser in closed form -------------------------------------------------------------------------------------
+
+
+def test_the_solution_is_the_ridge_regression(net):
+    part, held_out = learned(RandomFeatures(features=60, sigma=1e-9, ridge=1e-2, rows=150), net)
+    W, b, X = part.frequency.numpy(), part.phase.numpy(), rows(150)
+    phi = np.sqrt(2 / 60) * np.cos(X @ W + b)
+    A = np.linalg.solve(phi.T @ phi + 1e-2 * 150 / 60 * np.eye(60), phi.T @ X)
+    new = rows(50, 1)
+    expected = ((new - np.sqrt(2 / 60) * np.cos(new @ W + b) @ A) ** 2).mean(1)
+    np.testing.assert_allclose(held_out, expected, rtol=1e-2)  # sums are taken in float32
+
+
+def test_noise_is_removed_better_than_by_nothing(net):
+    part, _ = learned(RandomFeatures(), net, n_fit=2000)
+    clean = rows(500, 3) * [1, 1, 1, 1]
+    direction = np.linalg.svd(rows(2000))[2][-1]  # the one in which rows vary least
+    strange = clean + 3 * direction
+    usual, odd = (part(passed(net, X)).numpy() for X in (clean, strange))
+    assert np.median(odd) > 3 * np.median(usual)
+
+
+# --- fusion ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_scorer_s_nats_are_those_of_its_rank(net):
+    part, _ = learned(Fused([ReconstructionError()]), net, n_validate=4000)
+    new = passed(net, rows(4000, 5))
+    single = part.scorers[0](new).numpy()
+    rank = single.argsort().argsort() / len(single)
+    nats = part(new).numpy()
+    below = rank < 0.88
+    np.testing.assert_allclose(nats[below], -np.log1p(-rank[below]), atol=0.12)
+    assert (np.diff(nats[single.argsort()]) >= 0).all()
+    beyond = nats[rank > 0.9] + np.log(0.1)
+    assert beyond.mean() == pytest.approx(1, rel=0.2)  # an exponential's
+
+
+def test_fused_nats_add_up(net):
+    members = [ReconstructionError(), Neighbours(3), RandomFeatures(features=32)]
+    part, held_out = learned(Fused(members), net)
+    p = passed(net, rows(30, 2))
+    alone = sum(part._nats(i, scorer(p).log()) for i, scorer in enumerate(members))
+    torch.testing.assert_close(part(p), alone)
+    torch.testing.assert_close(part.contributions(p).sum(1), part(p))
+    assert (part.contributions(p) >= 0).all()
+    assert held_out.mean() == pytest.approx(3, rel=0.3)  # a nat a member, on average
+
+
+@pytest.mark.parametrize("part", [Neighbours(), Neighbours(1, 1.0), RandomFeatures(), Fused([Neighbours(2)])], ids=repr)
+def test_contributions_add_up_to_the_score(net, part):
+    part, _ = learned(part, net)
+    p = passed(net, rows(30, 2))
+    torch.testing.assert_close(part.contributions(p).sum(1), part(p))
+
+
+BAD = [
+    Neighbours(k=0),
+    Neighbours(p=0.5),
+    Neighbours(space="outer"),
+    Neighbours(exact=0),
+    Neighbours(sample=0),
+    RandomFeatures(features=0),
+    RandomFeatures(sigma=0),
+    RandomFeatures(length=0),
+    RandomFeatures(ridge=0),
+    RandomFeatures(rows=0),
+    Fused(),
+]
+
+
+@pytest.mark.parametrize("part", BAD, ids=repr)
+def test_values_out_of_range_are_refused(part):
+    with pytest.raises(ConfigError):
+        part.build(Sizes((DIM,)))
+
+
+def test_a_member_that_cannot_work_is_refused_by_name():
+    with pytest.raises(IncompatiblePartsError, match="KLScore"):
+        AutoencoderDetector(scorer=Fused([KLScore(), Neighbours()])).fit(rows(50))
+
+
+# --- in a detector ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
+def test_along_rays_the_score_ends_above_the_threshold_and_keeps_growing(detector):
+    det = detector(max_epochs=10, random_state=0).fit(rows(500))
+    rays = np.random.default_rng(1).normal(size=(1000, DIM))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    scores = np.array([det.anomaly_score(rays * step) for step in (1e2, 1e3, 1e4, 1e5)])
+    assert (scores[0] > det.threshold_.value_).all()
+    assert (np.diff(scores, axis=0) > 0).all()
+
+
+def test_what_was_learned_is_kept_to_the_bit(tmp_path):
+    members = [StandardizedError(), Neighbours(2), Neighbours(1, 1.0, "residual"), RandomFeatures(features=64)]
+    for n, calibration in ((300, "split"), (60, "cross")):
+        det = AutoencoderDetector(scorer=Fused(members), calibration=calibration, max_epochs=3, random_state=0)
+        det.fit(rows(n))
+        det.save(tmp_path / "model", overwrite=True)
+        again, new = load(tmp_path / "model"), rows(100, 4)
+        assert np.array_equal(again.anomaly_score(new), det.anomaly_score(new))
+        assert np.array_equal(again.explain(new), det.explain(new))
+
+
+def test_it_learns_of_gaps():
+    X = rows(400)
+    X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+    det = AutoencoderDetector(scorer=Fused([Neighbours(), RandomFeatures()]), max_epochs=3, random_state=0).fit(X)
+    assert np.isfinite(det.anomaly_score(X)).all()
+    assert det.anomaly_score(X[:50] + 30).mean() > 3 * det.anomaly_score(X[:50]).mean()
