@@ -22,8 +22,28 @@ from anomaly_ae.nn.divergences import KL
 from anomaly_ae.nn.latents import Gaussian, Point
 from anomaly_ae.nn.likelihoods import LearnedNormal
 from anomaly_ae.nn.priors import StandardNormal
-from anomaly_ae.scoring.scorers import NegativeELBO, StandardizedError
+from anomaly_ae.scoring.fusion import Fused
+from anomaly_ae.scoring.neighbours import Neighbours, RandomFeatures
+from anomaly_ae.scoring.scorers import NegativeELBO, Scorer, StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
+
+
+def _by_effort(own: Scorer) -> dict[str, Scorer]:
+    """The default scorer of each effort: the net's own, alone or beside others that know what it does not."""
+    return {
+        "fast": own,
+        "default": Fused([own, Neighbours(k=1, p=1), Neighbours(k=5), RandomFeatures()]),
+        "best": Fused(
+            [
+                own,
+                Neighbours(k=1, p=1, exact=20_000, sample=2000),
+                Neighbours(k=1, exact=20_000, sample=2000),
+                Neighbours(k=5, exact=20_000, sample=2000),
+                RandomFeatures(features=1024),
+                RandomFeatures(features=1024, length=2),
+            ]
+        ),
+    }
 
 
 class AutoencoderDetector(Detector):
@@ -35,7 +55,8 @@ class AutoencoderDetector(Detector):
     to remove noise, so that nothing but normal rows is.
 
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
-    `corruption=GaussianNoise()`, `scorer=StandardizedError()`, `threshold=Conformal()`; no prior and no divergence.
+    `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
+    `scorer=Fused([StandardizedError(), Neighbours(k=1, p=1), Neighbours(k=5), RandomFeatures()])`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -63,9 +84,9 @@ class AutoencoderDetector(Detector):
         "latent": Point(),
         "likelihood": Mixed(),
         "corruption": GaussianNoise(),
-        "scorer": StandardizedError(),
         "threshold": Conformal(),
     }
+    _scorers = _by_effort(StandardizedError())
 
 
 class VAEDetector(Detector):
@@ -76,8 +97,8 @@ class VAEDetector(Detector):
     By default the errors' scale is learned, so that the KL term is weighed right without tuning and stays alive.
 
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`,
-    `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `scorer=NegativeELBO()`, `threshold=Conformal()`;
-    no corruption.
+    `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
+    `scorer=Fused([NegativeELBO(), Neighbours(k=1, p=1), Neighbours(k=5), RandomFeatures()])`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -103,9 +124,9 @@ class VAEDetector(Detector):
         "prior": StandardNormal(),
         "divergence": KL(),
         "likelihood": Mixed(numeric=LearnedNormal()),
-        "scorer": NegativeELBO(),
         "threshold": Conformal(),
     }
+    _scorers = _by_effort(NegativeELBO())
 
 
 DETECTORS: dict[str, type[Detector]] = {"AutoencoderDetector": AutoencoderDetector, "VAEDetector": VAEDetector}
@@ -143,7 +164,7 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
             modules = {axis: clone(part) if part is not None else None for axis, part in resolved.items()}
             arrays, weights = (_below(f"{number}/", found) for found in (stored.arrays, stored.weights))
             encoding = Encoding(modules["preprocessing"], arrays)  # type: ignore[arg-type]
-            fold = Fold.build(modules, encoding, detector._device()).load_weights(weights)
+            fold = Fold.build(modules, encoding, detector._device(), dtype=detector._dtype()).load_weights(weights)
             fold.margin = arrays["margin"]
             detector._keep(fold, np.empty((0, detector.n_features_in_)), np.random.RandomState(0))
         detector.calibration_scores_ = stored.arrays["calibration_scores"]

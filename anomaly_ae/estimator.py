@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -29,12 +29,12 @@ from anomaly_ae import storage
 from anomaly_ae.columns import MIN_ROWS as MIN_ROWS
 from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.errors import ConfigError
+from anomaly_ae.explanation import ExplanationMixin
 from anomaly_ae.folds import Fold
 from anomaly_ae.nn.core import Part
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
 from anomaly_ae.representation import RepresentationMixin
-from anomaly_ae.scoring import attribution
 from anomaly_ae.scoring.calibration import Reservoir, lower_median, p_values, splits
 from anomaly_ae.version import __version__
 
@@ -46,16 +46,7 @@ RESERVOIR = 2000  # rows kept for recalibration by partial_fit
 AXES = ("preprocessing", *Net.AXES, "scorer", "threshold")
 
 
-class Verdict(NamedTuple):
-    """What is said of `n` rows: scores, p-values and alarms `(n,)`, contributions `(n, n_features)`."""
-
-    anomaly_score: Array
-    p_value: Array
-    is_anomaly: NDArray[np.bool_]
-    contributions: Array
-
-
-class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
+class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
     """Learns what normal rows look like, then says of new rows how strange they are and which column is to blame.
 
     A detector is a composition of parts; a part left at `None` is the class's documented default. `fit` divides the
@@ -72,6 +63,10 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
             default=None
         What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
         reaches into a default as well.
+    effort : {"fast", "default", "best"}, default="default"
+        Accuracy against speed, where no scorer is given: "fast" asks the net alone, in float32, whose scores depend on
+        other rows in their seventh digit; "default" fuses it with neighbours and a denoiser in closed form; "best" with
+        more and larger ones.
     calibration : {"auto", "split", "cross"}, default="auto"
         Divide the rows once ("split"), or rotate through five folds ("cross"); "auto" rotates below 1000 rows.
     max_epochs : int >= 1, default=40
@@ -107,10 +102,12 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
     _reservoirs: list[Reservoir]
 
     _defaults: ClassVar[Mapping[str, BaseEstimator]] = {}
+    _scorers: ClassVar[Mapping[str, BaseEstimator]] = {}  # by effort
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{axis: [BaseEstimator, None] for axis in AXES},
         "preprocessing": [HasMethods("learn"), None],
+        "effort": [StrOptions({"fast", "default", "best"})],
         "calibration": [StrOptions({"auto", "split", "cross"})],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "steps_per_epoch": [Interval(Integral, 1, None, closed="left"), None],
@@ -135,6 +132,7 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
         corruption: Part | None = None,
         scorer: Part | None = None,
         threshold: BaseEstimator | None = None,
+        effort: str = "default",
         calibration: str = "auto",
         max_epochs: int = 40,
         steps_per_epoch: int | None = None,
@@ -156,6 +154,7 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
         self.corruption = corruption
         self.scorer = scorer
         self.threshold = threshold
+        self.effort = effort
         self.calibration = calibration
         self.max_epochs = max_epochs
         self.steps_per_epoch = steps_per_epoch
@@ -172,21 +171,26 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters; `divergence__beta=4` first puts the documented default where there is no part yet."""
+        if "effort" in params:  # the default of the scorer is a matter of it
+            super().set_params(effort=params.pop("effort"))
         for key in params:
             axis, nested, _ = key.partition("__")
             if nested and axis in AXES and params.get(axis, getattr(self, axis)) is None:
-                if axis not in self._defaults:
+                if self._default(axis) is None:
                     raise ConfigError(
                         f"{type(self).__name__} needs a {axis} before {key} can be set, however: it has none by "
                         f"default. Set {axis} to a part first."
                     )
-                setattr(self, axis, clone(self._defaults[axis]))
+                setattr(self, axis, clone(self._default(axis)))
         return super().set_params(**params)
 
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: clones of the parts given, of the defaults where none is."""
-        chosen = {axis: getattr(self, axis) or self._defaults.get(axis) for axis in AXES}
+        chosen = {axis: getattr(self, axis) or self._default(axis) for axis in AXES}
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
+
+    def _default(self, axis: str) -> BaseEstimator | None:
+        return self._scorers[self.effort] if axis == "scorer" else self._defaults.get(axis)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -273,7 +277,10 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
     def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
         parts = self.parts()
         encoding = parts["preprocessing"].learn(self.contract_.columns, X)
-        return Fold.build(parts, encoding, self._device(), rng.randint(2**31 - 1))
+        return Fold.build(parts, encoding, self._device(), rng.randint(2**31 - 1), self._dtype())
+
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.effort == "fast" else torch.float64
 
     def _device(self) -> str:
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
@@ -295,18 +302,6 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
         self.threshold_ = self.parts()["threshold"].fit(self.calibration_scores_)
 
     # --- saying ------------------------------------------------------------------------------------------------------
-
-    def assess(self, X: ArrayLike) -> Verdict:
-        """Everything there is to say of rows, in one pass: score, p-value, alarm, contributions."""
-        return self._assess(self._checked(X))[0]
-
-    def _assess(self, rows: Array) -> tuple[Verdict, NDArray[np.intp]]:
-        """The verdict, and which fold spoke it of each row."""
-        readings = [fold.assess(rows) for fold in self.folds_]
-        score, which = lower_median(np.stack([scores for scores, _ in readings]))
-        contributions = np.choose(which[:, None], [cells for _, cells in readings])
-        p_value, alarm = p_values(score, self.calibration_scores_), score > self.threshold_.value_
-        return Verdict(score, p_value, alarm, contributions), which
 
     def anomaly_score(self, X: ArrayLike) -> Array:
         """How strange each row is, `(n,)`; larger is stranger."""
@@ -331,43 +326,6 @@ class Detector(CallbackSupportMixin, RepresentationMixin, OutlierMixin, BaseEsti
         .. math:: p = \frac{1 + \#\{i : s_i \ge s(x)\}}{m + 1}
         """
         return p_values(self.anomaly_score(X), self.calibration_scores_)
-
-    def explain(self, X: ArrayLike) -> Array:
-        """What each column contributes to its row's score, `(n, n_features)`, each 0 or more; larger is more to blame.
-
-        With `StandardizedError`, `ReconstructionError` and `ResidualMahalanobis` the contributions of a row add up to
-        its `anomaly_score`.
-        """
-        return self.assess(X).contributions
-
-    def reasons(self, X: ArrayLike, top: int = 3) -> pd.DataFrame:
-        """The columns most to blame for each row's score, with what they hold and what the others let expect.
-
-        One line a blamed column, at most `top` a row: `row` (its place in `X`), `column`, `share` of the row's
-        contributions, `value`, `expected`, and all of it as `reason` ("temperature 93.1, expected 61 to 67"). After the
-        first, columns with a share below a tenth are left out. What is expected of a number is an interval that held
-        95 % of validate rows.
-        """
-        rows = self._checked(X)
-        verdict, which = self._assess(rows)
-        columns, share = attribution.top(verdict.contributions, top)
-        row, rank = np.nonzero((share >= 0.1) | (np.arange(columns.shape[1]) == 0))
-        column, expected, margin = columns[row, rank], np.empty(len(row)), np.empty(len(row))
-        for number, fold in enumerate(self.folds_):
-            mine = which[row] == number
-            if mine.any():
-                expected[mine], margin[mine] = fold.expected(rows[row[mine]], column[mine])
-        told = pd.DataFrame({"row": row, "column": column, "share": share[row, rank]})
-        contract = [self.contract_.columns[j] for j in column]
-        told["column"] = [one.name for one in contract]
-        codes = zip(contract, rows[row, column], row, column, strict=True)
-        told["value"] = [
-            str(X.iloc[i, j]) if one.is_unseen(code) else one.shown(code)  # type: ignore[union-attr]
-            for one, code, i, j in codes
-        ]
-        told["expected"] = [one.shown(*bounds) for one, *bounds in zip(contract, expected, margin, strict=True)]
-        told["reason"] = told["column"] + " " + told["value"] + ", expected " + told["expected"]
-        return told
 
     @property
     def offset_(self) -> float:

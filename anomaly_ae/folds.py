@@ -36,19 +36,27 @@ class Expected(NamedTuple):
 class Fold:
     """One net, the encoding of its fit rows, and the scorer that reads its passes.
 
-    Weights train in float32. Passes run in float64: a float32 score moves in its seventh digit when the edges of
-    blocks move, and the order of close rows with it. `margin` `(d,)` says how far from what is expected a column of
-    validate rows lies.
+    Weights train in float32. Passes run in float64 by default: a float32 score moves in its seventh digit when the
+    edges of blocks move, and the order of close rows with it. `margin` `(d,)` says how far from what is expected a
+    column of validate rows lies.
     """
 
     encoding: Encoding
     net: Net
     scorer: Scorer
     margin: Array
+    dtype: torch.dtype
 
     @classmethod
-    def build(cls, parts: Mapping[str, Any], encoding: Encoding, device: str, seed: int = 0) -> Fold:
-        """Make an untrained fold from parts that nobody else holds."""
+    def build(
+        cls,
+        parts: Mapping[str, Any],
+        encoding: Encoding,
+        device: str,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> Fold:
+        """Make an untrained fold, read in `dtype`, from parts that nobody else holds."""
         parts = {axis: parts[axis] for axis in (*Net.AXES, "scorer")}
         check_compatible(parts)
         scorer = parts["scorer"]
@@ -58,7 +66,7 @@ class Fold:
             with seeded(seed):
                 net.build(shape, gappy, groups)
                 scorer.build(Sizes(shape, gappy, groups=groups))
-            return cls(encoding, net.to(device), scorer.to(device), np.zeros(encoding.columns)).settle()
+            return cls(encoding, net.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
         except (AttributeError, TypeError, RuntimeError) as error:
             composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
             raise ConfigError(
@@ -67,9 +75,9 @@ class Fold:
             ) from error
 
     def settle(self) -> Fold:
-        """Ready to be read: float64, nothing random."""
-        self.net.double().eval()
-        self.scorer.double().eval()
+        """Ready to be read: of the type for reading, nothing random."""
+        self.net.to(dtype=self.dtype).eval()
+        self.scorer.to(dtype=self.dtype).eval()
         return self
 
     # --- learning ----------------------------------------------------------------------------------------------------
@@ -132,9 +140,9 @@ class Fold:
             for start in range(0, len(X), BLOCK):
                 cells = self.encoding.transform(X[start : start + BLOCK])
                 p = self.net(self._batch(cells))
-                scores.append(self.scorer(p).cpu().numpy() + unit * cells.surprise.sum(axis=1))
+                scores.append(self.scorer(p).double().cpu().numpy() + unit * cells.surprise.sum(axis=1))
                 if contributions is not None:
-                    lost = self.encoding.by_column(contributions(p).cpu().numpy())
+                    lost = self.encoding.by_column(contributions(p).double().cpu().numpy())
                     shares.append(lost + unit * cells.surprise)
         return np.concatenate(scores), np.concatenate(shares) if shares else np.empty((len(X), 0))
 
@@ -144,7 +152,7 @@ class Fold:
         with threads(self.net), torch.inference_mode():
             for start in range(0, len(X), BLOCK):
                 cells = self.encoding.transform(X[start : start + BLOCK])
-                blocks.append(reading(self.net(self._batch(cells))).cpu().numpy())
+                blocks.append(reading(self.net(self._batch(cells))).double().cpu().numpy())
         return np.concatenate(blocks)
 
     def reconstruct(self, X: Array) -> Array:
@@ -154,15 +162,15 @@ class Fold:
     def decode(self, Z: Array) -> Array:
         """The codes of columns `(n, d)` that latent codes `(n, code)` stand for."""
         with threads(self.net), torch.inference_mode():
-            x = self.net.decode(torch.tensor(Z, dtype=torch.float64, device=self._device), self._no_gaps(len(Z))).mean
-        return self.encoding.inverse_transform(x.cpu().numpy())
+            x = self.net.decode(torch.tensor(Z, dtype=self.dtype, device=self._device), self._no_gaps(len(Z))).mean
+        return self.encoding.inverse_transform(x.double().cpu().numpy())
 
     def sample(self, n: int, seed: int) -> Array:
         """Codes `(n, d)` of `n` new rows."""
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
             z = self.net.latent.sample(n, self.net.prior)
             x = self.net.likelihood.sample(self.net.decode(z, self._no_gaps(n)))
-        return self.encoding.inverse_transform(x.cpu().numpy())
+        return self.encoding.inverse_transform(x.double().cpu().numpy())
 
     def expected(self, X: Array, columns: NDArray[np.intp]) -> Expected:
         """What column `columns[i]` of row `i` is expected to be, seen from the row's other columns."""
@@ -180,19 +188,19 @@ class Fold:
                 x = torch.where(cells, 0.0, batch.x)
                 for _ in range(REPAIRS):
                     x = torch.where(cells, self.net(replace(batch, x=x)).px.mean, x)
-                codes[block] = self.encoding.inverse_transform(x.cpu().numpy())
+                codes[block] = self.encoding.inverse_transform(x.double().cpu().numpy())
         return codes
 
     def _batch(self, cells: Cells) -> Batch:
         x, mask, gaps = (
-            None if values is None else torch.from_numpy(values).to(self._device)
-            for values in (cells.x, cells.mask, cells.gaps)
+            None if values is None else torch.from_numpy(values).to(self._device, kind)
+            for values, kind in ((cells.x, self.dtype), (cells.mask, torch.bool), (cells.gaps, self.dtype))
         )
         return Batch(x, mask, gaps)  # type: ignore[arg-type]
 
     def _no_gaps(self, n: int) -> Tensor | None:
         gappy = len(self.encoding.gappy)
-        return torch.zeros(n, gappy, dtype=torch.float64, device=self._device) if gappy else None
+        return torch.zeros(n, gappy, dtype=self.dtype, device=self._device) if gappy else None
 
     @property
     def _device(self) -> torch.device:

@@ -26,7 +26,7 @@ FLOORS = [
     ["data.preprocessing", "data.tables"],
     ["storage"],
     ["columns", "folds"],
-    ["representation"],
+    ["explanation", "representation"],
     ["estimator"],
     ["detectors"],
     ["adapters"],

@@ -238,7 +238,7 @@ TABLES = {  # text is a CSV file, bytes are a Parquet file
     "no Parquet": (GOOD.encode(), []),
     "truncated Parquet": (rows(9).to_parquet()[:-100], []),
     "empty Parquet": (rows(0).to_parquet(), ["no row"]),
-    "infinity in Parquet": (rows(2).assign(c=[1.0, np.inf]).to_parquet(), ["row 2", "'c'", "inf"]),
+    "infinity in Parquet": (rows(9).assign(c=[1.0, np.inf, *range(7)]).to_parquet(), ["row 2", "'c'", "inf"]),
     "lists in Parquet": (rows(3).assign(c=[[1], [2], [3]]).to_parquet(), ["'c'", "list"]),
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +19,12 @@ import pyarrow as pa
 
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
+from anomaly_ae.columns import MIN_ROWS
 from anomaly_ae.data.tables import Block, Output, Table, check_output
 from anomaly_ae.detectors import AutoencoderDetector, load
 from anomaly_ae.errors import AnomalyError, ConfigError, DataError
-from anomaly_ae.estimator import MIN_ROWS, Detector, Verdict
+from anomaly_ae.estimator import Detector
+from anomaly_ae.explanation import Verdict
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.scoring.calibration import Reservoir
@@ -103,7 +106,8 @@ def fit(
         raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
     if progress is not None:
         detector.set_callbacks(_EpochProgress(progress))
-    detector.fit(X)
+    with _said_of(data):
+        detector.fit(X)
     detector.set_callbacks()
     detector.save(target, overwrite)
     summary = FitSummary(
@@ -206,10 +210,17 @@ def _kinds(detector: Detector, names: Sequence[str]) -> tuple[list[str], list[st
 
 
 def _assess(detector: Detector, X: pd.DataFrame, table: Table) -> Verdict:
-    try:
+    with _said_of(table.path):
         return detector.assess(X if _named(detector) else X.to_numpy())
+
+
+@contextlib.contextmanager
+def _said_of(path: Path_) -> Iterator[None]:
+    """What is wrong with rows is said with the file that they are from."""
+    try:
+        yield
     except DataError as error:
-        raise DataError(f"{table.path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
 
 
 def _named(detector: Detector) -> bool:

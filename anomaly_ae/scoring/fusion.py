@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,9 @@ class Fused(Scorer):
     Parameters
     ----------
     scorers : sequence of scorers
-        What to fuse; their scores must be 0 or more.
+        What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
+        that is below their median. On a table with booleans or categories those that compare numbers
+        only (`Neighbours`, `RandomFeatures`) stand back, for distances between levels would drown the others.
 
     Raises
     ------
@@ -54,9 +57,11 @@ class Fused(Scorer):
     Fused(scorers=[StandardizedError(), Neighbours(k=1)])
     """
 
+    judges: Any
     knots: Tensor
     level: Tensor
     excess: Tensor
+    origin: Tensor
 
     def __init__(self, scorers: Sequence[Scorer] = ()) -> None:
         self.scorers = scorers
@@ -67,16 +72,23 @@ class Fused(Scorer):
     def build(self, sizes: Sizes) -> None:
         if not self.scorers:
             raise ConfigError(f"Fused needs scorers, however: {self.scorers!r}. Give one or more.")
-        self.members = nn.ModuleList(self.scorers)
-        for scorer in self.scorers:
+        mixed = any(kind != "numeric" for kind, _ in sizes.groups)
+        judges = [scorer for scorer in self.scorers if not (mixed and scorer.numbers_only)] or self.scorers
+        self.judges = nn.ModuleList(judges)
+        for scorer in judges:
             scorer.build(sizes)
-        self.unit = float(len(self.scorers))
-        self.register_buffer("knots", torch.zeros(len(self.scorers), KNOTS))
+        self.unit = float(len(judges))
+        self.register_buffer("knots", torch.zeros(len(judges), KNOTS))
         self.register_buffer("level", torch.linspace(0, 1 - TAIL, KNOTS))
-        self.register_buffer("excess", torch.ones(len(self.scorers)))
+        self.register_buffer("excess", torch.ones(len(judges)))
+        self.register_buffer("origin", torch.zeros(len(judges)))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        held_out = [_log(scorer.learn(fit, validate)) for scorer in self.scorers]
+        scores = [scorer.learn(fit, validate) for scorer in self.judges]
+        for i, scorer in enumerate(self.judges):
+            if scorer.signed:
+                self.origin[i] = 2 * scores[i].min() - scores[i].median()
+        held_out = [self._log(i, score) for i, score in enumerate(scores)]
         top = max(0.5, min(1 - TAIL, 1 - FEWEST / len(held_out[0])))
         self.level = torch.linspace(0, top, KNOTS, dtype=self.knots.dtype, device=self.knots.device)
         for i, logs in enumerate(held_out):
@@ -86,15 +98,15 @@ class Fused(Scorer):
         return sum(self._nats(i, logs) for i, logs in enumerate(held_out))  # type: ignore[return-value]
 
     def forward(self, p: Pass) -> Tensor:
-        return torch.stack([self._nats(i, _log(scorer(p))) for i, scorer in enumerate(self.scorers)]).sum(0)
+        return torch.stack([self._nats(i, self._log(i, scorer(p))) for i, scorer in enumerate(self.judges)]).sum(0)
 
     def contributions(self, p: Pass) -> Tensor:
         total = torch.zeros_like(p.batch.x)
-        for i, scorer in enumerate(self.scorers):
+        for i, scorer in enumerate(self.judges):
             cells = scorer.contributions(p).clamp(min=0)
             whole = cells.flatten(1).sum(1).view(-1, *[1] * (cells.dim() - 1))
             share = torch.where(whole > 0, cells / whole.clamp(min=1e-300), 1 / cells[0].numel())
-            total += share * self._nats(i, _log(scorer(p))).view_as(whole)
+            total += share * self._nats(i, self._log(i, scorer(p))).view_as(whole)
         return total
 
     def _nats(self, i: int, logs: Tensor) -> Tensor:
@@ -106,6 +118,5 @@ class Fused(Scorer):
         inside = torch.lerp(levels[right - 1], levels[right], along)
         return inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
 
-
-def _log(scores: Tensor) -> Tensor:
-    return scores.clamp(min=SMALLEST).log()
+    def _log(self, i: int, scores: Tensor) -> Tensor:
+        return (scores - self.origin[i]).clamp(min=SMALLEST).log()

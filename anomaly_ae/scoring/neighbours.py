@@ -39,7 +39,7 @@ class Neighbours(Scorer):
         Where distances are taken; "residual" is the row and its residual side by side.
     exact : int >= 1, default=5000
         Up to so many rows all are remembered.
-    sample : int >= 1, default=1000
+    sample : int >= 1, default=500
         Above, as many drawn at random.
 
     Raises
@@ -58,9 +58,10 @@ class Neighbours(Scorer):
     Neighbours(k=1)
     """
 
+    numbers_only = True
     memory: Tensor
 
-    def __init__(self, k: int = 5, p: float = 2.0, space: str = "input", exact: int = 5000, sample: int = 1000) -> None:
+    def __init__(self, k: int = 5, p: float = 2.0, space: str = "input", exact: int = 5000, sample: int = 500) -> None:
         self.k = k
         self.p = p
         self.space = space
@@ -112,12 +113,14 @@ class Neighbours(Scorer):
         """Distances to the `k` nearest, nearest first, and which they are: `(n, k)`; `own` are rows' own places."""
         memory = self.memory.to(places.dtype)
         k = min(self.k, max(1, len(memory) - (own is not None)))
-        found = []
+        known = memory.float()
+        squares, found = known.square().sum(1), []
         for start in range(0, len(places), CHUNK):
             some = places[start : start + CHUNK]
-            # products of matrices are quick and round; the nearest are then measured exactly
+            # searched in float32, for Euclid's norm by a product of matrices; the nearest are then measured exactly
+            rough = some.float()
             squared = self.p == 2
-            far = memory.square().sum(1) - 2 * some @ memory.T if squared else torch.cdist(some, memory, p=self.p)
+            far = squares - 2 * rough @ known.T if squared else torch.cdist(rough, known, p=self.p)
             if own is not None:
                 far[torch.arange(len(some)), own[start : start + CHUNK]] = torch.inf
             near = far.topk(min(k + SPARE, len(memory)), largest=False).indices
@@ -143,7 +146,7 @@ class RandomFeatures(Scorer):
 
     Parameters
     ----------
-    features : int >= 1, default=1024
+    features : int >= 1, default=512
         `m`; at most four a fit row are used.
     sigma : float > 0 (standard deviations of a column), default=1
         Largest noise.
@@ -167,16 +170,17 @@ class RandomFeatures(Scorer):
     Examples
     --------
     >>> from anomaly_ae import AutoencoderDetector, RandomFeatures
-    >>> AutoencoderDetector(scorer=RandomFeatures(features=512)).scorer
-    RandomFeatures(features=512)
+    >>> AutoencoderDetector(scorer=RandomFeatures(features=256)).scorer
+    RandomFeatures(features=256)
     """
 
+    numbers_only = True
     frequency: Tensor
     phase: Tensor
     solution: Tensor
 
     def __init__(
-        self, features: int = 1024, sigma: float = 1.0, length: float = 1.0, ridge: float = 1e-3, rows: int = 8192
+        self, features: int = 512, sigma: float = 1.0, length: float = 1.0, ridge: float = 1e-3, rows: int = 8192
     ) -> None:
         self.features = features
         self.sigma = sigma

@@ -24,10 +24,13 @@ class Scorer(Part):
     """What all scorers share: they add, scale, and say how much each cell contributes.
 
     `a + b` and `2 * a` are a `WeightedSum`. `unit` is what one nat is worth in the scorer's own units, once built: what
-    no net can judge is charged in nats (see `Preprocessing`).
+    no net can judge is charged in nats (see `Preprocessing`). `numbers_only` says that it means little where some
+    columns are booleans or categories.
     """
 
     needs_gradient: ClassVar[bool] = False
+    numbers_only: ClassVar[bool] = False
+    signed: ClassVar[bool] = False  # whether scores may be below 0
     unit: float = 1.0
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
@@ -298,6 +301,7 @@ class NegativeELBO(Scorer):
     """
 
     needs = {"latent": "posterior"}
+    signed = True
 
     def forward(self, p: Pass) -> Tensor:
         return -p.net.log_likelihood(p)
@@ -332,6 +336,8 @@ class WeightedSum(Scorer):
     >>> WeightedSum([ReconstructionError(), KLScore()], weights=[1, 0.5])
     WeightedSum(scorers=[ReconstructionError(), KLScore()], weights=[1, 0.5])
     """
+
+    signed = True
 
     def __init__(self, scorers: Sequence[Scorer] = (), weights: Sequence[float] | None = None) -> None:
         self.scorers = scorers

@@ -1,0 +1,81 @@
+"""Verdicts with their reasons: which column is to blame, what it holds, and what the others let expect."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from anomaly_ae.columns import ColumnsMixin
+from anomaly_ae.folds import Fold
+from anomaly_ae.scoring import attribution
+from anomaly_ae.scoring.calibration import lower_median, p_values
+
+Array = NDArray[np.float64]
+
+
+class Verdict(NamedTuple):
+    """What is said of `n` rows: scores, p-values and alarms `(n,)`, contributions `(n, n_features)`."""
+
+    anomaly_score: Array
+    p_value: Array
+    is_anomaly: NDArray[np.bool_]
+    contributions: Array
+
+
+class ExplanationMixin(ColumnsMixin):
+    """`assess`, `explain` and `reasons`."""
+
+    folds_: list[Fold]
+    calibration_scores_: Array
+    threshold_: Any
+
+    def assess(self, X: ArrayLike) -> Verdict:
+        """Everything there is to say of rows, in one pass: score, p-value, alarm, contributions."""
+        return self._assess(self._checked(X))[0]
+
+    def _assess(self, rows: Array) -> tuple[Verdict, NDArray[np.intp]]:
+        """The verdict, and which fold spoke it of each row."""
+        readings = [fold.assess(rows) for fold in self.folds_]
+        score, which = lower_median(np.stack([scores for scores, _ in readings]))
+        contributions = np.choose(which[:, None], [cells for _, cells in readings])
+        p_value, alarm = p_values(score, self.calibration_scores_), score > self.threshold_.value_
+        return Verdict(score, p_value, alarm, contributions), which
+
+    def explain(self, X: ArrayLike) -> Array:
+        """What each column contributes to its row's score, `(n, n_features)`, each 0 or more; larger is more to blame.
+
+        With scorers whose docstring says so, the default among them, they add up to the row's `anomaly_score`.
+        """
+        return self.assess(X).contributions
+
+    def reasons(self, X: ArrayLike, top: int = 3) -> pd.DataFrame:
+        """The columns most to blame for each row's score, with what they hold and what the others let expect.
+
+        One line a blamed column, at most `top` a row: `row` (its place in `X`), `column`, `share` of the row's
+        contributions, `value`, `expected`, and all of it as `reason` ("temperature 93.1, expected 61 to 67"). After the
+        first, columns with a share below a tenth are left out. What is expected of a number is an interval that held
+        95 % of validate rows.
+        """
+        rows = self._checked(X)
+        verdict, which = self._assess(rows)
+        columns, share = attribution.top(verdict.contributions, top)
+        row, rank = np.nonzero((share >= 0.1) | (np.arange(columns.shape[1]) == 0))
+        column, expected, margin = columns[row, rank], np.empty(len(row)), np.empty(len(row))
+        for number, fold in enumerate(self.folds_):
+            mine = which[row] == number
+            if mine.any():
+                expected[mine], margin[mine] = fold.expected(rows[row[mine]], column[mine])
+        told = pd.DataFrame({"row": row, "column": column, "share": share[row, rank]})
+        contract = [self.contract_.columns[j] for j in column]
+        told["column"] = [one.name for one in contract]
+        codes = zip(contract, rows[row, column], row, column, strict=True)
+        told["value"] = [
+            str(X.iloc[i, j]) if one.is_unseen(code) else one.shown(code)  # type: ignore[union-attr]
+            for one, code, i, j in codes
+        ]
+        told["expected"] = [one.shown(*bounds) for one, *bounds in zip(contract, expected, margin, strict=True)]
+        told["reason"] = told["column"] + " " + told["value"] + ", expected " + told["expected"]
+        return told
