@@ -114,7 +114,7 @@ class VAEDetector(Detector):
     >>> X = np.random.default_rng(0).normal(size=(200, 3)) @ [[1, 1, 0], [0, 1, 1], [0, 0, 0.1]]
     >>> det = VAEDetector(random_state=0).fit(X)
     >>> det.p_values([[0.0, 0.0, 0.0], [9.0, -9.0, 0.0]]).round(3)
-    array([0.95 , 0.005])
+    array([0.96 , 0.005])
     """
 
     _defaults = {

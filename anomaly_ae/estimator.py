@@ -344,7 +344,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
     # --- keeping -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Write a model folder (no pickle, no training row in it) and return its path.
+        """Write a model folder (without pickle; `effort="fast"` also without training rows) and return its path.
 
         Raises
         ------

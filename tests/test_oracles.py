@@ -13,6 +13,7 @@ from anomaly_ae import (
     Chain,
     Conformal,
     Dense,
+    Fused,
     Gaussian,
     GaussianNoise,
     Huber,
@@ -22,10 +23,12 @@ from anomaly_ae import (
     Masking,
     Mixed,
     NegativeELBO,
+    Neighbours,
     Normal,
     Point,
     Preprocessing,
     Quantile,
+    RandomFeatures,
     ReconstructionError,
     ResidualMahalanobis,
     StandardizedError,
@@ -35,7 +38,7 @@ from anomaly_ae import (
     VAEDetector,
     WeightedSum,
 )
-from anomaly_ae.nn.core import Batch, Clock, total_kl
+from anomaly_ae.nn.core import Batch, Clock, Part, total_kl
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe, seeded, threads, train
 from anomaly_ae.scoring.calibration import splits
@@ -172,6 +175,23 @@ MOVES = [
     (AutoencoderDetector, {"scorer": StandardizedError(shrinkage=0)}),
     (AutoencoderDetector, {"scorer": ResidualMahalanobis()}),
     (AutoencoderDetector, {"scorer": ResidualMahalanobis(shrinkage=1.0)}),
+    (AutoencoderDetector, {"scorer": Neighbours()}),
+    (AutoencoderDetector, {"scorer": Neighbours(k=1)}),
+    (AutoencoderDetector, {"scorer": Neighbours(p=1)}),
+    (AutoencoderDetector, {"scorer": Neighbours(space="code")}),
+    (AutoencoderDetector, {"scorer": Neighbours(space="residual")}),
+    (AutoencoderDetector, {"scorer": Neighbours(exact=100)}),
+    (AutoencoderDetector, {"scorer": Neighbours(exact=100, sample=20)}),
+    (AutoencoderDetector, {"scorer": RandomFeatures()}),
+    (AutoencoderDetector, {"scorer": RandomFeatures(features=64)}),
+    (AutoencoderDetector, {"scorer": RandomFeatures(sigma=0.3)}),
+    (AutoencoderDetector, {"scorer": RandomFeatures(length=2)}),
+    (AutoencoderDetector, {"scorer": RandomFeatures(ridge=0.1)}),
+    (AutoencoderDetector, {"scorer": RandomFeatures(rows=100)}),
+    (AutoencoderDetector, {"scorer": Fused([StandardizedError(), Neighbours()])}),
+    (AutoencoderDetector, {"effort": "fast"}),
+    (AutoencoderDetector, {"effort": "best"}),
+    (VAEDetector, {"effort": "fast"}),
     (AutoencoderDetector, {"calibration": "cross"}),
     (AutoencoderDetector, {"max_epochs": 2}),
     (AutoencoderDetector, {"steps_per_epoch": 9}),
@@ -212,7 +232,12 @@ def scored():
 
 @pytest.mark.parametrize(("detector", "change"), MOVES, ids=lambda value: str(value)[:60])
 def test_every_hyperparameter_moves_the_score(scored, detector, change):
-    assert np.abs(scored(detector, **change) / scored(detector) - 1).max() > 1e-6
+    # against the same part with its defaults, or where it has them already, against the detector's
+    plain = {
+        axis: type(part)() for axis, part in change.items() if isinstance(part, Part) and not isinstance(part, Chain)
+    }
+    plain = {} if repr(plain) == repr(change) or isinstance(change.get("scorer"), Fused | WeightedSum) else plain
+    assert np.abs(scored(detector, **change) / scored(detector, **plain) - 1).max() > 1e-6
 
 
 def test_patience_stops_training_early():

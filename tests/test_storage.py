@@ -148,8 +148,8 @@ def test_loading_unpickles_nothing(model):
 
 
 @pytest.mark.parametrize("calibration", ["split", "cross"])
-def test_no_training_row_is_in_the_folder(tmp_path, calibration):
-    folder = quick(calibration=calibration).fit(X).save(tmp_path / "model")
+def test_without_a_memory_no_training_row_is_in_the_folder(tmp_path, calibration):
+    folder = quick(calibration=calibration, effort="fast").fit(X).save(tmp_path / "model")
     everything = b"".join(contents(folder).values())
     for kind in ("<f8", ">f8"):
         assert not any(cell.tobytes() in everything for cell in X.astype(kind).ravel())

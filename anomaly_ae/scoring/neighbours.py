@@ -200,7 +200,7 @@ class RandomFeatures(Scorer):
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         x = fit.batch.x.flatten(1)
-        m = min(self.features, 4 * len(x))
+        m = min(len(self.phase), 4 * len(x))
         self.frequency, self.phase = self.frequency[:, :m].clone(), self.phase[:m].clone()
         copies = x[torch.randperm(len(x), device=x.device)].repeat(4, 1)[: self.rows]
         level = self.sigma * torch.rand(len(copies), 1, dtype=x.dtype, device=x.device)
