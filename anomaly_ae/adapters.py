@@ -182,8 +182,9 @@ def as_pyod(detector: Any, contamination: Any = 0.1) -> Any:
     .. math:: \text{decision\_function}_{\text{PyOD}}(x) = -\text{score\_samples}(x)
 
     `fit` fits a clone, `detector_`, and sets `decision_scores_`, `threshold_` and `labels_` of the training rows as
-    PyOD does; `predict` says 0 and 1, `predict_proba` and the rest are PyOD's own. The threshold is PyOD's quantile of
-    training scores, not a promise; the calibrated one is that of `detector_`.
+    PyOD does; `predict` says 0 and 1, `predict_proba` and the rest are PyOD's own. The threshold is PyOD's quantile
+    of training scores, not a promise: a row that the detector remembers is near itself, so that it comes out low. The
+    calibrated one is that of `detector_`.
 
     Parameters
     ----------

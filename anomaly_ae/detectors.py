@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import clone
 
 from anomaly_ae import storage
@@ -36,9 +37,9 @@ def _by_effort(own: Scorer) -> dict[str, Scorer]:
         "best": Fused(
             [
                 own,
-                Neighbours(k=1, p=1, exact=20_000, sample=2000),
-                Neighbours(k=1, exact=20_000, sample=2000),
-                Neighbours(k=5, exact=20_000, sample=2000),
+                Neighbours(k=1, p=1, sample=2000),
+                Neighbours(k=1, sample=2000),
+                Neighbours(k=5, sample=2000),
                 RandomFeatures(features=1024),
                 RandomFeatures(features=1024, length=2),
             ]
@@ -154,21 +155,23 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
         resolved = {axis: storage.from_tree(tree, names) for axis, tree in stored.config["parts"].items()}
         fitted = stored.config["fitted"]
         detector.contract_ = Contract.from_json(stored.config["contract"])
-        threshold = resolved.pop("threshold")
+        detector.parts_, threshold = dict(resolved), resolved.pop("threshold")
         detector.n_features_in_ = fitted["n_features_in"]
         if fitted["feature_names_in"]:
             detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
         detector.n_rows_seen_, detector.history_ = fitted["n_rows_seen"], stored.history
-        detector.folds_, detector._reservoirs = [], []
+        detector.folds_, detector._reservoirs, detector._learned = [], [], []
         for number in range(fitted["nets"]):
             modules = {axis: clone(part) if part is not None else None for axis, part in resolved.items()}
             arrays, weights = (_below(f"{number}/", found) for found in (stored.arrays, stored.weights))
             encoding = Encoding(modules["preprocessing"], arrays)  # type: ignore[arg-type]
-            fold = Fold.build(modules, encoding, detector._device(), dtype=detector._dtype()).load_weights(weights)
+            dtype = torch.float32 if fitted["float32"] else torch.float64
+            fold = Fold.build(modules, encoding, detector._device(), dtype=dtype).load_weights(weights)
             fold.margin = arrays["margin"]
-            detector._keep(fold, np.empty((0, detector.n_features_in_)), np.random.RandomState(0))
+            none = np.empty((0, detector.n_features_in_))
+            detector._keep(fold, none, none, np.random.RandomState(0))
         detector.calibration_scores_ = stored.arrays["calibration_scores"]
-        detector.threshold_ = threshold.fit(detector.calibration_scores_)
+        detector.threshold_ = clone(threshold).fit(detector.calibration_scores_)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ModelFolderError(
             f"A model folder must fit together, however: {path} does not ({error}). Fit the model again."

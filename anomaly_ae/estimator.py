@@ -29,7 +29,7 @@ from anomaly_ae import storage
 from anomaly_ae.columns import MIN_ROWS as MIN_ROWS
 from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.explanation import ExplanationMixin
+from anomaly_ae.explanation import ExplanationMixin, known
 from anomaly_ae.folds import Fold
 from anomaly_ae.nn.core import Part
 from anomaly_ae.nn.model import Net
@@ -99,7 +99,9 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
     calibration_scores_: Array
     threshold_: Any
     n_rows_seen_: int
-    _reservoirs: list[Reservoir]
+    parts_: dict[str, Any]  # the composition that was fitted
+    _reservoirs: list[Reservoir]  # of calibrate rows
+    _learned: list[Reservoir]  # of fit rows, for scorers to learn from when more arrive
 
     _defaults: ClassVar[Mapping[str, BaseEstimator]] = {}
     _scorers: ClassVar[Mapping[str, BaseEstimator]] = {}  # by effort
@@ -208,13 +210,19 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
             Nested values, integers beyond 2^53.
         """
         kept = list(self.folds_) if self.warm_start and hasattr(self, "folds_") else []
+        if kept and repr(self.parts()) != repr(self.parts_):
+            raise ConfigError(
+                f"{type(self).__name__} needs the parts of the last fit to start from, however: some are others now. "
+                "Set warm_start=False, or the parts as they were."
+            )
+        self.parts_ = self.parts()
         rows = self._checked(X) if kept else self._learn_columns(X)
         rng = check_random_state(self.random_state)
         rotate = self.calibration == "cross" or (self.calibration == "auto" and len(rows) < CROSS_BELOW)
         divided = splits(len(rows), len(kept) or (FOLDS if rotate else 1), rng)
         context = self._init_callback_context(max_subtasks=len(divided))
         context.call_on_fit_task_begin(estimator=self, X=rows)
-        self.folds_, self._reservoirs, records = [], [], []
+        self.folds_, self._reservoirs, self._learned, records = [], [], [], []
         for number, split in enumerate(divided):
             task = context.subcontext(task_name=f"net {number + 1} of {len(divided)}", max_subtasks=self.max_epochs)
             task.call_on_fit_task_begin(estimator=self)
@@ -228,7 +236,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
                 rows[split.fit], rows[split.validate], self._recipe(), rng.randint(2**31 - 1), on_epoch
             )
             records += [{"net": number + 1, **record} for record in history]
-            self._keep(fold, rows[split.calibrate], rng)
+            self._keep(fold, rows[split.calibrate], rows[split.fit], rng)
             task.call_on_fit_task_end(estimator=self)
         self.history_ = pd.DataFrame(records)
         self.n_rows_seen_ = len(rows)
@@ -249,18 +257,21 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         rows = self._learn_columns(X) if first else self._checked(X)
         rng = check_random_state(self.random_state)
         if first:
-            self.n_rows_seen_, self.history_, self.folds_, self._reservoirs = 0, pd.DataFrame(), [], []
+            self.n_rows_seen_, self.history_, self.parts_ = 0, pd.DataFrame(), self.parts()
+            self.folds_, self._reservoirs, self._learned = [], [], []
         numbers = self.n_rows_seen_ + np.arange(len(rows))
         held_out, learned = rows[numbers % HELD_OUT_EVERY == 0], rows[numbers % HELD_OUT_EVERY != 0]
         if first:
-            self._keep(self._new_fold(learned, rng), rows[:0], rng)
+            self._keep(self._new_fold(learned, rng), rows[:0], rows[:0], rng)
         records = []
         for number, (fold, reservoir) in enumerate(zip(self.folds_, self._reservoirs, strict=True)):
             reservoir.add(held_out[number :: len(self.folds_)], rng)
             if len(learned):
+                self._learned[number].add(learned, rng)
                 steps = max(self.steps_per_epoch or 1, math.ceil(len(learned) / self.batch_size))
                 recipe = self._recipe(max_epochs=1, steps_per_epoch=steps, schedule=False)
-                history = fold.train(learned, rows[:0], recipe, (rng.randint(2**31 - 1) + self.n_rows_seen_) % 2**31)
+                seed = (rng.randint(2**31 - 1) + self.n_rows_seen_) % 2**31
+                history = fold.train(learned, rows[:0], recipe, seed, remember=self._learned[number].rows)
                 records += [{"net": number + 1, **record} for record in history]
         self.history_ = pd.concat([self.history_, pd.DataFrame(records)], ignore_index=True)
         self.history_["epoch"] = self.history_.groupby("net").cumcount() + 1
@@ -275,8 +286,8 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         return Recipe(**(mine | changes))
 
     def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
-        parts = self.parts()
-        encoding = parts["preprocessing"].learn(self.contract_.columns, X)
+        parts = {axis: clone(part) if part is not None else None for axis, part in self.parts_.items()}
+        encoding = parts["preprocessing"].learn(self.contract_.columns, X)  # type: ignore[union-attr]
         return Fold.build(parts, encoding, self._device(), rng.randint(2**31 - 1), self._dtype())
 
     def _dtype(self) -> torch.dtype:
@@ -285,11 +296,11 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
     def _device(self) -> str:
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
-    def _keep(self, fold: Fold, calibrate: Array, rng: np.random.RandomState) -> None:
-        reservoir = Reservoir(RESERVOIR, self.n_features_in_)
-        reservoir.add(calibrate, rng)
+    def _keep(self, fold: Fold, calibrate: Array, fit: Array, rng: np.random.RandomState) -> None:
         self.folds_.append(fold)
-        self._reservoirs.append(reservoir)
+        for place, rows in ((self._reservoirs, calibrate), (self._learned, fit)):
+            place.append(Reservoir(RESERVOIR, self.n_features_in_))
+            place[-1].add(rows, rng)
 
     def _calibrate(self, rows: list[Array]) -> None:
         scores = [fold.scores(X) for fold, X in zip(self.folds_, rows, strict=True) if len(X)]
@@ -299,14 +310,14 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
                 f"{type(self).__name__} needs a training that stays finite, however: scores of calibrate rows are not. "
                 f"Lower learning_rate (it is {self.learning_rate:g})."
             )
-        self.threshold_ = self.parts()["threshold"].fit(self.calibration_scores_)
+        self.threshold_ = clone(self.parts_["threshold"]).fit(self.calibration_scores_)
 
     # --- saying ------------------------------------------------------------------------------------------------------
 
     def anomaly_score(self, X: ArrayLike) -> Array:
         """How strange each row is, `(n,)`; larger is stranger."""
         rows = self._checked(X)
-        return lower_median(np.stack([fold.scores(rows) for fold in self.folds_]))[0]
+        return known(lower_median(np.stack([fold.scores(rows) for fold in self.folds_]))[0])
 
     def score_samples(self, X: ArrayLike) -> Array:
         """How normal each row is, `(n,)`: `-anomaly_score(X)`."""
@@ -355,13 +366,14 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         config = {
             "anomaly_ae": __version__,
             "detector": storage.to_tree(self),
-            "parts": {axis: storage.to_tree(part) for axis, part in self.parts().items()},
+            "parts": {axis: storage.to_tree(part) for axis, part in self.parts_.items()},
             "contract": self.contract_.to_json(),
             "fitted": {
                 "n_features_in": self.n_features_in_,
                 "feature_names_in": list(getattr(self, "feature_names_in_", [])) or None,
                 "n_rows_seen": self.n_rows_seen_,
                 "nets": len(self.folds_),
+                "float32": self.folds_[0].dtype == torch.float32,
             },
         }
         weights: dict[str, torch.Tensor] = {}

@@ -9,11 +9,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly_ae.columns import ColumnsMixin
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.folds import Fold
 from anomaly_ae.scoring import attribution
 from anomaly_ae.scoring.calibration import lower_median, p_values
 
 Array = NDArray[np.float64]
+LARGEST = float(np.finfo(np.float64).max)
 
 
 class Verdict(NamedTuple):
@@ -23,6 +25,11 @@ class Verdict(NamedTuple):
     p_value: Array
     is_anomaly: NDArray[np.bool_]
     contributions: Array
+
+
+def known(scores: Array) -> Array:
+    """Scores, the largest number there is where a row is so far away that its own overflowed."""
+    return np.nan_to_num(scores, nan=LARGEST, posinf=LARGEST)
 
 
 class ExplanationMixin(ColumnsMixin):
@@ -40,6 +47,7 @@ class ExplanationMixin(ColumnsMixin):
         """The verdict, and which fold spoke it of each row."""
         readings = [fold.assess(rows) for fold in self.folds_]
         score, which = lower_median(np.stack([scores for scores, _ in readings]))
+        score = known(score)
         contributions = np.choose(which[:, None], [cells for _, cells in readings])
         p_value, alarm = p_values(score, self.calibration_scores_), score > self.threshold_.value_
         return Verdict(score, p_value, alarm, contributions), which
@@ -59,6 +67,8 @@ class ExplanationMixin(ColumnsMixin):
         first, columns with a share below a tenth are left out. What is expected of a number is an interval that held
         95 % of validate rows.
         """
+        if top < 1:
+            raise ConfigError(f"reasons needs top of 1 or more, however: {top!r}. Ask for one column at least.")
         rows = self._checked(X)
         verdict, which = self._assess(rows)
         columns, share = attribution.top(verdict.contributions, top)

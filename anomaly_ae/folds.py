@@ -15,12 +15,13 @@ from anomaly_ae.data.preprocessing import Cells, Encoding
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
 from anomaly_ae.nn.model import Net
-from anomaly_ae.nn.training import Recipe, seeded, threads, train
+from anomaly_ae.nn.training import AdamW, Recipe, seeded, threads, train
 from anomaly_ae.scoring.scorers import Scorer
 
 Array = NDArray[np.float64]
 BLOCK = 8192  # rows a forward pass; jobs align their blocks to it, so that resumed scores are the same to the bit
 LEARN_ROWS = 8192  # fit rows, and half as many validate rows, that a scorer learns from at most
+FEW = 50  # rows that do not make a scorer learn again
 REPAIRS = 8  # passes after which a column that was taken away has settled
 SPREAD = 0.95  # share of validate rows whose value lies in the expected interval
 
@@ -46,6 +47,8 @@ class Fold:
     scorer: Scorer
     margin: Array
     dtype: torch.dtype
+    optimizer: AdamW | None = None
+    learned: bool = False  # whether the scorer has learned
 
     @classmethod
     def build(
@@ -89,22 +92,31 @@ class Fold:
         recipe: Recipe,
         seed: int,
         on_epoch: Callable[[dict[str, float]], bool] | None = None,
+        remember: Array | None = None,
     ) -> list[dict[str, float]]:
-        """Train on codes `(n, d)`; then the scorer learns what residuals of validate rows are like, if it asks for it.
+        """Train on codes `(n, d)`; then the scorer learns from fit and validate rows.
 
-        Returns one record an epoch.
+        With `remember`, rows of this and earlier calls, training goes on with the optimiser of the last call, and the
+        scorer learns from these rows, once there are enough to change its mind. Returns one record an epoch.
         """
         self.net.float()
         rows, watched = (self._batch(self.encoding.transform(X)) for X in (fit, validate))
         with threads(self.net), seeded(seed, self._device):
-            history = train(self.net, _float(rows), _float(watched) if len(watched) else None, recipe, on_epoch)
+            goes_on = remember is not None and self.optimizer is not None
+            self.optimizer = self.optimizer if goes_on else AdamW(list(self.net.parameters()), recipe.weight_decay)
+            watched_ = _float(watched) if len(watched) else None
+            history = train(self.net, _float(rows), watched_, recipe, on_epoch, self.optimizer)
         self.settle()
+        if remember is not None:
+            if self.learned and len(remember) < FEW:
+                return history
+            fit, rows = remember, self._batch(self.encoding.transform(remember))
         if not len(watched):  # rows that trained have to do
-            cut = len(fit) - max(1, len(fit) // 5)
-            watched, rows = rows.take(slice(cut, None)), rows.take(slice(max(1, cut)))
+            watched, rows = rows.take(slice(None, None, 5)), rows if len(rows) < 2 else _but_every_fifth(rows)
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
             some = torch.randperm(len(rows), device=self._device)[:LEARN_ROWS]
             self.scorer.learn(self.net(rows.take(some)), self.net(watched.take(slice(LEARN_ROWS // 2))))
+        self.learned = True
         self.scorer.float()  # as it will be stored
         self.settle()
         self._learn_margin(validate if len(validate) else fit)
@@ -126,24 +138,23 @@ class Fold:
 
     def scores(self, X: Array) -> Array:
         """How strange codes `(n, d)` are, `(n,)`."""
-        return self._scored(X)[0]
+        return self._scored(X, False)[0]
 
     def assess(self, X: Array) -> tuple[Array, Array]:
         """Scores `(n,)` and what each column contributes `(n, d)`."""
-        score, cells = self._scored(X, self.scorer.contributions)
-        return score, cells
+        return self._scored(X, True)
 
-    def _scored(self, X: Array, contributions: Callable[[Pass], Tensor] | None = None) -> tuple[Array, Array]:
+    def _scored(self, X: Array, explained: bool) -> tuple[Array, Array]:
         unit = self.scorer.unit
         scores, shares = [], []
         with threads(self.net), torch.inference_mode():
             for start in range(0, len(X), BLOCK):
                 cells = self.encoding.transform(X[start : start + BLOCK])
                 p = self.net(self._batch(cells))
-                scores.append(self.scorer(p).double().cpu().numpy() + unit * cells.surprise.sum(axis=1))
-                if contributions is not None:
-                    lost = self.encoding.by_column(contributions(p).double().cpu().numpy())
-                    shares.append(lost + unit * cells.surprise)
+                score, lost = self.scorer.judged(p) if explained else (self.scorer(p), None)
+                scores.append(score.double().cpu().numpy() + unit * cells.surprise.sum(axis=1))
+                if lost is not None:
+                    shares.append(self.encoding.by_column(lost.double().cpu().numpy()) + unit * cells.surprise)
         return np.concatenate(scores), np.concatenate(shares) if shares else np.empty((len(X), 0))
 
     def read(self, X: Array, reading: Callable[[Pass], Tensor]) -> Array:
@@ -222,7 +233,12 @@ class Fold:
         for place, module in {"net": self.net, "scorer": self.scorer}.items():
             prefix = f"{place}."
             module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.learned = True
         return self.settle()
+
+
+def _but_every_fifth(rows: Batch) -> Batch:
+    return rows.take(torch.arange(len(rows), device=rows.x.device) % 5 != 0)
 
 
 def _float(batch: Batch) -> Batch:

@@ -28,7 +28,8 @@ DIM = 4
 
 
 def rows(n, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, DIM)) @ np.random.default_rng(9).normal(size=(DIM, DIM))
+    X = np.random.default_rng(seed).normal(size=(n, DIM)) @ np.random.default_rng(9).normal(size=(DIM, DIM))
+    return X.astype(np.float32).astype(np.float64)  # as a memory keeps them
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_neighbours_in_other_spaces(net, space):
 
     known = np.concatenate([places(passed(net, rows(150))), places(passed(net, rows(50, 1)))])
     oracle = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(known).kneighbors(places(p))[0][:, -1]
-    np.testing.assert_allclose(part(p).numpy(), oracle, rtol=1e-12)
+    np.testing.assert_allclose(part(p).numpy(), oracle, rtol=1e-12 if space == "input" else 1e-5)
 
 
 def test_a_known_row_is_at_home_and_copies_of_it_too(net):

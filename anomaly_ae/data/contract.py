@@ -272,7 +272,9 @@ def _text(values: pd.Series, name: str) -> NDArray[np.object_]:
                 f"A model needs plain values, however: column {name!r} has {value!r:.60} {_where(values, row)}. Take "
                 "it apart into columns, or leave it out."
             )
-    return np.array([str(value) for value in texts], dtype=object)
+    # whole numbers become floats as soon as one cell of their column is missing
+    whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in texts)
+    return np.array([str(value) for value in whole], dtype=object)
 
 
 def _moment(seconds: float) -> pd.Timestamp:

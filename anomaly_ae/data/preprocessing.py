@@ -26,6 +26,7 @@ DAY = 86_400.0
 PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
 EMPTY = np.inf  # stands for the constant of a column without a value
 HUGE = 1e300
+ROUNDED = 1e-6  # relative difference of numbers that are the same but for rounding
 USUAL = 0.95  # share of fit rows whose gaps are charged nothing
 LINEAR = 10.0  # standard deviations; further away grows with the logarithm, so that no cell drowns the others
 CHANGED = 1e6  # nats: more than any net charges, so that a change in a constant column is an alarm
@@ -63,7 +64,8 @@ class Preprocessing(BaseEstimator):
     max_levels : int >= 2, default=20
         Levels of a category that get a cell of their own.
     missing : {"score", "ignore"}, default="score"
-        Whether unexpected gaps make a row stranger, or are only not held against it.
+        Whether unexpected gaps cost anything by themselves. In either case the net has less to go by: in a column that
+        had no gaps at fit, one looks to it like an ordinary value.
 
     Raises
     ------
@@ -210,7 +212,7 @@ class Encoding:
         fixed = self.state["fixed"]
         constant = ~np.isnan(fixed)
         if constant.any():
-            surprise[:, constant] = CHANGED * (~gone & (codes != fixed))[:, constant]
+            surprise[:, constant] = CHANGED * (~gone & self._changed(codes))[:, constant]
             frozen = constant[[j for j, _ in self.numeric]]
             z[:, frozen] = 0.0
         if self.rule.missing == "score" and gone.any():
@@ -234,6 +236,13 @@ class Encoding:
         x = np.concatenate(parts, axis=1) if len(parts) > 1 else z
         gaps = gone[:, self.gappy].astype(np.float64) if len(self.gappy) else None
         return Cells(x, None if mask.all() else mask, gaps, surprise)
+
+    def _changed(self, codes: Array) -> Mask:
+        """Where a constant column holds something else; numbers may come back from a file rounded to float32."""
+        fixed = self.state["fixed"]
+        numbers = (self.state["kinds"] == NUMBER) & np.isfinite(fixed)
+        slack = np.where(numbers, ROUNDED * np.abs(np.where(numbers, fixed, 0.0)), 0.0)
+        return ~(np.abs(codes - np.where(np.isfinite(fixed), fixed, np.inf)) <= slack)
 
     def gap_nats(self, gone: Mask) -> Array:
         """How little a gap in each column was to be expected, where `gone` `(n, d)` has one."""

@@ -39,17 +39,18 @@ def train(
     validate: Batch | None,
     recipe: Recipe,
     on_epoch: Callable[[dict[str, float]], bool] | None = None,
+    optimizer: AdamW | None = None,
 ) -> list[dict[str, float]]:
     """Minimise the net's loss over the rows `fit`; keep the weights of the epoch with the best `validate` loss.
 
     Both lie on the net's device already; batches are slices of them. `on_epoch` gets each epoch's record
-    and ends training by returning True. Returns the records.
+    and ends training by returning True. `optimizer` is one of the same net to go on with. Returns the records.
     """
     batch_size = min(recipe.batch_size, len(fit))
     steps_per_epoch = recipe.steps_per_epoch or min(25, math.ceil(3 * len(fit) / batch_size))
     clock = Clock(steps=recipe.max_epochs * steps_per_epoch if recipe.schedule else 0, rows=len(fit))
     weights = list(net.parameters())
-    optimizer = _AdamW(weights, recipe.weight_decay)
+    optimizer = optimizer or AdamW(weights, recipe.weight_decay)
     hooked = [part for part in net.parts() if type(part).after_step is not Part.after_step]
     batches = _batches(fit, batch_size)
     width = fit.x[0].numel()  # the gradient is taken per column, so that clip_norm means the same for any table
@@ -104,7 +105,7 @@ def _batches(rows: Batch, size: int) -> Iterator[Batch]:
             yield rows.take(order[start : start + size])
 
 
-class _AdamW:
+class AdamW:
     """torch's fused AdamW by its functional form.
 
     `torch.optim.Optimizer` imports torch's compiler when the first one is made, 1.5 s that a fit from the shell would

@@ -17,7 +17,8 @@ __all__ = ["Fused"]
 KNOTS = 33
 TAIL = 0.1  # share of validate rows whose excess says how fast the tail falls
 FEWEST = 10  # but no fewer than so many rows
-SMALLEST = 1e-9  # scores below it are alike
+SMALLEST = 1e-9  # scores below it are alike, and
+ALIKE = 1e-3  # those below this share of the smallest above 0 on validate rows: rounding, not distance
 STEEPEST = 1e-2  # mean excess in log-score; a tail that falls faster is taken to fall as fast
 
 
@@ -62,6 +63,7 @@ class Fused(Scorer):
     level: Tensor
     excess: Tensor
     origin: Tensor
+    floor: Tensor
 
     def __init__(self, scorers: Sequence[Scorer] = ()) -> None:
         self.scorers = scorers
@@ -82,12 +84,15 @@ class Fused(Scorer):
         self.register_buffer("level", torch.linspace(0, 1 - TAIL, KNOTS))
         self.register_buffer("excess", torch.ones(len(judges)))
         self.register_buffer("origin", torch.zeros(len(judges)))
+        self.register_buffer("floor", torch.full((len(judges),), SMALLEST))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         scores = [scorer.learn(fit, validate) for scorer in self.judges]
         for i, scorer in enumerate(self.judges):
             if scorer.signed:
                 self.origin[i] = 2 * scores[i].min() - scores[i].median()
+            above = scores[i][scores[i] > self.origin[i] + SMALLEST] - self.origin[i]
+            self.floor[i] = max(SMALLEST, ALIKE * float(above.min())) if len(above) else SMALLEST
         held_out = [self._log(i, score) for i, score in enumerate(scores)]
         top = max(0.5, min(1 - TAIL, 1 - FEWEST / len(held_out[0])))
         self.level = torch.linspace(0, top, KNOTS, dtype=self.knots.dtype, device=self.knots.device)
@@ -98,16 +103,21 @@ class Fused(Scorer):
         return sum(self._nats(i, logs) for i, logs in enumerate(held_out))  # type: ignore[return-value]
 
     def forward(self, p: Pass) -> Tensor:
-        return torch.stack([self._nats(i, self._log(i, scorer(p))) for i, scorer in enumerate(self.judges)]).sum(0)
+        return torch.stack([self._nats(i, self._log(i, judge(p))) for i, judge in enumerate(self.judges)]).sum(0)
 
     def contributions(self, p: Pass) -> Tensor:
-        total = torch.zeros_like(p.batch.x)
-        for i, scorer in enumerate(self.judges):
-            cells = scorer.contributions(p).clamp(min=0)
+        return self.judged(p)[1]
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        scores, total = [], torch.zeros_like(p.batch.x)
+        for i, judge in enumerate(self.judges):
+            score, cells = judge.judged(p)
+            scores.append(self._nats(i, self._log(i, score)))
+            cells = cells.clamp(min=0)
             whole = cells.flatten(1).sum(1).view(-1, *[1] * (cells.dim() - 1))
             share = torch.where(whole > 0, cells / whole.clamp(min=1e-300), 1 / cells[0].numel())
-            total += share * self._nats(i, self._log(i, scorer(p))).view_as(whole)
-        return total
+            total += share * scores[-1].view_as(whole)
+        return torch.stack(scores).sum(0), total
 
     def _nats(self, i: int, logs: Tensor) -> Tensor:
         """-log P of scores whose logarithms are given, `(n,)`: linear between knots, so that ranks make no steps."""
@@ -119,4 +129,4 @@ class Fused(Scorer):
         return inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
 
     def _log(self, i: int, scores: Tensor) -> Tensor:
-        return (scores - self.origin[i]).clamp(min=SMALLEST).log()
+        return torch.maximum(scores - self.origin[i], self.floor[i]).log()

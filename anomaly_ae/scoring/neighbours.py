@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Neighbours(Scorer):
 
     def build(self, sizes: Sizes) -> None:
         for name in ("k", "p", "exact", "sample"):
-            if not getattr(self, name) >= 1:
+            if not 1 <= getattr(self, name) < inf or (name != "p" and not isinstance(getattr(self, name), Integral)):
                 raise ConfigError(f"Neighbours needs {name} of 1 or more, however: {getattr(self, name)!r}. Try 1.")
         if self.space not in SPACES:
             raise ConfigError(f"Neighbours needs a space from {SPACES}, however: {self.space!r}. Choose one.")
@@ -78,27 +79,31 @@ class Neighbours(Scorer):
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         rows = torch.cat([self._places(fit), self._places(validate)])
+        rows = rows.float().to(rows.dtype)  # as they will be stored
         if len(rows) > self.exact:
-            self.memory = self._places(fit)[torch.randperm(len(fit.batch), device=rows.device)[: self.sample]].clone()
+            self.memory = rows[torch.randperm(len(fit.batch), device=rows.device)[: self.sample]].clone()
             return self(validate)
         self.memory = rows.clone()
         own = torch.arange(len(fit.batch.x), len(rows), device=rows.device)
-        return self._nearest(self._places(validate), own)[0][:, -1]
+        return self._nearest(rows[own], own)[0][:, -1]
 
     def forward(self, p: Pass) -> Tensor:
         return self._nearest(self._places(p))[0][:, -1]
 
     def contributions(self, p: Pass) -> Tensor:
+        return self.judged(p)[1]
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         r"""How far each cell is from the mean of the neighbours; cells add up to the score: `(n, ...)`."""
-        if self.space == "code":
-            return super().contributions(p)
         places, width = self._places(p), p.batch.x[0].numel()
         distance, neighbours = self._nearest(places)
+        if self.space == "code":
+            return distance[:, -1], super().contributions(p)
         off = torch.cat([self.memory[some].mean(1) for some in neighbours.split(CHUNK)]) - places
         cells = off[:, :width].abs().pow(self.p)
         total = cells.sum(1, keepdim=True)
         share = torch.where(total > 0, cells / total.clamp(min=1e-300), 1 / width)
-        return (share * distance[:, -1:]).view_as(p.batch.x)
+        return distance[:, -1], (share * distance[:, -1:]).view_as(p.batch.x)
 
     def _places(self, p: Pass) -> Tensor:
         """Where rows stand: `(n, width)`."""
@@ -106,21 +111,19 @@ class Neighbours(Scorer):
             return torch.cat([level.z for level in p.levels], dim=1).flatten(1)
         x = p.batch.x.flatten(1)
         if self.space == "input":
-            return x
+            return x.float().to(x.dtype)  # as the memory will be stored: a known row is known to the bit
         return torch.cat([x, present(p, p.batch.x - p.px.mean).flatten(1)], dim=1)
 
     def _nearest(self, places: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distances to the `k` nearest, nearest first, and which they are: `(n, k)`; `own` are rows' own places."""
         memory = self.memory.to(places.dtype)
         k = min(self.k, max(1, len(memory) - (own is not None)))
-        known = memory.float()
-        squares, found = known.square().sum(1), []
+        squares, rough, found = memory.square().sum(1), memory.float(), []
         for start in range(0, len(places), CHUNK):
             some = places[start : start + CHUNK]
-            # searched in float32, for Euclid's norm by a product of matrices; the nearest are then measured exactly
-            rough = some.float()
+            # the search rounds: products of matrices for Euclid's norm, else float32; the nearest are measured exactly
             squared = self.p == 2
-            far = squares - 2 * rough @ known.T if squared else torch.cdist(rough, known, p=self.p)
+            far = squares - 2 * some @ memory.T if squared else torch.cdist(some.float(), rough, p=self.p)
             if own is not None:
                 far[torch.arange(len(some)), own[start : start + CHUNK]] = torch.inf
             near = far.topk(min(k + SPARE, len(memory)), largest=False).indices
@@ -130,7 +133,7 @@ class Neighbours(Scorer):
             distance, order = distance.sort(dim=1, stable=True)
             found.append((distance[:, :k], near.gather(1, order)[:, :k]))
         distances, which = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return distances.nan_to_num(posinf=0.0), which
+        return distances if own is None else distances.nan_to_num(posinf=0.0), which
 
 
 class RandomFeatures(Scorer):
@@ -200,10 +203,10 @@ class RandomFeatures(Scorer):
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         x = fit.batch.x.flatten(1)
-        m = min(len(self.phase), 4 * len(x))
-        self.frequency, self.phase = self.frequency[:, :m].clone(), self.phase[:m].clone()
+        m = min(self.features, 4 * len(x))
         copies = x[torch.randperm(len(x), device=x.device)].repeat(4, 1)[: self.rows]
         level = self.sigma * torch.rand(len(copies), 1, dtype=x.dtype, device=x.device)
+        self.solution = x.new_zeros(m, x.shape[1])
         phi = self._phi(copies + level * draw(copies)).float()  # sums in float32, which is twice as quick, suffice
         gram = (phi.T @ phi).double() + self.ridge * len(copies) / m * torch.eye(m, device=x.device).double()
         solution = torch.linalg.solve(gram, (phi.T @ copies.float()).double())
@@ -218,5 +221,10 @@ class RandomFeatures(Scorer):
         rebuilt = self._phi(x) @ self.solution
         return made_up(p, present(p, (x - rebuilt).square().view_as(p.batch.x)) / x.shape[1])
 
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        cells = self.contributions(p)
+        return row_sum(cells), cells
+
     def _phi(self, x: Tensor) -> Tensor:
-        return (x @ self.frequency + self.phase).cos_() * (2 / len(self.phase)) ** 0.5
+        m = len(self.solution)
+        return (x @ self.frequency[:, :m] + self.phase[:m]).cos_() * (2 / m) ** 0.5
