@@ -205,3 +205,38 @@ def test_it_learns_of_gaps():
     det = AutoencoderDetector(scorer=Fused([Neighbours(), RandomFeatures()]), max_epochs=3, random_state=0).fit(X)
     assert np.isfinite(det.anomaly_score(X)).all()
     assert det.anomaly_score(X[:50] + 30).mean() > 3 * det.anomaly_score(X[:50]).mean()
+
+
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_a_few_rows_more_do_not_make_it_forget(effort):
+    X, new = rows(1500), rows(500, 1)
+    odd = new + 3 * np.linalg.svd(X)[2][-1]
+
+    def right(det):
+        return (det.anomaly_score(odd) > np.median(det.anomaly_score(new))).mean()
+
+    det = AutoencoderDetector(effort=effort, random_state=0).fit(X)
+    before = right(det)
+    for n in (1, 2, 20, 200):
+        det.partial_fit(rows(n, 2 + n))
+    assert right(det) > before - 0.1
+    assert (det.predict(new) == -1).mean() < 0.15
+
+
+def test_what_is_saved_is_what_was_fitted(tmp_path):
+    det = AutoencoderDetector(max_epochs=2, random_state=0).fit(rows(200))
+    verdicts = det.assess(rows(50, 1))
+    det.set_params(effort="fast", threshold__alpha=0.5)
+    again = load(det.save(tmp_path / "model")).assess(rows(50, 1))
+    assert np.array_equal(again.anomaly_score, verdicts.anomaly_score)
+    assert np.array_equal(again.is_anomaly, verdicts.is_anomaly)
+    with pytest.raises(ConfigError, match="parts of the last fit"):
+        det.set_params(warm_start=True).fit(rows(200))
+
+
+def test_scores_that_overflow_are_the_strangest():
+    from anomaly_ae import Preprocessing
+
+    det = AutoencoderDetector(preprocessing=Preprocessing(standardize=False), effort="fast", max_epochs=2)
+    det.fit(rows(100))
+    assert det.predict([[1e40, 0, 0, 0]]) == [-1]
