@@ -119,16 +119,25 @@ def test_noise_is_removed_better_than_by_nothing(net):
 
 
 def test_one_scorer_s_nats_are_those_of_its_rank(net):
-    part, _ = learned(Fused([ReconstructionError()]), net, n_validate=4000)
+    part, _ = learned(Fused([ReconstructionError(), ReconstructionError()]), net, n_validate=4000)
     new = passed(net, rows(4000, 5))
     single = part.scorers[0](new).numpy()
     rank = single.argsort().argsort() / len(single)
-    nats = part(new).numpy()
+    nats = part(new).numpy() / 2
     below = rank < 0.88
     np.testing.assert_allclose(nats[below], -np.log1p(-rank[below]), atol=0.12)
     assert (np.diff(nats[single.argsort()]) >= 0).all()
     beyond = nats[rank > 0.9] + np.log(0.1)
     assert beyond.mean() == pytest.approx(1, rel=0.2)  # an exponential's
+
+
+def test_a_scorer_alone_speaks_for_itself(net):
+    part, held_out = learned(Fused([Neighbours(2)]), net)
+    alone, as_new = learned(Neighbours(2), net)
+    p = passed(net, rows(30, 2))
+    assert torch.equal(part(p), alone(p))
+    assert np.array_equal(held_out, as_new)
+    assert part.unit == alone.unit
 
 
 def test_fused_nats_add_up(net):

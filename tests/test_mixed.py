@@ -530,3 +530,15 @@ def test_a_sound_table_is_not_warned_of():
         warnings.simplefilter("error")
         det = AutoencoderDetector(**QUICK).fit(TRAIN)
     assert det.n_rows_seen_ == len(TRAIN)
+
+
+def test_of_alarms_the_column_at_fault_is_blamed():
+    det = AutoencoderDetector(random_state=0).fit(TRAIN)
+    right = []
+    for kind in mixed_table.ONE_COLUMN:
+        rows, at_fault = PLANTED[kind]
+        verdict = det.assess(rows)
+        blamed = verdict.contributions.argmax(axis=1)
+        right += [NAMES[blamed[i]] in at_fault[i] for i in np.flatnonzero(verdict.is_anomaly)]
+    assert len(right) > 500
+    assert np.mean(right) > 0.9

@@ -39,7 +39,8 @@ class Fused(Scorer):
     scorers : sequence of scorers
         What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
         that is below their median. On a table with booleans or categories those that compare numbers
-        only (`Neighbours`, `RandomFeatures`) stand back, for distances between levels would drown the others.
+        only (`Neighbours`, `RandomFeatures`) stand back, for distances between levels would drown the others. Where one
+        is left it speaks for itself, in its own units.
 
     Raises
     ------
@@ -79,7 +80,7 @@ class Fused(Scorer):
         self.judges = nn.ModuleList(judges)
         for scorer in judges:
             scorer.build(sizes)
-        self.unit = float(len(judges))
+        self.unit = float(len(judges)) if len(judges) > 1 else judges[0].unit
         self.register_buffer("knots", torch.zeros(len(judges), KNOTS))
         self.register_buffer("level", torch.linspace(0, 1 - TAIL, KNOTS))
         self.register_buffer("excess", torch.ones(len(judges)))
@@ -87,6 +88,8 @@ class Fused(Scorer):
         self.register_buffer("floor", torch.full((len(judges),), SMALLEST))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        if len(self.judges) == 1:
+            return self.judges[0].learn(fit, validate)
         scores = [scorer.learn(fit, validate) for scorer in self.judges]
         for i, scorer in enumerate(self.judges):
             if scorer.signed:
@@ -103,12 +106,16 @@ class Fused(Scorer):
         return sum(self._nats(i, logs) for i, logs in enumerate(held_out))  # type: ignore[return-value]
 
     def forward(self, p: Pass) -> Tensor:
+        if len(self.judges) == 1:
+            return self.judges[0](p)
         return torch.stack([self._nats(i, self._log(i, judge(p))) for i, judge in enumerate(self.judges)]).sum(0)
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        if len(self.judges) == 1:
+            return self.judges[0].judged(p)
         scores, total = [], torch.zeros_like(p.batch.x)
         for i, judge in enumerate(self.judges):
             score, cells = judge.judged(p)
