@@ -381,7 +381,7 @@ QUICK = [
     (0.5, 5, [sys.executable, "-c", "import anomaly_ae"]),
     (
         5.0,
-        3,
+        8,
         [SHELL, "score", "{place}/model", "{tmp}/new.csv", "--output", "{tmp}/out.csv", "--overwrite", "--no-track"],
     ),
 ]
