@@ -26,7 +26,6 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
-from anomaly_ae.columns import MIN_ROWS as MIN_ROWS
 from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import ExplanationMixin, known

@@ -20,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from anomaly_ae.data.contract import EXACT
 from anomaly_ae.errors import DataError, OutputError
 
 PARQUET = (".parquet", ".pq")
@@ -98,7 +99,7 @@ class Table:
         except DataError:
             X = pd.concat(self._read([], names, size, progress))
             return pd.DataFrame({name: _typed(self.path, X[name]) for name in names}, index=X.index)
-        if large := [name for name in names if (X[name].abs() > 2**53).any()]:  # integers, perhaps: text says
+        if large := [name for name in names if (X[name].abs() > EXACT).any()]:  # integers, perhaps: text says
             texts = pd.concat(self._read([], large, size, progress))
             X = X.assign(**{name: _typed(self.path, texts[name]) for name in large})
         return X

@@ -120,7 +120,7 @@ def fit(
         nets=len(detector.folds_),
         epochs=int(detector.history_["epoch"].max()),
         threshold=detector.threshold_.value_,
-        promised_false_alarm_rate=_promise(detector),
+        promised_false_alarm_rate=promised_rate(detector.threshold_),
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )
@@ -180,7 +180,7 @@ def score(
         rows=rows,
         alarms=alarms,
         alarm_rate=alarms / rows,
-        promised_false_alarm_rate=_promise(detector),
+        promised_false_alarm_rate=promised_rate(detector.threshold_),
         threshold=detector.threshold_.value_,
         ignored_columns=[name for name in table.columns if name not in {*names, *keep}],
         top_anomalies=[row for _, _, row in strangest],
@@ -225,10 +225,6 @@ def _said_of(path: Path_) -> Iterator[None]:
 
 def _named(detector: Detector) -> bool:
     return hasattr(detector, "feature_names_in_")
-
-
-def _promise(detector: Detector) -> float | None:
-    return promised_rate(detector.threshold_)
 
 
 Ranked = tuple[np.ndarray, np.ndarray]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part, Pass, Sizes
-from anomaly_ae.scoring.scorers import Scorer
+from anomaly_ae.scoring.scorers import Scorer, divided
 
 __all__ = ["Fused"]
 
@@ -120,10 +120,7 @@ class Fused(Scorer):
         for i, judge in enumerate(self.judges):
             score, cells = judge.judged(p)
             scores.append(self._nats(i, self._log(i, score)))
-            cells = cells.clamp(min=0)
-            whole = cells.flatten(1).sum(1).view(-1, *[1] * (cells.dim() - 1))
-            share = torch.where(whole > 0, cells / whole.clamp(min=1e-300), 1 / cells[0].numel())
-            total += share * scores[-1].view_as(whole)
+            total += divided(scores[-1], cells.clamp(min=0))
         return torch.stack(scores).sum(0), total
 
     def _nats(self, i: int, logs: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes, draw, row_sum
-from anomaly_ae.scoring.scorers import Scorer, made_up, present
+from anomaly_ae.nn.core import Pass, Sizes, draw
+from anomaly_ae.scoring.scorers import AdditiveScorer, Scorer, divided, made_up, present
 
 __all__ = ["Neighbours", "RandomFeatures"]
 
@@ -100,10 +100,8 @@ class Neighbours(Scorer):
         if self.space == "code":
             return distance[:, -1], super().contributions(p)
         off = torch.cat([self.memory[some].mean(1) for some in neighbours.split(CHUNK)]) - places
-        cells = off[:, :width].abs().pow(self.p)
-        total = cells.sum(1, keepdim=True)
-        share = torch.where(total > 0, cells / total.clamp(min=1e-300), 1 / width)
-        return distance[:, -1], (share * distance[:, -1:]).view_as(p.batch.x)
+        cells = off[:, :width].abs().pow(self.p).view_as(p.batch.x)
+        return distance[:, -1], divided(distance[:, -1], cells)
 
     def _places(self, p: Pass) -> Tensor:
         """Where rows stand: `(n, width)`."""
@@ -136,7 +134,7 @@ class Neighbours(Scorer):
         return distances if own is None else distances.nan_to_num(posinf=0.0), which
 
 
-class RandomFeatures(Scorer):
+class RandomFeatures(AdditiveScorer):
     r"""Residual of a denoiser in closed form: ridge regression from random features of noisy rows to clean ones.
 
     .. math:: s(x) = \frac1d \lVert x - A \phi(x) \rVert^2, \quad \phi(x) = \sqrt{2/m} \cos(W x + b), \quad
@@ -213,17 +211,10 @@ class RandomFeatures(Scorer):
         self.solution = solution.to(x.dtype).contiguous()  # products with another layout round otherwise
         return self(validate)
 
-    def forward(self, p: Pass) -> Tensor:
-        return row_sum(self.contributions(p))
-
     def contributions(self, p: Pass) -> Tensor:
         x = p.batch.x.flatten(1)
         rebuilt = self._phi(x) @ self.solution
         return made_up(p, present(p, (x - rebuilt).square().view_as(p.batch.x)) / x.shape[1])
-
-    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
-        cells = self.contributions(p)
-        return row_sum(cells), cells
 
     def _phi(self, x: Tensor) -> Tensor:
         m = len(self.solution)

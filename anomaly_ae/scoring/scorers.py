@@ -67,7 +67,18 @@ class Scorer(Part):
     __rmul__ = __mul__
 
 
-class ReconstructionError(Scorer):
+class AdditiveScorer(Scorer):
+    """A scorer whose score is the sum of its contributions: with these, `contributions` is all that it says."""
+
+    def forward(self, p: Pass) -> Tensor:
+        return self.judged(p)[0]
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        cells = self.contributions(p)
+        return row_sum(cells), cells
+
+
+class ReconstructionError(AdditiveScorer):
     r"""Mean over the present columns of the reconstruction's error.
 
     .. math:: s(x) = \frac1d \sum_j e_j, \quad e_j = |x_j - \hat x_j|^p \text{ or } -2 \log p(x_j | z)
@@ -110,11 +121,8 @@ class ReconstructionError(Scorer):
     def contributions(self, p: Pass) -> Tensor:
         return made_up(p, present(p, p.net.likelihood.error(p.px, p.batch.x, self.power)) / self.terms)
 
-    def forward(self, p: Pass) -> Tensor:
-        return row_sum(self.contributions(p))
 
-
-class StandardizedError(Scorer):
+class StandardizedError(AdditiveScorer):
     r"""Errors of all columns on one scale, in nats: each number's in units of what validate rows show.
 
     .. math:: s(x) = \sum_j c_j, \quad
@@ -199,11 +207,8 @@ class StandardizedError(Scorer):
             errors = torch.where(hidden, p.net.likelihood.error(px, x, 2), errors)
         return errors
 
-    def forward(self, p: Pass) -> Tensor:
-        return row_sum(self.contributions(p))
 
-
-class ResidualMahalanobis(Scorer):
+class ResidualMahalanobis(AdditiveScorer):
     r"""Squared Mahalanobis distance of the residuals, in nats: errors that usually come together count once.
 
     .. math:: s(x) = \tfrac12 r^T (S + \epsilon \bar v I)^{-1} r, \quad r = x - \hat x
@@ -256,9 +261,6 @@ class ResidualMahalanobis(Scorer):
     def contributions(self, p: Pass) -> Tensor:
         r = present(p, p.batch.x - p.px.mean)
         return made_up(p, 0.5 * (r.flatten(1) @ self.whiten).square().view_as(r))
-
-    def forward(self, p: Pass) -> Tensor:
-        return row_sum(self.contributions(p))
 
 
 class KLScore(Scorer):
@@ -378,6 +380,13 @@ class WeightedSum(Scorer):
 def present(p: Pass, cells: Tensor) -> Tensor:
     """Cells `(n, ...)` with 0 where the row has none."""
     return cells if p.batch.mask is None else torch.where(p.batch.mask, cells, 0.0)
+
+
+def divided(score: Tensor, cells: Tensor) -> Tensor:
+    """Scores `(n,)` divided among cells `(n, ...)` as these are to each other; evenly where all are 0."""
+    whole = row_sum(cells).view(-1, *[1] * (cells.dim() - 1))
+    share = torch.where(whole > 0, cells / whole.clamp(min=1e-300), 1 / cells[0].numel())
+    return share * score.view_as(whole)
 
 
 def made_up(p: Pass, cells: Tensor) -> Tensor:
