@@ -35,6 +35,16 @@ class Sizes:
     features: int = 0
     groups: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def columns(self) -> tuple[tuple[str, int], ...]:
+        """`groups`, or a number for each cell where these are not told apart."""
+        return self.groups or (("numeric", 1),) * self.shape[0]
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each cell holds."""
+        return [kind for kind, width in self.columns for _ in range(width)]
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -135,6 +145,11 @@ class Part(BaseEstimator, nn.Module):
 def draw(like: Tensor) -> Tensor:
     """Standard normal noise in the shape, type and place of `like`: the one place where parts get randomness."""
     return torch.randn_like(like)
+
+
+def group_of_cells(groups: tuple[tuple[str, int], ...]) -> Tensor:
+    """The number of each cell's group: `(cells,)`."""
+    return torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([width for _, width in groups]))
 
 
 def row_sum(cells: Tensor) -> Tensor:

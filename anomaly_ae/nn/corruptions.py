@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Part, Sizes, draw
+from anomaly_ae.nn.core import Batch, Part, Sizes, draw, group_of_cells
 
 __all__ = ["Chain", "GaussianNoise", "Masking", "Swapping"]
 
@@ -65,7 +65,7 @@ class GaussianNoise(Part):
     def build(self, sizes: Sizes) -> None:
         if self.sigma < 0:
             raise ConfigError(f"GaussianNoise needs sigma of 0 or more, however: {self.sigma!r}. Use 0 for none.")
-        numeric = [kind == "numeric" for kind, width in sizes.groups for _ in range(width)]
+        numeric = [kind == "numeric" for kind in sizes.kinds]
         self.mixed = not all(numeric)
         if self.mixed:
             self.register_buffer("numeric", torch.tensor(numeric), persistent=False)
@@ -130,9 +130,9 @@ class Masking(Part):
 
     def build(self, sizes: Sizes) -> None:
         _check(self)
-        kinds, group = _groups(sizes)
-        self.register_buffer("group", group, persistent=False)
-        self.register_buffer("chosen", torch.tensor([kind in self.kinds for kind in kinds]), persistent=False)
+        chosen = torch.tensor([kind in self.kinds for kind, _ in sizes.columns])
+        self.register_buffer("group", group_of_cells(sizes.columns), persistent=False)
+        self.register_buffer("chosen", chosen, persistent=False)
 
     def forward(self, batch: Batch) -> Batch:
         x = batch.x
@@ -188,9 +188,9 @@ class Swapping(Part):
 
     def build(self, sizes: Sizes) -> None:
         _check(self)
-        kinds, group = _groups(sizes)
-        self.register_buffer("group", group, persistent=False)
-        self.register_buffer("chosen", torch.tensor([kind in self.kinds for kind in kinds]), persistent=False)
+        chosen = torch.tensor([kind in self.kinds for kind, _ in sizes.columns])
+        self.register_buffer("group", group_of_cells(sizes.columns), persistent=False)
+        self.register_buffer("chosen", chosen, persistent=False)
 
     def forward(self, batch: Batch) -> Batch:
         x = batch.x
@@ -257,13 +257,6 @@ def _check(part: Masking | Swapping) -> None:
         raise ConfigError(f"{who} needs a rate in [0, 1], however: {part.rate!r}. Try 0.15.")
     if not part.kinds or isinstance(part.kinds, str) or not set(part.kinds) <= set(KINDS):
         raise ConfigError(f"{who} needs kinds from {list(KINDS)}, however: {part.kinds!r}. List one or more.")
-
-
-def _groups(sizes: Sizes) -> tuple[list[str], Tensor]:
-    """Each group's kind, and the number of each cell's group `(cells,)`; cells not told apart are groups of one."""
-    groups = sizes.groups or (("numeric", 1),) * sizes.shape[0]
-    widths = torch.tensor([width for _, width in groups])
-    return [kind for kind, _ in groups], torch.repeat_interleave(torch.arange(len(groups)), widths)
 
 
 def _beside(per_cell: Tensor, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.distributions as D
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Part, Pass, Sizes
+from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, group_of_cells
 from anomaly_ae.nn.densities import Coin, Levels, Likelihood, Routed, Shares, check_positive
 from anomaly_ae.nn.likelihoods import Normal
 
@@ -212,14 +212,13 @@ class Mixed(Likelihood):
         return getattr(self, f"{kind}_cells")
 
     def build(self, sizes: Sizes) -> None:
-        groups = sizes.groups or (("numeric", 1),) * sizes.shape[0]
-        of_cell = [kind for kind, width in groups for _ in range(width)]
+        of_cell = sizes.kinds
         self.kinds = [kind for kind in self.KINDS if kind in of_cell]
         self.defaults = nn.ModuleDict({k: self.KINDS[k]() for k in self.kinds if getattr(self, k) is None})
         for kind in self.kinds:
             cells = torch.tensor([j for j, other in enumerate(of_cell) if other == kind])
             self.register_buffer(f"{kind}_cells", cells, persistent=False)
-            own = tuple(group for group in groups if group[0] == kind)
+            own = tuple(group for group in sizes.columns if group[0] == kind)
             self.part(kind).build(replace(sizes, shape=(len(cells), *sizes.shape[1:]), groups=own))
         order = torch.cat([self.cells(kind) for kind in self.kinds]).argsort()
         self.register_buffer("order", order, persistent=False)
@@ -260,8 +259,3 @@ class Mixed(Likelihood):
 def _only(batch: Batch, cells: Tensor) -> Batch:
     mask = None if batch.mask is None else batch.mask.index_select(1, cells)
     return replace(batch, x=batch.x.index_select(1, cells), mask=mask)
-
-
-def group_of_cells(groups: tuple[tuple[str, int], ...]) -> Tensor:
-    """The number of each cell's group: `(cells,)`."""
-    return torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([width for _, width in groups]))

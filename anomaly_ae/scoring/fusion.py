@@ -75,7 +75,7 @@ class Fused(Scorer):
     def build(self, sizes: Sizes) -> None:
         if not self.scorers:
             raise ConfigError(f"Fused needs scorers, however: {self.scorers!r}. Give one or more.")
-        mixed = any(kind != "numeric" for kind, _ in sizes.groups)
+        mixed = any(kind != "numeric" for kind, _ in sizes.columns)
         judges = [scorer for scorer in self.scorers if not (mixed and scorer.numbers_only)] or self.scorers
         self.judges = nn.ModuleList(judges)
         for scorer in judges:

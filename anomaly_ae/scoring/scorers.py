@@ -171,7 +171,7 @@ class StandardizedError(AdditiveScorer):
     def build(self, sizes: Sizes) -> None:
         if not 0 <= self.shrinkage <= 1:
             raise ConfigError(f"StandardizedError needs shrinkage in [0, 1], however: {self.shrinkage!r}. Try 1.")
-        groups = sizes.groups or (("numeric", 1),) * sizes.shape[0]
+        groups = sizes.columns
         ends = np.cumsum([width for _, width in groups]).tolist()
         self.discrete = [slice(end - k, end) for (kind, k), end in zip(groups, ends, strict=True) if kind != "numeric"]
         numeric = torch.ones(sizes.shape, dtype=torch.bool)
