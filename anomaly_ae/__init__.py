@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.priors import *
     from anomaly_ae.scoring.fusion import *
     from anomaly_ae.scoring.neighbours import *
+    from anomaly_ae.scoring.random_features import *
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
 
