@@ -41,9 +41,12 @@ ROOMS = (
     "nn.corruptions",
     "nn.discrete",
     "nn.divergences",
+    "nn.graphs",
     "nn.latents",
     "nn.likelihoods",
     "nn.priors",
+    "nn.recurrent",
+    "nn.temporal",
     "scoring.fusion",
     "scoring.neighbours",
     "scoring.scorers",
@@ -74,8 +77,8 @@ def to_tree(value: Any, spell_out: bool = True) -> Any:
         return {type(value).__name__: tree}
     if isinstance(value, list | tuple):
         return [to_tree(item, spell_out) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(
