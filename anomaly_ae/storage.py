@@ -77,8 +77,10 @@ def to_tree(value: Any, spell_out: bool = True) -> Any:
         return {type(value).__name__: tree}
     if isinstance(value, list | tuple):
         return [to_tree(item, spell_out) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return to_tree(value.tolist(), spell_out)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(
