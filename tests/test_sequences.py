@@ -488,6 +488,7 @@ def test_no_hyperparameter_is_left_out_above():
         TCN(codes=0, causal=False),
         TCN(codes=7, causal=False),
         TCN(codes=4),
+        TCN(codes=TIME),
         TCN(activation="relux"),
         TCN(dropout=1.0),
         ConvLSTM(frame=0),

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.fft import irfft, rfft, rfftfreq
 from scipy.signal import ShortTimeFFT, get_window, hilbert
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_ae.errors import ConfigError, DataError
 
@@ -96,9 +96,8 @@ class RowSpectra(TransformerMixin, BaseEstimator):
         return 10 * np.log10(np.maximum(power, QUIET)) if self.decibel else power
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """A name for each frequency, in Hz."""
+        """A name for each frequency, in Hz; `input_features` is ignored."""
         check_is_fitted(self)
-        _check_feature_names_in(self, input_features)
         prefix = type(self).__name__.lower()
         return np.array([f"{prefix}_{frequency:.10g}Hz" for frequency in self.frequencies_], dtype=object)
 
