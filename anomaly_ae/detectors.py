@@ -24,7 +24,7 @@ from anomaly_ae.nn.latents import Gaussian, Point
 from anomaly_ae.nn.likelihoods import LearnedNormal
 from anomaly_ae.nn.priors import StandardNormal
 from anomaly_ae.scoring.fusion import Fused
-from anomaly_ae.scoring.neighbours import Neighbours, RandomFeatures
+from anomaly_ae.scoring.neighbours import LocalDenoiser, Neighbours
 from anomaly_ae.scoring.scorers import NegativeELBO, Scorer, StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
 
@@ -33,16 +33,12 @@ def _by_effort(own: Scorer) -> dict[str, Scorer]:
     """The default scorer of each effort: the net's own, alone or beside others that know what it does not."""
     return {
         "fast": own,
-        "default": Fused([own, Neighbours(k=1, p=1), Neighbours(k=5), RandomFeatures()]),
+        "default": Fused(
+            [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)], weights=[0.3, 1, 1, 1]
+        ),
         "best": Fused(
-            [
-                own,
-                Neighbours(k=1, p=1, sample=2000),
-                Neighbours(k=1, sample=2000),
-                Neighbours(k=5, sample=2000),
-                RandomFeatures(features=1024),
-                RandomFeatures(features=1024, length=2),
-            ]
+            [own, LocalDenoiser(), LocalDenoiser(k=80), Neighbours(k=1, p=1), Neighbours(k=10, p=1, correction=0.5)],
+            weights=[0.3, 1, 1, 1, 1],
         ),
     }
 

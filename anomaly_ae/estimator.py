@@ -239,7 +239,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
             task.call_on_fit_task_end(estimator=self)
         self.history_ = pd.DataFrame(records)
         self.n_rows_seen_ = len(rows)
-        self._calibrate([rows[split.calibrate] for split in divided])
+        self._calibrate([fold.remember(rows[s.calibrate]) for fold, s in zip(self.folds_, divided, strict=True)])
         context.call_on_fit_task_end(estimator=self)
         return self
 
@@ -277,7 +277,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         self.n_rows_seen_ += len(rows)
         kept = [reservoir.rows for reservoir in self._reservoirs]
         if sum(map(len, kept)) >= min(200, len(getattr(self, "calibration_scores_", ()))):
-            self._calibrate(kept)
+            self._calibrate([fold.scores(X) for fold, X in zip(self.folds_, kept, strict=True) if len(X)])
         return self
 
     def _recipe(self, **changes: Any) -> Recipe:
@@ -301,8 +301,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
             place.append(Reservoir(RESERVOIR, self.n_features_in_))
             place[-1].add(rows, rng)
 
-    def _calibrate(self, rows: list[Array]) -> None:
-        scores = [fold.scores(X) for fold, X in zip(self.folds_, rows, strict=True) if len(X)]
+    def _calibrate(self, scores: list[Array]) -> None:
         self.calibration_scores_ = np.sort(np.concatenate(scores))
         if not np.isfinite(self.calibration_scores_).all():
             raise ConfigError(

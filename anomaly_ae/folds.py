@@ -20,7 +20,7 @@ from anomaly_ae.scoring.scorers import Scorer
 
 Array = NDArray[np.float64]
 BLOCK = 8192  # rows a forward pass; jobs align their blocks to it, so that resumed scores are the same to the bit
-LEARN_ROWS = 8192  # fit rows, and half as many validate rows, that a scorer learns from at most
+LEARN_ROWS = 16_384  # fit rows, and half as many validate rows, that a scorer learns from at most
 FEW = 50  # rows that do not make a scorer learn again
 REPAIRS = 8  # passes after which a column that was taken away has settled
 SPREAD = 0.95  # share of validate rows whose value lies in the expected interval
@@ -48,7 +48,7 @@ class Fold:
     margin: Array
     dtype: torch.dtype
     optimizer: AdamW | None = None
-    learned: bool = False  # whether the scorer has learned
+    learned: int = 0  # rows that the scorer has learned from
 
     @classmethod
     def build(
@@ -108,7 +108,7 @@ class Fold:
             history = train(self.net, _float(rows), watched_, recipe, on_epoch, self.optimizer)
         self.settle()
         if remember is not None:
-            if self.learned and len(remember) < FEW:
+            if len(remember) < min(FEW, self.learned):
                 return history
             fit, rows = remember, self._batch(self.encoding.transform(remember))
         if not len(watched):  # rows that trained have to do
@@ -116,7 +116,7 @@ class Fold:
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
             some = torch.randperm(len(rows), device=self._device)[:LEARN_ROWS]
             self.scorer.learn(self.net(rows.take(some)), self.net(watched.take(slice(LEARN_ROWS // 2))))
-        self.learned = True
+        self.learned = len(rows) + len(watched)
         self.scorer.float()  # as it will be stored
         self.settle()
         self._learn_margin(validate if len(validate) else fit)
@@ -140,18 +140,27 @@ class Fold:
         """How strange codes `(n, d)` are, `(n,)`."""
         return self._scored(X, False)[0]
 
+    def remember(self, X: Array) -> Array:
+        """Have the scorer take in calibrate rows; what they score as if they were new, `(n,)`."""
+        scores = self._scored(X, False, self.scorer.remember)[0]
+        self.scorer.float()  # as it will be stored
+        self.settle()
+        return scores
+
     def assess(self, X: Array) -> tuple[Array, Array]:
         """Scores `(n,)` and what each column contributes `(n, d)`."""
         return self._scored(X, True)
 
-    def _scored(self, X: Array, explained: bool) -> tuple[Array, Array]:
-        unit = self.scorer.unit
+    def _scored(
+        self, X: Array, explained: bool, score_of: Callable[[Pass], Tensor] | None = None
+    ) -> tuple[Array, Array]:
+        unit, score_of = self.scorer.unit, score_of or self.scorer
         scores, shares = [], []
         with threads(self.net), torch.inference_mode():
             for start in range(0, len(X), BLOCK):
                 cells = self.encoding.transform(X[start : start + BLOCK])
                 p = self.net(self._batch(cells))
-                score, lost = self.scorer.judged(p) if explained else (self.scorer(p), None)
+                score, lost = self.scorer.judged(p) if explained else (score_of(p), None)
                 scores.append(score.double().cpu().numpy() + unit * cells.surprise.sum(axis=1))
                 if lost is not None:
                     shares.append(self.encoding.by_column(lost.double().cpu().numpy()) + unit * cells.surprise)
@@ -233,7 +242,7 @@ class Fold:
         for place, module in {"net": self.net, "scorer": self.scorer}.items():
             prefix = f"{place}."
             module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        self.learned = True
+        self.learned = FEW
         return self.settle()
 
 

@@ -25,7 +25,7 @@ FLOORS = [
     ["nn.model"],
     ["nn.training"],
     ["scoring.attribution", "scoring.calibration", "scoring.scorers", "scoring.thresholds"],
-    ["scoring.fusion", "scoring.neighbours"],
+    ["scoring.fusion", "scoring.neighbours", "scoring.random_features"],
     ["data.contract"],
     ["data.preprocessing", "data.tables"],
     ["storage"],

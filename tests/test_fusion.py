@@ -10,6 +10,7 @@ from anomaly_ae import (
     Dense,
     Fused,
     KLScore,
+    LocalDenoiser,
     Neighbours,
     Normal,
     Point,
@@ -55,15 +56,110 @@ def learned(part, net, n_fit=150, n_validate=50):
 # --- neighbours ------------------------------------------------------------------------------------------------------
 
 
+def brute(known, k, p=2.0):
+    return NearestNeighbors(n_neighbors=k, p=p, algorithm="brute").fit(known)
+
+
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("k", [1, 5])
 def test_neighbours_are_scikit_learns(net, k, p):
     part, held_out = learned(Neighbours(k, p), net)
     known, new = np.concatenate([rows(150), rows(50, 1)]), rows(3000, 2)
-    oracle = NearestNeighbors(n_neighbors=k, p=p, algorithm="brute").fit(known)
-    np.testing.assert_allclose(part(passed(net, new)).numpy(), oracle.kneighbors(new)[0][:, -1], rtol=1e-12)
-    others = oracle.kneighbors(known[150:], n_neighbors=k + 1)[0][:, -1]  # the nearest is the row itself
-    np.testing.assert_allclose(held_out, others, rtol=1e-12)
+    oracle = brute(known, k, p)
+    np.testing.assert_allclose(part(passed(net, new)).numpy(), oracle.kneighbors(new)[0].mean(1), rtol=1e-12)
+    others = oracle.kneighbors()[0].mean(1)  # without the row itself
+    np.testing.assert_allclose(held_out, others[150:], rtol=1e-12)
+
+
+def test_the_correction_divides_by_how_far_apart_the_neighbours_lie(net):
+    known, new = np.concatenate([rows(150), rows(50, 1)]), rows(300, 2)
+    oracle = brute(known, 10)
+    spacing, (distance, which) = oracle.kneighbors()[0].mean(1), oracle.kneighbors(new)
+    for gamma in (0.0, 0.5, 1.0):
+        part, _ = learned(Neighbours(10, correction=gamma), net)
+        expected = distance.mean(1) / spacing[which].mean(1) ** gamma
+        np.testing.assert_allclose(part(passed(net, new)).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("part", [Neighbours(1), Neighbours(10, correction=0.5), LocalDenoiser(20)], ids=repr)
+def test_calibrate_rows_are_judged_by_all_others(net, part):
+    part, _ = learned(part, net)
+    calibrate = rows(60, 3)
+    with torch.inference_mode():
+        as_new = part.remember(passed(net, calibrate)).numpy()
+    known = np.concatenate([rows(150), rows(50, 1), calibrate])
+    assert np.array_equal(part.memory.numpy(), known)
+    i = 17  # leave it out by hand: one that only knows the others
+    others, _ = learned(type(part)(**part.get_params()), net)
+    with torch.inference_mode():
+        others.remember(passed(net, np.delete(calibrate, i, axis=0)))
+    slack = 1e-9 if not getattr(part, "correction", 0) else 0.1  # how far apart others lie is told with the row there
+    assert others(passed(net, calibrate[[i]])).item() == pytest.approx(as_new[i], rel=slack)
+
+
+def test_one_search_serves_all_that_remember_the_same(net):
+    part, _ = learned(Fused([LocalDenoiser(20), Neighbours(1), Neighbours(10, correction=0.5)]), net)
+    p = passed(net, rows(30, 2))
+    part(p)
+    assert len(p.notes) == 1
+    apart = sum(part._nats(i, scorer(passed(net, rows(30, 2))).log()) for i, scorer in enumerate(part.scorers))
+    torch.testing.assert_close(part(p), apart)
+
+
+# --- denoisers of neighbourhoods -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 20])  # fewer, as many and more than columns
+def test_the_local_residual_is_a_ridge_regression_on_the_neighbours(net, k):
+    part, _ = learned(LocalDenoiser(k, ridge=0.5), net)
+    known, new = np.concatenate([rows(150), rows(50, 1)]), rows(40, 2)
+    for x, which, score in zip(new, brute(known, k).kneighbors(new)[1], part(passed(net, new)).numpy(), strict=True):
+        centre = known[which].mean(0)
+        near = known[which] - centre
+        level = 0.5 * (near**2).sum() / k
+        # least squares for the weights of the neighbours, with level |w|^2 to pay
+        w = np.linalg.lstsq(np.vstack([near.T, np.sqrt(level) * np.eye(k)]), np.append(x - centre, np.zeros(k)))[0]
+        assert score == pytest.approx(np.linalg.norm(x - centre - near.T @ w), rel=1e-9)
+
+
+def test_the_local_residual_is_that_of_the_best_linear_denoiser(net):
+    part, _ = learned(LocalDenoiser(20, ridge=0.3), net)
+    known, x = np.concatenate([rows(150), rows(50, 1)]), rows(1, 2)
+    near = known[brute(known, 20).kneighbors(x)[1][0]]
+    centre = near.mean(0)
+    sigma = np.sqrt(0.3 * ((near - centre) ** 2).sum() / 20 / 20)  # of the noise that the neighbours are given
+    noise = np.random.default_rng(0).normal(size=(4000, 20, DIM)) * sigma
+    clean = np.broadcast_to(near - centre, noise.shape).reshape(-1, DIM)
+    denoiser = np.linalg.lstsq(clean + noise.reshape(-1, DIM), clean)[0]
+    left = (x - centre) - (x - centre) @ denoiser
+    assert part(passed(net, x)).item() == pytest.approx(np.linalg.norm(left), rel=0.02)
+
+
+def test_a_curved_surface_is_known_by_its_tangents(net):
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 400)
+    circle = np.column_stack([np.cos(angle), np.sin(angle), 0 * angle, 0 * angle]).astype(np.float32).astype(float)
+    part = LocalDenoiser(10)
+    with seeded(0), torch.inference_mode():
+        part.build(Sizes((DIM,)))
+        part.double().learn(passed(net, circle[:300]), passed(net, circle[300:]))
+    step = 0.05 * np.column_stack([np.cos(angle), np.sin(angle), 0 * angle, 0 * angle])[:100]
+    aside = step[:, [1, 0, 2, 3]] * [-1, 1, 1, 1]
+    outward, along = (part(passed(net, circle[:100] + way)).numpy() for way in (step, aside))
+    assert np.median(outward) > 5 * np.median(along)
+
+
+def test_of_many_rows_some_keep_the_map_of_their_neighbourhood(net):
+    part, _ = learned(LocalDenoiser(20, exact=199, sample=30), net)
+    assert part.map.shape == (30, DIM, DIM)
+    whole, _ = learned(LocalDenoiser(20), net)
+    whole.memory = torch.from_numpy(rows(150))
+    p = passed(net, part.memory.numpy())  # at home, both have the same neighbours
+    torch.testing.assert_close(part(p), whole(p))
+    new = passed(net, rows(300, 2) * 1.5)
+    assert np.corrcoef(part(new), whole(new))[0, 1] > 0.7
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("space", ["input", "code", "residual"])
@@ -76,7 +172,7 @@ def test_neighbours_in_other_spaces(net, space):
         return {"input": x, "code": z, "residual": np.hstack([x, x - p.px.mean.numpy()])}[space]
 
     known = np.concatenate([places(passed(net, rows(150))), places(passed(net, rows(50, 1)))])
-    oracle = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(known).kneighbors(places(p))[0][:, -1]
+    oracle = brute(known, 2).kneighbors(places(p))[0].mean(1)
     np.testing.assert_allclose(part(p).numpy(), oracle, rtol=1e-12 if space == "input" else 1e-5)
 
 
@@ -141,17 +237,38 @@ def test_a_scorer_alone_speaks_for_itself(net):
 
 
 def test_fused_nats_add_up(net):
-    members = [ReconstructionError(), Neighbours(3), RandomFeatures(features=32)]
+    members = [ReconstructionError(), Neighbours(3), RandomFeatures(features=32), LocalDenoiser(20)]
     part, held_out = learned(Fused(members), net)
     p = passed(net, rows(30, 2))
     alone = sum(part._nats(i, scorer(p).log()) for i, scorer in enumerate(members))
     torch.testing.assert_close(part(p), alone)
     torch.testing.assert_close(part.contributions(p).sum(1), part(p))
     assert (part.contributions(p) >= 0).all()
-    assert held_out.mean() == pytest.approx(3, rel=0.3)  # a nat a member, on average
+    assert held_out.mean() == pytest.approx(4, rel=0.3)  # a nat a member, on average
 
 
-@pytest.mark.parametrize("part", [Neighbours(), Neighbours(1, 1.0), RandomFeatures(), Fused([Neighbours(2)])], ids=repr)
+def test_weights_say_how_much_each_counts(net):
+    members = [ReconstructionError(), Neighbours(3)]
+    p, weights = passed(net, rows(30, 2)), (0.5, 2.0)
+    part, _ = learned(Fused(members, weights), net)
+    even, _ = learned(Fused([ReconstructionError(), Neighbours(3)]), net)
+    alone = [even._nats(i, scorer(p).log()) for i, scorer in enumerate(even.scorers)]
+    torch.testing.assert_close(part(p), 0.5 * alone[0] + 2 * alone[1])
+    torch.testing.assert_close(part.contributions(p).sum(1), part(p))
+    assert part.unit == 2.5
+
+
+ADDITIVE = [
+    Neighbours(),
+    Neighbours(1, 1.0),
+    Neighbours(10, correction=0.5),
+    LocalDenoiser(),
+    RandomFeatures(),
+    Fused([Neighbours(2)]),
+]
+
+
+@pytest.mark.parametrize("part", ADDITIVE, ids=repr)
 def test_contributions_add_up_to_the_score(net, part):
     part, _ = learned(part, net)
     p = passed(net, rows(30, 2))
@@ -164,12 +281,18 @@ BAD = [
     Neighbours(space="outer"),
     Neighbours(exact=0),
     Neighbours(sample=0),
+    Neighbours(correction=-1),
+    LocalDenoiser(k=0),
+    LocalDenoiser(ridge=0),
+    LocalDenoiser(space="outer"),
     RandomFeatures(features=0),
     RandomFeatures(sigma=0),
     RandomFeatures(length=0),
     RandomFeatures(ridge=0),
     RandomFeatures(rows=0),
     Fused(),
+    Fused([Neighbours()], weights=[1, 1]),
+    Fused([Neighbours()], weights=[0]),
 ]
 
 
@@ -198,7 +321,8 @@ def test_along_rays_the_score_ends_above_the_threshold_and_keeps_growing(detecto
 
 
 def test_what_was_learned_is_kept_to_the_bit(tmp_path):
-    members = [StandardizedError(), Neighbours(2), Neighbours(1, 1.0, "residual"), RandomFeatures(features=64)]
+    members = [StandardizedError(), Neighbours(2), Neighbours(1, 1.0, 0.5, "residual")]
+    members += [RandomFeatures(features=64), LocalDenoiser(20)]
     for n, calibration in ((300, "split"), (60, "cross")):
         det = AutoencoderDetector(scorer=Fused(members), calibration=calibration, max_epochs=3, random_state=0)
         det.fit(rows(n))

@@ -98,7 +98,10 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Everything that one forward pass knows: `batch` as given, `seen` as corrupted, features, levels, likelihood."""
+    """Everything that one forward pass knows: `batch` as given, `seen` as corrupted, features, levels, likelihood.
+
+    `notes` is what those who read the pass leave for each other, so that a search done once serves all.
+    """
 
     batch: Batch
     seen: Batch
@@ -107,6 +110,7 @@ class Pass:
     px: Distribution
     net: Any
     clock: Clock = field(default_factory=Clock)
+    notes: dict[Any, Any] = field(default_factory=dict)
 
 
 class Part(BaseEstimator, nn.Module):

@@ -25,7 +25,7 @@ STEEPEST = 1e-2  # mean excess in log-score; a tail that falls faster is taken t
 class Fused(Scorer):
     r"""The sum of what each scorer thinks of how rare its score is, in nats.
 
-    .. math:: s(x) = \sum_i -\log \hat P(S_i \ge s_i(x))
+    .. math:: s(x) = \sum_i -w_i \log \hat P(S_i \ge s_i(x))
 
     The tail probability of a scorer comes from validate rows: their ranks up to the .9 quantile `q`, and beyond it an
     exponential in the logarithm of the score, :math:`\log P = \log .1 - (\log s - \log q) / e` with `e` the mean
@@ -38,14 +38,17 @@ class Fused(Scorer):
     ----------
     scorers : sequence of scorers
         What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
-        that is below their median. On a table with booleans or categories those that compare numbers
-        only (`Neighbours`, `RandomFeatures`) stand back, for distances between levels would drown the others. Where one
-        is left it speaks for itself, in its own units.
+        that is below their median. On a table with booleans or categories those that compare numbers only
+        (`LocalDenoiser`, `Neighbours`, `RandomFeatures`) stand back, for distances between levels would drown the
+        others. Where one is left it speaks for itself, in its own units.
+
+    weights : sequence of float > 0 or None, default=None
+        How much each scorer's nats count; `None` is 1 for each.
 
     Raises
     ------
     ConfigError
-        At `fit`, when there is no scorer.
+        At `fit`, when there is no scorer, or not one positive weight for each.
 
     References
     ----------
@@ -66,8 +69,9 @@ class Fused(Scorer):
     origin: Tensor
     floor: Tensor
 
-    def __init__(self, scorers: Sequence[Scorer] = ()) -> None:
+    def __init__(self, scorers: Sequence[Scorer] = (), weights: Sequence[float] | None = None) -> None:
         self.scorers = scorers
+        self.weights = weights
 
     def pieces(self) -> list[Part]:
         return [self, *(piece for scorer in self.scorers for piece in scorer.pieces())]
@@ -75,12 +79,21 @@ class Fused(Scorer):
     def build(self, sizes: Sizes) -> None:
         if not self.scorers:
             raise ConfigError(f"Fused needs scorers, however: {self.scorers!r}. Give one or more.")
+        weights = [1.0] * len(self.scorers) if self.weights is None else self.weights
+        if len(weights) != len(self.scorers) or not all(weight > 0 for weight in weights):
+            raise ConfigError(
+                f"Fused needs a weight above 0 for each of {len(self.scorers)} scorers, however: {self.weights!r}. "
+                "Give as many, or None."
+            )
         mixed = any(kind != "numeric" for kind, _ in sizes.columns)
-        judges = [scorer for scorer in self.scorers if not (mixed and scorer.numbers_only)] or self.scorers
+        pairs = list(zip(self.scorers, weights, strict=True))
+        pairs = [(scorer, weight) for scorer, weight in pairs if not (mixed and scorer.numbers_only)] or pairs
+        judges = [scorer for scorer, _ in pairs]
         self.judges = nn.ModuleList(judges)
+        self.counts = [float(weight) for _, weight in pairs]
         for scorer in judges:
             scorer.build(sizes)
-        self.unit = float(len(judges)) if len(judges) > 1 else judges[0].unit
+        self.unit = sum(self.counts) if len(judges) > 1 else judges[0].unit
         self.register_buffer("knots", torch.zeros(len(judges), KNOTS))
         self.register_buffer("level", torch.linspace(0, 1 - TAIL, KNOTS))
         self.register_buffer("excess", torch.ones(len(judges)))
@@ -105,10 +118,16 @@ class Fused(Scorer):
             self.excess[i] = beyond.mean().clamp(min=STEEPEST) if len(beyond) else 1.0
         return sum(self._nats(i, logs) for i, logs in enumerate(held_out))  # type: ignore[return-value]
 
+    def remember(self, p: Pass) -> Tensor:
+        return self._fused([judge.remember(p) for judge in self.judges])
+
     def forward(self, p: Pass) -> Tensor:
-        if len(self.judges) == 1:
-            return self.judges[0](p)
-        return torch.stack([self._nats(i, self._log(i, judge(p))) for i, judge in enumerate(self.judges)]).sum(0)
+        return self._fused([judge(p) for judge in self.judges])
+
+    def _fused(self, scores: Sequence[Tensor]) -> Tensor:
+        if len(scores) == 1:
+            return scores[0]
+        return torch.stack([self._nats(i, self._log(i, score)) for i, score in enumerate(scores)]).sum(0)
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
@@ -124,13 +143,13 @@ class Fused(Scorer):
         return torch.stack(scores).sum(0), total
 
     def _nats(self, i: int, logs: Tensor) -> Tensor:
-        """-log P of scores whose logarithms are given, `(n,)`: linear between knots, so that ranks make no steps."""
+        """Weighted -log P of scores by their logarithms, `(n,)`: linear between knots, so that ranks make no steps."""
         knots, levels = self.knots[i], -torch.log1p(-self.level)
         right = torch.searchsorted(knots, logs.contiguous()).clamp(1, KNOTS - 1)
         gap = (knots[right] - knots[right - 1]).clamp(min=1e-12)
         along = ((logs - knots[right - 1]) / gap).clamp(0, 1)
         inside = torch.lerp(levels[right - 1], levels[right], along)
-        return inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
+        return self.counts[i] * (inside + (logs - knots[-1]).clamp(min=0) / self.excess[i])
 
     def _log(self, i: int, scores: Tensor) -> Tensor:
         return torch.maximum(scores - self.origin[i], self.floor[i]).log()

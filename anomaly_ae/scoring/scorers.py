@@ -38,6 +38,10 @@ class Scorer(Part):
         """Learn from passes over fit and validate rows; say what the latter score as if they were new: `(m,)`."""
         return self(validate)
 
+    def remember(self, p: Pass) -> Tensor:
+        """Take in calibrate rows as well, once learned; say what each scores as if it were new: `(n,)`."""
+        return self(p)
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # what was learned may be of another size than what build made
         for name, buffer in list(self.named_buffers(recurse=False)):
@@ -369,6 +373,9 @@ class WeightedSum(Scorer):
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         return torch.stack([weight * scorer.learn(fit, validate) for scorer, weight in _terms(self)]).sum(0)
+
+    def remember(self, p: Pass) -> Tensor:
+        return torch.stack([weight * scorer.remember(p) for scorer, weight in _terms(self)]).sum(0)
 
     def forward(self, p: Pass) -> Tensor:
         return torch.stack([weight * scorer(p) for scorer, weight in _terms(self)]).sum(0)
