@@ -413,7 +413,7 @@ def test_learned_edges_find_who_depends_on_whom():
 def loss(backbone):
     model = net(backbone).train()
     with seeded(1):
-        return float(model.terms(model(Batch(windows())))["reconstruction"].mean())
+        return float(model.terms(model(Batch(windows())))["reconstruction"].mean().detach())
 
 
 @pytest.mark.parametrize(
