@@ -34,12 +34,20 @@ if TYPE_CHECKING:
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
     from anomaly_ae.scoring.variational import *
+    from anomaly_ae.series.spectra import Envelope as Envelope
+    from anomaly_ae.series.spectra import LogMel as LogMel
+    from anomaly_ae.series.spectra import Spectrogram as Spectrogram
+    from anomaly_ae.series.spectra import frames as frames
 
 _HOMES = {
     "AutoencoderDetector": "anomaly_ae.detectors",
+    "Envelope": "anomaly_ae.series.spectra",
+    "LogMel": "anomaly_ae.series.spectra",
     "PyODDetector": "anomaly_ae.adapters",
+    "Spectrogram": "anomaly_ae.series.spectra",
     "VAEDetector": "anomaly_ae.detectors",
     "as_pyod": "anomaly_ae.adapters",
+    "frames": "anomaly_ae.series.spectra",
     "load": "anomaly_ae.detectors",
 }
 

@@ -12,10 +12,11 @@ from anomaly_ae.storage import vocabulary
 PACKAGE = Path(anomaly_ae.__file__).parent
 BACKBONES = [f"nn.{name}" for name in ("backbones", "graphs", "recurrent", "temporal")]
 NN_PARTS = [f"nn.{name}" for name in ("corruptions", "divergences", "latents", "likelihoods", "priors")]
+FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "version"],
-    ["nn.core"],
+    ["nn.core", "series.spectra"],
     ["nn.densities", "nn.layers"],
     ["nn.convolutions"],
     ["nn.sequences"],
@@ -120,7 +121,7 @@ def test_the_model_names_no_part():
 
 
 @pytest.mark.parametrize(
-    "name", sorted([*vocabulary(), "AutoencoderDetector", "PyODDetector", "VAEDetector", "as_pyod"])
+    "name", sorted([*vocabulary(), *FRONT_ENDS, "AutoencoderDetector", "PyODDetector", "VAEDetector", "as_pyod"])
 )
 def test_public_names_are_importable_and_documented(name):
     public = getattr(anomaly_ae, name)

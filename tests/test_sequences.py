@@ -414,7 +414,7 @@ def test_learned_edges_find_who_depends_on_whom():
 def loss(backbone):
     model = net(backbone).train()
     with seeded(1):
-        return float(model.terms(model(Batch(windows())))["reconstruction"].mean())
+        return float(model.terms(model(Batch(windows())))["reconstruction"].mean().detach())
 
 
 @pytest.mark.parametrize(
@@ -489,6 +489,7 @@ def test_no_hyperparameter_is_left_out_above():
         TCN(codes=0, causal=False),
         TCN(codes=7, causal=False),
         TCN(codes=4),
+        TCN(codes=TIME),
         TCN(activation="relux"),
         TCN(dropout=1.0),
         ConvLSTM(frame=0),
