@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.latents import *
     from anomaly_ae.nn.likelihoods import *
     from anomaly_ae.nn.priors import *
+    from anomaly_ae.ops.batches import score_batches as score_batches
+    from anomaly_ae.ops.scoring import score_file as score_file
     from anomaly_ae.scoring.fusion import *
     from anomaly_ae.scoring.neighbours import *
     from anomaly_ae.scoring.scorers import *
@@ -35,6 +37,8 @@ _HOMES = {
     "VAEDetector": "anomaly_ae.detectors",
     "as_pyod": "anomaly_ae.adapters",
     "load": "anomaly_ae.detectors",
+    "score_batches": "anomaly_ae.ops.batches",
+    "score_file": "anomaly_ae.ops.scoring",
 }
 
 
