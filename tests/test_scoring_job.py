@@ -20,6 +20,7 @@ import pytest
 from anomaly_ae import AutoencoderDetector, load, score_batches, score_file
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft
+from anomaly_ae.data.formats import FORMATS
 from anomaly_ae.errors import BadRowsError, DataError, OutputError
 from anomaly_ae.ops import scoring, sinks
 
@@ -465,3 +466,8 @@ def test_killed_fifty_times_it_still_ends_in_the_same_bytes(model, dirty, tmp_pa
     score_file(model, dirty[0], target)
     assert target.read_bytes() == whole.read_bytes()
     assert resumed > 0
+
+
+def test_csv_of_columns_with_empty_chunks_is_what_they_hold():
+    name = pa.chunked_array([[], ["a"], [], ["b"], []], pa.string())
+    assert bytes(FORMATS["csv"].body(pa.table({"row": [1, 2], "name": name}))) == b'1,"a"\n2,"b"\n'

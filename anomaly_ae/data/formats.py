@@ -26,9 +26,12 @@ class Format(NamedTuple):
     body: Callable[[pa.Table], bytes | pa.Buffer]
 
 
-def _csv(table: pa.Table, header: bool) -> pa.Buffer:
+def _csv(table: pa.Table, header: bool) -> bytes | pa.Buffer:
+    if not (table.num_rows or header):
+        return b""
     sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(include_header=header))
+    # of a column with an empty chunk pyarrow 25 writes whatever was in memory
+    pyarrow.csv.write_csv(table.combine_chunks(), sink, pyarrow.csv.WriteOptions(include_header=header))
     return sink.getvalue()
 
 
@@ -41,9 +44,7 @@ def _messages(table: pa.Table) -> bytes:
 
 
 FORMATS = {
-    "csv": Format(
-        "csv", lambda schema: _csv(schema.empty_table(), True).to_pybytes(), lambda table: _csv(table, False)
-    ),
+    "csv": Format("csv", lambda schema: bytes(_csv(schema.empty_table(), True)), lambda table: _csv(table, False)),
     "jsonl": Format("jsonl", lambda schema: b"", _json_lines),
     "parquet": Format("parquet", lambda schema: schema.serialize().to_pybytes(), _messages),
 }
