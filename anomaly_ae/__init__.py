@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.priors import *
     from anomaly_ae.nn.recurrent import *
     from anomaly_ae.nn.temporal import *
+    from anomaly_ae.ops.batches import score_batches as score_batches
+    from anomaly_ae.ops.scoring import score_file as score_file
     from anomaly_ae.scoring.disagreement import *
     from anomaly_ae.scoring.fusion import *
     from anomaly_ae.scoring.neighbours import *
@@ -49,6 +51,8 @@ _HOMES = {
     "as_pyod": "anomaly_ae.adapters",
     "frames": "anomaly_ae.series.spectra",
     "load": "anomaly_ae.detectors",
+    "score_batches": "anomaly_ae.ops.batches",
+    "score_file": "anomaly_ae.ops.scoring",
 }
 
 
