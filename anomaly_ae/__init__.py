@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.priors import *
     from anomaly_ae.nn.recurrent import *
     from anomaly_ae.nn.temporal import *
+    from anomaly_ae.scoring.disagreement import *
     from anomaly_ae.scoring.fusion import *
     from anomaly_ae.scoring.neighbours import *
     from anomaly_ae.scoring.random_features import *
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
+    from anomaly_ae.scoring.variational import *
     from anomaly_ae.series.spectra import Envelope as Envelope
     from anomaly_ae.series.spectra import LogMel as LogMel
     from anomaly_ae.series.spectra import Spectrogram as Spectrogram

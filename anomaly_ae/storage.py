@@ -47,11 +47,13 @@ ROOMS = (
     "nn.priors",
     "nn.recurrent",
     "nn.temporal",
+    "scoring.disagreement",
     "scoring.fusion",
     "scoring.neighbours",
     "scoring.random_features",
     "scoring.scorers",
     "scoring.thresholds",
+    "scoring.variational",
 )
 
 
