@@ -39,7 +39,7 @@ from anomaly_ae import (
     Swapping,
 )
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Sizes, kl, total_kl
+from anomaly_ae.nn.core import Batch, Clock, Sizes, kl, total_kl
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, train
@@ -277,6 +277,27 @@ def test_every_backbone_works_with_every_part(i, j):
 @pytest.mark.parametrize("backbone", BACKBONES, ids=repr)
 def test_every_combination_works(backbone, divergence, likelihood):
     check_together(backbone, divergence, likelihood)
+
+
+@pytest.mark.parametrize("variational", [False, True])
+@pytest.mark.parametrize("backbone", FAMILIES, ids=repr)
+def test_members_train_side_by_side(backbone, variational):
+    """Two nets at once compute what each does alone."""
+    models = [net(backbone, variational).train() for _ in range(2)]
+    with torch.no_grad():
+        for weight in models[1].parameters():
+            weight += 0.1
+    batches = [Batch(windows()), Batch(windows(seed=1))]
+    together = Stack(models)(batches, Clock())
+    for i, (model, batch) in enumerate(zip(models, batches, strict=True)):
+        if not variational:  # whose codes are drawn
+            torch.testing.assert_close(
+                together["reconstruction"][i], model.terms(model(batch))["reconstruction"].mean()
+            )
+    train(Stack([model.float() for model in models]), Batch(windows().float()), Batch(windows(6).float()), RECIPE)
+    one, other = (model.double().eval()(Batch(windows())).px.mean for model in models)
+    assert one.isfinite().all()
+    assert not torch.allclose(one, other)
 
 
 @pytest.mark.parametrize("variational", [False, True])
