@@ -1,10 +1,11 @@
-"""Measure detectors beside their peers: detection on labelled tables, speed, mixed columns, gaps.
+"""Measure detectors beside their peers: detection on labelled tables, speed, jobs on long files, mixed columns, gaps.
 
     pip install "anomaly-ae[bench]"
     python pipelines/benchmark.py tabular --data FOLDER --protocol clean --output clean.csv
     python pipelines/benchmark.py summary clean.csv
     python pipelines/benchmark.py speed
     python pipelines/benchmark.py mixed --output mixed.csv
+    python pipelines/benchmark.py csv --folder FOLDER
     python pipelines/benchmark.py missing --data FOLDER --output missing.csv
 
 FOLDER holds tables as `NAME.npz` with `X` `(n, d)` and `y` `(n,)`, 1 for an anomaly: ADBench's classical sets.
@@ -339,6 +340,19 @@ def mixed(output: Output, seeds: Seeds = 5, methods: Methods = None, config: Con
     for value in results[["auroc", "right_column"]].dropna(axis=1, how="all"):
         typer.echo(f"{value}, mean over seeds\n")
         show(results.pivot_table(index="kind", columns="method", values=value, sort=False).reset_index())
+
+
+@app.command("csv")
+def csv_(
+    folder: Annotated[Path, typer.Option(help="Where to make the tables (4 GB) and write scores.", file_okay=False)],
+    rows: Annotated[int, typer.Option(min=4)] = 4_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Processes a measurement; the least time counts.")] = 2,
+    pyod_rows: Annotated[int, typer.Option(min=0, help="Rows of the script with PyOD; 0 leaves it out.")] = 400_000,
+) -> None:
+    """Scoring from CSV and Parquet: marginal seconds a million rows and memory, beside the floor and PyOD."""
+    from csv_speed import compare
+
+    show(pd.DataFrame(compare(folder, rows, repeats, pyod_rows)))
 
 
 @app.command()

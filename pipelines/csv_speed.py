@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -97,10 +97,18 @@ def ours(model: Path, source: Path, target: Path) -> None:
     print(score_file(model, source, target, overwrite=True).rows)
 
 
-def measure(folder: Path, what: str, source: Path, repeats: int) -> tuple[float, float]:
-    """Least seconds, and MiB at the peak, of a process that does it."""
+class Cost(NamedTuple):
+    """Least seconds and least seconds of all cores, and MiB at the peak, of a process."""
+
+    seconds: float
+    cpu_seconds: float
+    peak: float
+
+
+def measure(folder: Path, what: str, source: Path, repeats: int) -> Cost:
+    """What it costs to have a process do it."""
     target = folder / f"out{source.suffix}"
-    seconds, peak = np.inf, 0.0
+    seconds, cpu, peak = np.inf, np.inf, 0.0
     for _ in range(repeats):
         for left in folder.glob("*out.*"):
             left.unlink()
@@ -108,8 +116,9 @@ def measure(folder: Path, what: str, source: Path, repeats: int) -> tuple[float,
         command = [sys.executable, __file__, what, str(source), str(target)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds = min(seconds, time.perf_counter() - started)
-        peak = max(peak, float(done.stdout.split()[-1]))
-    return float(seconds), peak
+        used, mib = map(float, done.stdout.split()[-2:])
+        cpu, peak = min(cpu, used), max(peak, mib)
+    return Cost(float(seconds), float(cpu), peak)
 
 
 def main() -> None:
@@ -125,7 +134,7 @@ def main() -> None:
         runpy.run_path(str(script), run_name="__main__")
     else:
         ours(Path(what), source, target)
-    print(benchmark.peak_mib())
+    print(time.process_time(), benchmark.peak_mib())
 
 
 def compare(folder: Path, rows: int, repeats: int, pyod_rows: int) -> list[dict[str, Any]]:
@@ -150,18 +159,27 @@ def compare(folder: Path, rows: int, repeats: int, pyod_rows: int) -> list[dict[
             long, short = make(folder, pyod_rows, ending), make(folder, pyod_rows // 2, ending)
             jobs.append(("pandas + PyOD", "pyod", long, short, None))
         for name, what, long, short, smallest in jobs:
-            seconds, peak = measure(folder, what, long, repeats)
-            less, _ = measure(folder, what, short, repeats)
-            million = (seconds - less) / (int(long.stem.split("-")[0]) - int(short.stem.split("-")[0])) * 1e6
-            line = {"input": ending, "method": name, "s/M rows": million, "MiB at peak": peak}
+            more, less = measure(folder, what, long, repeats), measure(folder, what, short, repeats)
+            million = (int(long.stem.split("-")[0]) - int(short.stem.split("-")[0])) / 1e6
+            line = {
+                "input": ending,
+                "method": name,
+                "s/M rows": (more.seconds - less.seconds) / million,
+                "CPU s/M rows": (more.cpu_seconds - less.cpu_seconds) / million,
+                "MiB at peak": more.peak,
+            }
             if smallest is not None:
-                line["MiB at a quarter"] = measure(folder, what, smallest(), 1)[1]
+                line["MiB at a quarter"] = measure(folder, what, smallest(), 1).peak
             lines.append(line)
             print(line, file=sys.stderr, flush=True)
-        base = {line["method"]: line["s/M rows"] for line in lines if line["input"] == ending}
+        base, spent = (
+            {line["method"]: line[value] for line in lines if line["input"] == ending}
+            for value in ("s/M rows", "CPU s/M rows")
+        )
         for line in lines:
             if line["input"] == ending:
                 line["times the floor"] = line["s/M rows"] / base["floor"]
+                line["times the floor, CPU"] = line["CPU s/M rows"] / spent["floor"]
                 line["times faster than PyOD"] = base.get("pandas + PyOD", np.nan) / line["s/M rows"]
     return lines
 

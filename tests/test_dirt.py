@@ -160,7 +160,7 @@ def check(detector, path, text, monkeypatch):
         rows = pd.DataFrame({"load": numbers[0], "flow": numbers[1], "site": sites.astype(object)})
         assert np.allclose(scores["anomaly_score"], detector.anomaly_score(rows), rtol=1e-4)
         assert list(scores["name"]) == list(frame[3])
-    chunk = 1 + len(text) % 61
+    chunk = 90 + len(text) % 211
     again = judged(detector, path, chunk, monkeypatch)
     assert again[0].equals(scores)
     assert again[1:] == (rejects, written)

@@ -320,18 +320,16 @@ class Columnar:
         done = 0
         if Path(self.name).suffix.lower() in PARQUET:
             with pyarrow.parquet.ParquetFile(self.name) as file:
-                groups, first = [], 0
-                for number in range(file.num_row_groups):
-                    rows = file.metadata.row_group(number).num_rows
-                    if first + rows <= skip:
-                        done += rows
-                    else:
-                        groups.append(number)
-                    first += rows
                 columns = wanted.columns or list(self.columns[:1])
-                for batch in file.iter_batches(ROWS, row_groups=groups, columns=columns):
-                    done += batch.num_rows
-                    yield batch, done
+                for group in range(file.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if done + rows <= skip:
+                        done += rows
+                        continue
+                    # one by one: of all together pyarrow holds what it has read
+                    for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns):
+                        done += batch.num_rows
+                        yield batch, done
             return
         with pa.OSFile(self.name) as stream, _arrow(stream) as reader:
             for batch in _all(reader):

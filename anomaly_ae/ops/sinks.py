@@ -129,6 +129,7 @@ class Files:
         self.note(summary)
         for draft, path in reversed(files):
             publish(draft, path)
+        self._begun = False  # what fails from here on takes nothing back
         self.clean()
 
     def note(self, summary: dict[str, Any]) -> None:
