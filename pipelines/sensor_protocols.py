@@ -205,7 +205,7 @@ HARD = ("d03_te", "d09_te", "d15_te")
 
 
 def table(suite: str, lines: pd.DataFrame) -> pd.DataFrame:
-    """By method: means over series (of `found` the sum), or the pooled line; seconds a series, medians."""
+    """By method: means over series (of `found` the sum), or the pooled line; seconds, median over series or in all."""
     lines = lines[lines["suite"] == suite]
     files = lines[lines["series"] != POOLED]
     if suite == Suite.skab:
@@ -220,6 +220,7 @@ def table(suite: str, lines: pd.DataFrame) -> pd.DataFrame:
         if suite == Suite.ucr:
             by["found"] = files.groupby("method")["found"].sum() / files.groupby("method")["seed"].nunique()
     counted = files[files["error"].isna()].groupby("method")["series"].nunique().rename("series")
-    seconds = files.groupby("method")[["fit_seconds", "score_seconds"]].median()
+    timed = lines[lines["series"] == POOLED] if suite in (Suite.skab, Suite.tep) else files
+    seconds = timed.groupby("method")[["fit_seconds", "score_seconds"]].median()
     shown = by[list(COLUMNS[suite])].join(counted).join(seconds)
     return shown.sort_values(COLUMNS[suite][0], ascending=False).reset_index()
