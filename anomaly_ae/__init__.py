@@ -27,18 +27,32 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.priors import *
     from anomaly_ae.nn.recurrent import *
     from anomaly_ae.nn.temporal import *
+    from anomaly_ae.ops.batches import score_batches as score_batches
+    from anomaly_ae.ops.scoring import score_file as score_file
+    from anomaly_ae.scoring.disagreement import *
     from anomaly_ae.scoring.fusion import *
     from anomaly_ae.scoring.neighbours import *
     from anomaly_ae.scoring.random_features import *
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
+    from anomaly_ae.scoring.variational import *
+    from anomaly_ae.series.spectra import Envelope as Envelope
+    from anomaly_ae.series.spectra import LogMel as LogMel
+    from anomaly_ae.series.spectra import Spectrogram as Spectrogram
+    from anomaly_ae.series.spectra import frames as frames
 
 _HOMES = {
     "AutoencoderDetector": "anomaly_ae.detectors",
+    "Envelope": "anomaly_ae.series.spectra",
+    "LogMel": "anomaly_ae.series.spectra",
     "PyODDetector": "anomaly_ae.adapters",
+    "Spectrogram": "anomaly_ae.series.spectra",
     "VAEDetector": "anomaly_ae.detectors",
     "as_pyod": "anomaly_ae.adapters",
+    "frames": "anomaly_ae.series.spectra",
     "load": "anomaly_ae.detectors",
+    "score_batches": "anomaly_ae.ops.batches",
+    "score_file": "anomaly_ae.ops.scoring",
 }
 
 

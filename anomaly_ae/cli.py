@@ -18,7 +18,9 @@ import typer
 from anomaly_ae.version import __version__
 
 if TYPE_CHECKING:
-    from anomaly_ae.ops.job import FitSummary, Progress, ScoreSummary
+    from anomaly_ae.data.dialect import Dialect
+    from anomaly_ae.ops.fitting import FitSummary, Progress
+    from anomaly_ae.ops.scoring import ScoreSummary
 
 app = typer.Typer(
     help="Learn what normal rows look like, then say of new rows how strange they are and which column is to blame.",
@@ -34,10 +36,35 @@ Track = Annotated[bool, typer.Option("--track/--no-track", help="Log a run in ML
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 
 
+Delimiter = Annotated[str | None, typer.Option(help="What stands between fields; else as the header has it.")]
+Decimal = Annotated[str, typer.Option(help="What stands before decimals: a point or a comma.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of CSV; else UTF-8, or as its byte order mark says.")]
+Missing = Annotated[
+    list[str], typer.Option(help="What else stands for a missing value, beside NA and the like; may be given again.")
+]
+
+
 class OnBadRow(enum.StrEnum):
     """What to do with a row that cannot be scored."""
 
+    quarantine = "quarantine"
+    skip = "skip"
     fail = "fail"
+
+
+class OnUnseen(enum.StrEnum):
+    """What to do with a category that was not there at fit."""
+
+    score = "score"
+    reject = "reject"
+
+
+class FormatName(enum.StrEnum):
+    """Formats of an output."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
 
 
 class FailOn(enum.StrEnum):
@@ -58,6 +85,10 @@ def fit(
     data: Annotated[Path, typer.Option(help="CSV or Parquet file of normal rows.")] = ...,  # type: ignore[assignment]
     model: Annotated[Path, typer.Option(help="Folder to write the model to.")] = ...,  # type: ignore[assignment]
     exclude: Annotated[list[str], typer.Option(help="Column to leave out; may be given again, or a,b.")] = [],  # noqa: B006
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
@@ -65,30 +96,63 @@ def fit(
 ) -> None:
     """Learn from a file of normal rows and write a model folder."""
     with _reported(quiet or json_) as progress:
-        from anomaly_ae.ops import job
+        from anomaly_ae.ops import fitting
 
-        summary = job.fit(data, model, config, _names(exclude), overwrite, track, progress)
+        dialect = _dialect(delimiter, decimal, encoding, missing)
+        summary = fitting.fit(data, model, config, _names(exclude), dialect, overwrite, track, progress)
     _finish(summary, _told_fit, json_, quiet)
 
 
 @app.command()
 def score(
     model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
-    input: Annotated[Path, typer.Argument(help="CSV or Parquet file to score.")],
-    output: Annotated[Path, typer.Option(help="File to write scores to: CSV, or Parquet by its ending.")],
+    input: Annotated[list[str], typer.Argument(help="CSV, Parquet or Arrow files, 'patterns*.csv', or - for CSV.")],
+    output: Annotated[str, typer.Option(help="File for scores: .csv, .jsonl, .parquet; or - for standard output.")],
     keep: Annotated[list[str], typer.Option(help="Column to copy to the output; may be given again, or a,b.")] = [],  # noqa: B006
     top: Annotated[int, typer.Option(min=0, help="How many blamed columns to name a row.")] = 3,
-    on_bad_row: Annotated[OnBadRow, typer.Option(help="What to do with a row that cannot be scored.")] = OnBadRow.fail,
+    on_bad_row: Annotated[
+        OnBadRow, typer.Option(help="What to do with a row that cannot be scored.")
+    ] = OnBadRow.quarantine,
+    max_bad_rows: Annotated[str, typer.Option(help="More bad rows than this, by number or share, are exit 3.")] = "1%",
+    rejects: Annotated[
+        Path | None, typer.Option(help="CSV file for bad rows, with place and reason; else OUTPUT.rejects.csv.")
+    ] = None,
+    on_unseen: Annotated[OnUnseen, typer.Option(help="What to do with a category unseen at fit.")] = OnUnseen.score,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
+    format: Annotated[FormatName | None, typer.Option(help="Format of the output; else by its ending.")] = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score every row of a file: how strange, whether alarming, and which columns are to blame."""
-    with _reported(quiet or json_) as progress:
-        from anomaly_ae.ops import job
+    """Score every row of files: how strange, whether alarming, and which columns are to blame.
 
-        summary = job.score(model, input, output, _names(keep), top, overwrite, track, progress)
+    The same command again does nothing where the job is complete, and goes on where it was interrupted.
+    """
+    if json_ and output == "-":
+        _fail("standard output carries scores or --json, however: both were asked for. Give --output a file.", 2)
+    with _reported(quiet or json_) as progress:
+        from anomaly_ae.ops import scoring
+
+        summary = scoring.score_file(
+            model,
+            input,
+            output,
+            keep=_names(keep),
+            top=top,
+            on_bad_row=on_bad_row.value,
+            max_bad_rows=max_bad_rows,
+            rejects=rejects,
+            on_unseen=on_unseen.value,
+            dialect=_dialect(delimiter, decimal, encoding, missing),
+            format=None if format is None else format.value,
+            overwrite=overwrite,
+            track=track,
+            progress=progress,
+        )
     _finish(summary, _told_score, json_, quiet)
 
 
@@ -97,6 +161,10 @@ def check(
     model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to compare with the rows of the fit.")],
     fail_on: Annotated[list[FailOn], typer.Option(help="Finding to exit 4 on; may be given again.")] = [],  # noqa: B006
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -104,7 +172,7 @@ def check(
     with _reported(quiet or json_) as progress:
         from anomaly_ae.ops import check as checking
 
-        summary = checking.check(model, input, progress)
+        summary = checking.check(model, input, _dialect(delimiter, decimal, encoding, missing), progress)
     typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
     if summary.findings and not (quiet or json_):
         typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)
@@ -160,6 +228,12 @@ def _names(given: list[str]) -> list[str]:
     return [name for names in given for name in names.split(",") if name]
 
 
+def _dialect(delimiter: str | None, decimal: str, encoding: str | None, missing: list[str]) -> Dialect:
+    from anomaly_ae.data.dialect import Dialect
+
+    return Dialect(delimiter, decimal, encoding, tuple(missing))
+
+
 @contextlib.contextmanager
 def _reported(quiet: bool) -> Iterator[Progress | None]:
     """Errors as one sentence and an exit code; warnings as one line each; a progress bar on a terminal."""
@@ -171,11 +245,11 @@ def _reported(quiet: bool) -> Iterator[Progress | None]:
         with _bar() if not quiet and sys.stderr.isatty() else contextlib.nullcontext() as progress:
             yield progress
     except ValueError as error:  # ours, and scikit-learn's of a parameter out of range
-        _fail(error, 2)
+        _fail(error, 3 if type(error).__name__ == "BadRowsError" else 2)
     except OSError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", 130)
+        _fail("interrupted; what is there is whole, and the same command again goes on with it", 130)
 
 
 def _fail(error: object, code: int) -> None:
@@ -227,21 +301,25 @@ def _told_score(s: ScoreSummary) -> str:
     promise = (
         "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
     )
+    done = f"complete  already; {s.scored:,} rows were scored" if s.complete_already else f"scored    {s.scored:,} rows"
+    again = f", {s.resumed_rows:,} of them before the interruption" if 0 < s.resumed_rows < s.scored else ""
     lines = [
-        f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
+        f"{done}{again} in {s.seconds:.1f} s",
         f"alarms    {s.alarms:,} ({s.alarm_rate:.1%}{promise})",
         f"output    {s.output}",
     ]
     if s.ignored_columns:
         shown = ", ".join(s.ignored_columns[:8]) + (", ..." if len(s.ignored_columns) > 8 else "")
         lines.insert(1, f"note      columns the model does not know, ignored: {shown}")
+    if s.rejected:
+        where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
+        lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
     lines += _told_run(s)
     if s.top_anomalies:
         lines += ["", "strangest rows"]
     for row in s.top_anomalies:
-        lines.append(
-            f"  row {row['row']:<6} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}"
-        )
+        place = f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
+        lines.append(f"  {place} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
     return "\n".join(lines)
 
 

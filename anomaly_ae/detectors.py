@@ -25,8 +25,9 @@ from anomaly_ae.nn.likelihoods import LearnedNormal
 from anomaly_ae.nn.priors import StandardNormal
 from anomaly_ae.scoring.fusion import Fused
 from anomaly_ae.scoring.neighbours import LocalDenoiser, Neighbours
-from anomaly_ae.scoring.scorers import NegativeELBO, Scorer, StandardizedError
+from anomaly_ae.scoring.scorers import Scorer, StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
+from anomaly_ae.scoring.variational import NegativeELBO
 
 
 def _by_effort(own: Scorer) -> dict[str, Scorer]:
@@ -162,7 +163,9 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
             arrays, weights = (_below(f"{number}/", found) for found in (stored.arrays, stored.weights))
             encoding = Encoding(modules["preprocessing"], arrays)  # type: ignore[arg-type]
             dtype = torch.float32 if fitted["float32"] else torch.float64
-            fold = Fold.build(modules, encoding, detector._device(), dtype=dtype).load_weights(weights)
+            fold = Fold.build(
+                modules, encoding, detector._device(), dtype=dtype, members=detector.members
+            ).load_weights(weights)
             fold.margin = arrays["margin"]
             none = np.empty((0, detector.n_features_in_))
             detector._keep(fold, none, none, np.random.RandomState(0))

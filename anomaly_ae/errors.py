@@ -5,6 +5,7 @@ All of them are `ValueError`s as well, so that code written for scikit-learn cat
 
 __all__ = [
     "AnomalyError",
+    "BadRowsError",
     "ConfigError",
     "DataError",
     "IncompatiblePartsError",
@@ -16,6 +17,10 @@ __all__ = [
 
 class AnomalyError(ValueError):
     """Anything that `anomaly_ae` refuses to do, with the way out in its message."""
+
+
+class BadRowsError(AnomalyError):
+    """More rows of a table cannot be scored than were allowed."""
 
 
 class ConfigError(AnomalyError):

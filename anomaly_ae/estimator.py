@@ -66,6 +66,9 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         Accuracy against speed, where no scorer is given: "fast" asks the net alone, in float32, whose scores depend on
         other rows in their seventh digit; "default" fuses it with neighbours and a denoiser in closed form; "best" with
         more and larger ones.
+    members : int >= 1, default=1
+        Nets of an ensemble, trained at once, that differ by their first weights and the order of batches. A net's
+        score is the mean of theirs; `Disagreement` asks where they differ.
     calibration : {"auto", "split", "cross"}, default="auto"
         Divide the rows once ("split"), or rotate through five folds ("cross"); "auto" rotates below 1000 rows.
     max_epochs : int >= 1, default=40
@@ -109,6 +112,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         **{axis: [BaseEstimator, None] for axis in AXES},
         "preprocessing": [HasMethods("learn"), None],
         "effort": [StrOptions({"fast", "default", "best"})],
+        "members": [Interval(Integral, 1, None, closed="left")],
         "calibration": [StrOptions({"auto", "split", "cross"})],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "steps_per_epoch": [Interval(Integral, 1, None, closed="left"), None],
@@ -134,6 +138,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         scorer: Part | None = None,
         threshold: BaseEstimator | None = None,
         effort: str = "default",
+        members: int = 1,
         calibration: str = "auto",
         max_epochs: int = 40,
         steps_per_epoch: int | None = None,
@@ -156,6 +161,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         self.scorer = scorer
         self.threshold = threshold
         self.effort = effort
+        self.members = members
         self.calibration = calibration
         self.max_epochs = max_epochs
         self.steps_per_epoch = steps_per_epoch
@@ -287,7 +293,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
     def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
         parts = {axis: clone(part) if part is not None else None for axis, part in self.parts_.items()}
         encoding = parts["preprocessing"].learn(self.contract_.columns, X)  # type: ignore[union-attr]
-        return Fold.build(parts, encoding, self._device(), rng.randint(2**31 - 1), self._dtype())
+        return Fold.build(parts, encoding, self._device(), rng.randint(2**31 - 1), self._dtype(), self.members)
 
     def _dtype(self) -> torch.dtype:
         return torch.float32 if self.effort == "fast" else torch.float64

@@ -19,12 +19,23 @@ LARGEST = float(np.finfo(np.float64).max)
 
 
 class Verdict(NamedTuple):
-    """What is said of `n` rows: scores, p-values and alarms `(n,)`, contributions `(n, n_features)`."""
+    """What is said of `n` rows: scores, p-values, alarms `(n,)`, contributions `(n, n_features)`, and by which fold."""
 
     anomaly_score: Array
     p_value: Array
     is_anomaly: NDArray[np.bool_]
     contributions: Array
+    fold: NDArray[np.intp]
+
+
+class Blamed(NamedTuple):
+    """Columns to blame for rows' scores, one each, as arrays `(m,)`: what is expected there, give or take a margin."""
+
+    row: NDArray[np.intp]
+    column: NDArray[np.intp]
+    share: Array
+    expected: Array
+    margin: Array
 
 
 def known(scores: Array) -> Array:
@@ -41,16 +52,35 @@ class ExplanationMixin(ColumnsMixin):
 
     def assess(self, X: ArrayLike) -> Verdict:
         """Everything there is to say of rows, in one pass: score, p-value, alarm, contributions."""
-        return self._assess(self._checked(X))[0]
+        return self.assess_codes(self._checked(X))
 
-    def _assess(self, rows: Array) -> tuple[Verdict, NDArray[np.intp]]:
-        """The verdict, and which fold spoke it of each row."""
-        readings = [fold.assess(rows) for fold in self.folds_]
-        score, which = lower_median(np.stack([scores for scores, _ in readings]))
+    def assess_codes(self, codes: Array) -> Verdict:
+        """`assess` of rows that are codes of the contract already, `(n, n_features)`."""
+        readings = [fold.assess(codes) for fold in self.folds_]
+        if len(readings) == 1:
+            (score, contributions), which = readings[0], np.zeros(len(codes), dtype=np.intp)
+        else:
+            score, which = lower_median(np.stack([scores for scores, _ in readings]))
+            contributions = np.choose(which[:, None], [cells for _, cells in readings])
         score = known(score)
-        contributions = np.choose(which[:, None], [cells for _, cells in readings])
         p_value, alarm = p_values(score, self.calibration_scores_), score > self.threshold_.value_
-        return Verdict(score, p_value, alarm, contributions), which
+        return Verdict(score, p_value, alarm, contributions, which)
+
+    def blamed(self, codes: Array, verdict: Verdict, top: int, rows: NDArray[np.intp] | None = None) -> Blamed:
+        """The columns most to blame for the scores of these rows (all, if none are named), at most `top` a row.
+
+        After the first, columns with a share below a tenth are left out.
+        """
+        rows = np.arange(len(codes)) if rows is None else rows
+        columns, share = attribution.top(verdict.contributions[rows], top)
+        row, rank = np.nonzero((share >= 0.1) | (np.arange(columns.shape[1]) == 0))
+        column, expected, margin = columns[row, rank], np.empty(len(row)), np.empty(len(row))
+        share, row = share[row, rank], rows[row]
+        for number, fold in enumerate(self.folds_):
+            mine = verdict.fold[row] == number
+            if mine.any():
+                expected[mine], margin[mine] = fold.expected(codes[row[mine]], column[mine])
+        return Blamed(row, column, share, expected, margin)
 
     def explain(self, X: ArrayLike) -> Array:
         """What each column contributes to its row's score, `(n, n_features)`, each 0 or more; larger is more to blame.
@@ -69,22 +99,14 @@ class ExplanationMixin(ColumnsMixin):
         """
         if top < 1:
             raise ConfigError(f"reasons needs top of 1 or more, however: {top!r}. Ask for one column at least.")
-        rows = self._checked(X)
-        verdict, which = self._assess(rows)
-        columns, share = attribution.top(verdict.contributions, top)
-        row, rank = np.nonzero((share >= 0.1) | (np.arange(columns.shape[1]) == 0))
-        column, expected, margin = columns[row, rank], np.empty(len(row)), np.empty(len(row))
-        for number, fold in enumerate(self.folds_):
-            mine = which[row] == number
-            if mine.any():
-                expected[mine], margin[mine] = fold.expected(rows[row[mine]], column[mine])
-        told = pd.DataFrame({"row": row, "column": column, "share": share[row, rank]})
+        codes = self._checked(X)
+        row, column, share, expected, margin = self.blamed(codes, self.assess_codes(codes), top)
+        told = pd.DataFrame({"row": row, "column": column, "share": share})
         contract = [self.contract_.columns[j] for j in column]
         told["column"] = [one.name for one in contract]
-        codes = zip(contract, rows[row, column], row, column, strict=True)
         told["value"] = [
             str(X.iloc[i, j]) if one.is_unseen(code) else one.shown(code)  # type: ignore[union-attr]
-            for one, code, i, j in codes
+            for one, code, i, j in zip(contract, codes[row, column], row, column, strict=True)
         ]
         told["expected"] = [one.shown(*bounds) for one, *bounds in zip(contract, expected, margin, strict=True)]
         told["reason"] = told["column"] + " " + told["value"] + ", expected " + told["expected"]

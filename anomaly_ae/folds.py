@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from sklearn.base import clone
+from torch import Tensor, nn
 
 from anomaly_ae.data.preprocessing import Cells, Encoding
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
 from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, threads, train
 from anomaly_ae.scoring.scorers import Scorer
 
@@ -35,7 +37,10 @@ class Expected(NamedTuple):
 
 @dataclass
 class Fold:
-    """One net, the encoding of its fit rows, and the scorer that reads its passes.
+    """Nets on one split, the encoding of its fit rows, and the scorer that reads their passes.
+
+    There is one net, or `members` of an ensemble that differ by their first weights and the order of batches; codes,
+    reconstructions and new rows are the first one's.
 
     Weights train in float32. Passes run in float64 by default: a float32 score moves in its seventh digit when the
     edges of blocks move, and the order of close rows with it. `margin` `(d,)` says how far from what is expected a
@@ -43,10 +48,11 @@ class Fold:
     """
 
     encoding: Encoding
-    net: Net
+    nets: nn.ModuleList
     scorer: Scorer
     margin: Array
     dtype: torch.dtype
+    stack: Stack | None = None
     optimizer: AdamW | None = None
     learned: int = 0  # rows that the scorer has learned from
 
@@ -58,18 +64,21 @@ class Fold:
         device: str,
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
+        members: int = 1,
     ) -> Fold:
-        """Make an untrained fold, read in `dtype`, from parts that nobody else holds."""
+        """Make an untrained fold of so many nets, read in `dtype`, from parts that nobody else holds."""
         parts = {axis: parts[axis] for axis in (*Net.AXES, "scorer")}
         check_compatible(parts)
         scorer = parts["scorer"]
         shape, groups, gappy = (encoding.width,), encoding.groups, len(encoding.gappy)
         try:
-            net = Net(**{axis: parts[axis] for axis in Net.AXES})
+            nets = nn.ModuleList()
             with seeded(seed):
-                net.build(shape, gappy, groups)
+                for number in range(members):
+                    own = parts if number == 0 else {axis: part and clone(part) for axis, part in parts.items()}
+                    nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, gappy, groups))
                 scorer.build(Sizes(shape, gappy, groups=groups))
-            return cls(encoding, net.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
+            return cls(encoding, nets.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
         except (AttributeError, TypeError, RuntimeError) as error:
             composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
             raise ConfigError(
@@ -79,9 +88,19 @@ class Fold:
 
     def settle(self) -> Fold:
         """Ready to be read: of the type for reading, nothing random."""
-        self.net.to(dtype=self.dtype).eval()
+        self.nets.to(dtype=self.dtype).eval()
         self.scorer.to(dtype=self.dtype).eval()
         return self
+
+    @property
+    def net(self) -> Any:
+        """The first net."""
+        return self.nets[0]
+
+    def passed(self, batch: Batch) -> Pass:
+        """The pass of the first net, with those of the others beside it."""
+        first, *others = (net(batch) for net in self.nets)
+        return replace(first, peers=tuple(others)) if others else first
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -99,13 +118,14 @@ class Fold:
         With `remember`, rows of this and earlier calls, training goes on with the optimiser of the last call, and the
         scorer learns from these rows, once there are enough to change its mind. Returns one record an epoch.
         """
-        self.net.float()
+        self.nets.float()
         rows, watched = (self._batch(self.encoding.transform(X)) for X in (fit, validate))
         with threads(self.net), seeded(seed, self._device):
-            goes_on = remember is not None and self.optimizer is not None
-            self.optimizer = self.optimizer if goes_on else AdamW(list(self.net.parameters()), recipe.weight_decay)
+            if remember is None or self.stack is None or self.optimizer is None:
+                self.stack = Stack(list(self.nets))  # type: ignore[arg-type]
+                self.optimizer = AdamW(self.stack.weights, recipe.weight_decay)
             watched_ = _float(watched) if len(watched) else None
-            history = train(self.net, _float(rows), watched_, recipe, on_epoch, self.optimizer)
+            history = train(self.stack, _float(rows), watched_, recipe, on_epoch, self.optimizer)
         self.settle()
         if remember is not None:
             if len(remember) < min(FEW, self.learned):
@@ -115,7 +135,7 @@ class Fold:
             watched, rows = rows.take(slice(None, None, 5)), rows if len(rows) < 2 else _but_every_fifth(rows)
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
             some = torch.randperm(len(rows), device=self._device)[:LEARN_ROWS]
-            self.scorer.learn(self.net(rows.take(some)), self.net(watched.take(slice(LEARN_ROWS // 2))))
+            self.scorer.learn(self.passed(rows.take(some)), self.passed(watched.take(slice(LEARN_ROWS // 2))))
         self.learned = len(rows) + len(watched)
         self.scorer.float()  # as it will be stored
         self.settle()
@@ -159,7 +179,7 @@ class Fold:
         with threads(self.net), torch.inference_mode():
             for start in range(0, len(X), BLOCK):
                 cells = self.encoding.transform(X[start : start + BLOCK])
-                p = self.net(self._batch(cells))
+                p = self.passed(self._batch(cells))
                 score, lost = self.scorer.judged(p) if explained else (score_of(p), None)
                 scores.append(score.double().cpu().numpy() + unit * cells.surprise.sum(axis=1))
                 if lost is not None:
@@ -230,20 +250,23 @@ class Fold:
 
     def weights(self) -> dict[str, Tensor]:
         """All tensors, in the float32 that they were trained in."""
-        modules = {"net": self.net, "scorer": self.scorer}
         return {
             f"{place}.{name}": tensor.float() if tensor.is_floating_point() else tensor
-            for place, module in modules.items()
+            for place, module in self._modules().items()
             for name, tensor in module.state_dict().items()
         }
 
     def load_weights(self, state: Mapping[str, Tensor]) -> Fold:
         """Take the tensors that `weights` gave; raises RuntimeError where they do not fit."""
-        for place, module in {"net": self.net, "scorer": self.scorer}.items():
+        for place, module in self._modules().items():
             prefix = f"{place}."
             module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         self.learned = FEW
         return self.settle()
+
+    def _modules(self) -> dict[str, nn.Module]:
+        members: dict[str, nn.Module] = {f"member_{i + 1}": net for i, net in enumerate(self.nets) if i}
+        return {"net": self.net, **members, "scorer": self.scorer}
 
 
 def _but_every_fifth(rows: Batch) -> Batch:

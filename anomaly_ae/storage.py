@@ -29,7 +29,7 @@ import safetensors.torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from anomaly_ae.data.tables import sync
+from anomaly_ae.data.drafts import sync
 from anomaly_ae.errors import ConfigError, ModelFolderError, OutputError
 
 FORMAT = "anomaly_ae model"
@@ -47,11 +47,13 @@ ROOMS = (
     "nn.priors",
     "nn.recurrent",
     "nn.temporal",
+    "scoring.disagreement",
     "scoring.fusion",
     "scoring.neighbours",
     "scoring.random_features",
     "scoring.scorers",
     "scoring.thresholds",
+    "scoring.variational",
 )
 
 

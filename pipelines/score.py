@@ -6,7 +6,7 @@ python pipelines/score.py model sample_data/breast_cancer_mixed.csv scores.csv
 import argparse
 from pathlib import Path
 
-from anomaly_ae.ops import job
+from anomaly_ae import score_file
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="file to write scores to: CSV, or Parquet by its ending")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     given = parser.parse_args()
-    print(job.score(given.model, given.input, given.output, overwrite=given.overwrite))
+    print(score_file(given.model, given.input, given.output, overwrite=given.overwrite, track=True))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ python pipelines/train.py configs/breast_cancer.yaml sample_data/breast_cancer_b
 import argparse
 from pathlib import Path
 
-from anomaly_ae.ops import job
+from anomaly_ae.ops import fitting
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder to write the model to")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
     given = parser.parse_args()
-    print(job.fit(given.data, given.model, given.config, overwrite=given.overwrite))
+    print(fitting.fit(given.data, given.model, given.config, overwrite=given.overwrite))
 
 
 if __name__ == "__main__":

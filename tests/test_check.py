@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from anomaly_ae import AutoencoderDetector, load
 from anomaly_ae.cli import FailOn, app
+from anomaly_ae.data import coding
 from anomaly_ae.data.contract import Column
 from anomaly_ae.errors import DataError
 from anomaly_ae.ops import check as checking
@@ -238,8 +239,8 @@ def test_what_is_misread_is_what_scoring_refuses(kind, cell):
     except DataError:
         refused = True
     if kind != "category":
-        assert (checking._suspect(column, values) & values.notna()).tolist() == [refused]
-    assert checking._misread(column, values).tolist() == [refused]
+        assert (coding._suspect(column, values) & values.notna()).tolist() == [refused]
+    assert coding.misread(column, values).tolist() == [refused]
 
 
 # --- how it says so --------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_a_file_becomes_a_model_and_a_model_says_which_rows_are_strange(place, t
     assert list(out["top_1"][:4]) == COLUMNS
     assert out["is_anomaly"][:4].all()
     assert sorted(row["row"] for row in summary["top_anomalies"])[:4] == [1, 2, 3, 4]
-    assert {path.name for path in tmp_path.iterdir()} == {"new.csv", "model", "out.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"new.csv", "model", "out.csv", "out.csv.job.json"}
 
 
 @pytest.mark.parametrize("source", ["new.csv", "new.parquet"])
@@ -187,7 +187,7 @@ def test_overwrite_replaces(place, tmp_path):
         done(*job.format(place=place, tmp=tmp_path).split(), "--overwrite")
     assert type(load(tmp_path / "model")).__name__ == "VAEDetector"
     assert len(read(tmp_path / "out.csv")) == 300
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "out.csv", "vae.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out.csv", "out.csv.job.json", "vae.yaml"}
 
 
 @pytest.mark.parametrize("header", ["0,1,2,3", "01,02,03,04", "NA,true,1e3,2024-01-01", ",b,c,d", "é, b ,None,nan"])
@@ -212,7 +212,7 @@ def test_tracked_jobs_are_runs_and_a_broken_store_is_only_a_warning(place, tmp_p
     assert fit.data.metrics["threshold"] == score.data.metrics["threshold"] == summaries[0]["threshold"]
     assert {"config.yaml", "model"} <= {artifact.path for artifact in client.list_artifacts(fit.info.run_id)}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
-    result = done(*jobs[1], "--overwrite", track=True)
+    result = done(*jobs[1], "--top", "1", "--overwrite", track=True)
     assert json.loads(result.stdout)["run_id"] is None
     assert re.fullmatch("warning: .+\n", result.stderr)
 
@@ -221,10 +221,19 @@ def test_tracked_jobs_are_runs_and_a_broken_store_is_only_a_warning(place, tmp_p
 
 GOOD = "a,b,c,d\n" + "1,2,3,4\n" * 9
 MANY = GOOD + "1.25,2,3,4\n" * 99_991
-TABLES = {  # text is a CSV file, bytes are a Parquet file
+FILES = {  # what is no table at all: text is a CSV file, bytes are a Parquet file
     "empty": ("", ["empty"]),
     "header only": ("a,b,c,d\n", ["no row"]),
     "header without newline": ("a,b,c,d", []),
+    "two of a name": ("a,b,c,d,b\n1,2,3,4,5\n", ["'b'"]),
+    "open quote in the header": ('a,"b,c,d\n1,2,3,4\n', ["header"]),
+    "carriage returns alone": ("a,b,c,d\r1,2,3,4\r", ["carriage returns"]),
+    "no Parquet": (GOOD.encode(), []),
+    "truncated Parquet": (rows(9).to_parquet()[:-100], []),
+    "empty Parquet": (rows(0).to_parquet(), ["no row"]),
+    "lists in Parquet": (rows(3).assign(c=[[1], [2], [3]]).to_parquet(), ["'c'", "list"]),
+}
+ROWS = {  # one bad row
     "text": (GOOD + "1,x,3,4\n", ["row 10", "'b'", "'x'"]),
     "text far down": (MANY + "1,x,3,4\n", ["row 100001", "'b'", "'x'"]),
     "infinity": (GOOD + "1,-inf,3,4\n", ["row 10", "'b'", "inf"]),
@@ -233,23 +242,25 @@ TABLES = {  # text is a CSV file, bytes are a Parquet file
     "long row": (GOOD + "1,2,3,4,5\n", ["line 11", "5"]),
     "long row far down": (MANY + "1,2,3,4,5\n", ["line 100002", "5"]),
     "short row": (GOOD + "1,2,3\n", ["line 11", "3"]),
-    "open quote": (GOOD + '1,"2,3,4\n', ["line 11"]),
-    "two of a name": ("a,b,c,d,b\n1,2,3,4,5\n", ["'b'"]),
-    "no Parquet": (GOOD.encode(), []),
-    "truncated Parquet": (rows(9).to_parquet()[:-100], []),
-    "empty Parquet": (rows(0).to_parquet(), ["no row"]),
+    "open quote": (GOOD + '1,"2,3,4\n', ["line 11", "quotes"]),
+    "no UTF-8": (GOOD + "1,\udcff,3,4\n", ["line 11", "'b'"]),
     "infinity in Parquet": (rows(9).assign(c=[1.0, np.inf, *range(7)]).to_parquet(), ["row 2", "'c'", "inf"]),
-    "lists in Parquet": (rows(3).assign(c=[[1], [2], [3]]).to_parquet(), ["'c'", "list"]),
 }
 
 
-@pytest.mark.parametrize("job", ["fit {place}/quick.yaml --data {bad} --model", "score {place}/model {bad} --output"])
-@pytest.mark.parametrize("case", TABLES)
-def test_a_bad_table_is_refused_with_its_place(place, tmp_path, job, case):
-    content, words = TABLES[case]
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [("fit {place}/quick.yaml --data {bad} --model", 2), ("score {place}/model {bad} --on-bad-row fail --output", 3)],
+)
+@pytest.mark.parametrize("case", FILES | ROWS)
+def test_a_bad_table_is_refused_with_its_place(place, tmp_path, job, code, case):
+    content, words = (FILES | ROWS)[case]
     bad = tmp_path / ("bad.csv" if isinstance(content, str) else "bad.parquet")
-    bad.write_bytes(content.encode() if isinstance(content, str) else content)
-    refused(tmp_path, [*job.format(place=place, bad=bad).split(), tmp_path / "new"], [bad.name, *words])
+    bad.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+    words = [bad.name, *words]
+    refused(
+        tmp_path, [*job.format(place=place, bad=bad).split(), tmp_path / "new"], words, 2 if case in FILES else code
+    )
 
 
 DAMAGE = {  # of copies of the model
@@ -266,6 +277,18 @@ JOBS = [
     (SCORE + "out.csv --keep nope", ["--keep", "'nope'", "normal.csv"]),
     ("score {place}/model {tmp}/old.csv --output {tmp}/out.csv --keep row", ["--keep", "'row'"]),
     ("score {place}/model {tmp}/old.csv --output {tmp}/out.csv --keep id,id", ["--keep", "'id'"]),
+    (SCORE + "out.csv.gz", [".gz", ".parquet"]),
+    (SCORE + "out.csv --rejects {tmp}/old.csv", ["old.csv", "exists"]),
+    (SCORE + "out.csv --rejects {tmp}/out.csv", ["out.csv", "both"]),
+    (SCORE + "out.csv --max-bad-rows some", ["'some'", "1%"]),
+    (SCORE + "out.csv --max-bad-rows 101%", ["'101%'"]),
+    (SCORE + "out.csv --delimiter ab", ["'ab'"]),
+    (SCORE + "out.csv --decimal , --delimiter ,", ["','"]),
+    (SCORE + "out.csv --encoding klingon", ["'klingon'", "utf-8"]),
+    (SCORE + "out.csv --format parquet {tmp}/gone-*.csv", ["gone-*.csv"]),
+    ("score {place}/model {tmp}/old.csv {tmp}/old.csv --output {tmp}/out.csv", ["old.csv", "twice"]),
+    ("score {place}/model {tmp}/old.csv --output - --json", ["--json"]),
+    ("score {place}/model {tmp}/old.csv --output - --format parquet", ["parquet"]),
     ("score {place}/model {tmp}/lists.parquet --output {tmp}/out.csv --keep id", ["lists.parquet", "'id'"]),
     ("score {place}/model {tmp}/old.csv --output {tmp}/old.csv --overwrite", ["old.csv", "both"]),
     ("score {place}/model {tmp}/gone.csv --output {tmp}/out.csv", ["gone.csv"]),
@@ -370,7 +393,8 @@ def test_an_interrupted_job_leaves_nothing(place, tmp_path):
         said = process.communicate()[1]
     assert process.returncode == 130, said
     assert re.fullmatch("error: interrupted.*\n", said)
-    assert [path.name for path in tmp_path.iterdir()] == ["long.csv"]
+    assert not (tmp_path / "out.csv").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"long.csv", ".out.csv.part", "out.csv.job.json"}
 
 
 # --- how quick it is, and what it says of itself ---------------------------------------------------------------------

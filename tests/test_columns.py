@@ -642,8 +642,10 @@ CONSTANTS = {
 @pytest.mark.parametrize("case", CONSTANTS)
 def test_a_change_in_a_constant_column_costs_a_million_and_is_hidden_from_the_net(case):
     values, (same, *others) = CONSTANTS[case]
-    contract, codes, encoding = of_column(values)
+    contract, codes, few = of_column(values)
     assert contract.columns[0].constant
+    np.testing.assert_allclose(charge(few, [same, *others]), [0, *[np.log(5)] * len(others)])  # of four rows
+    contract, codes, encoding = of_column(values * 25)
     np.testing.assert_array_equal(charge(encoding, [same, *others]), [0, *[CHANGED] * len(others)])
     cells = encoding.transform(np.array([[same], *[[code] for code in others]], dtype=float))
     np.testing.assert_array_equal(cells.x[:, encoding.owner == 0][:, 0], 0)

@@ -40,6 +40,7 @@ from anomaly_ae import (
 )
 from anomaly_ae.nn.core import Batch, Clock, Part, total_kl
 from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import Recipe, seeded, threads, train
 from anomaly_ae.scoring.calibration import splits
 
@@ -72,7 +73,7 @@ def linear(latent, corruption=None, likelihood=None, steps=3000):
             corruption=corruption,
         ).build((D,))
         with threads(net):
-            train(net, Batch(X), None, recipe)
+            train(Stack([net]), Batch(X), None, recipe)
     return net, X
 
 

@@ -41,6 +41,7 @@ from anomaly_ae import (
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Sizes, kl, total_kl
 from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, train
 from anomaly_ae.storage import from_tree, to_tree, vocabulary
 
@@ -244,7 +245,7 @@ def check_together(backbone, divergence, likelihood):
     if not variational:
         parts["corruption"] = Chain([GaussianNoise(), Masking(), Swapping()])
     model = net(backbone, variational, **parts).float()
-    history = train(model, Batch(x.float()), Batch(x[:6].float()), RECIPE)
+    history = train(Stack([model]), Batch(x.float()), Batch(x[:6].float()), RECIPE)
     assert all(math.isfinite(record["validate_loss"]) for record in history)
     model.double().eval()
     with torch.no_grad():
@@ -330,7 +331,7 @@ def test_channels_may_be_of_different_kinds():
         likelihood=Mixed(),
         corruption=GaussianNoise(),
     ).build((SENSORS, TIME), groups=groups)
-    train(model, Batch(x.float()), None, RECIPE)
+    train(Stack([model]), Batch(x.float()), None, RECIPE)
     p = model.double().eval()(Batch(x))
     scorer = StandardizedError()
     scorer.build(Sizes((SENSORS, TIME), groups=groups))
@@ -413,7 +414,7 @@ def test_learned_edges_find_who_depends_on_whom():
 def loss(backbone):
     model = net(backbone).train()
     with seeded(1):
-        return float(model.terms(model(Batch(windows())))["reconstruction"].mean())
+        return float(model.terms(model(Batch(windows())))["reconstruction"].mean().detach())
 
 
 @pytest.mark.parametrize(
@@ -488,6 +489,7 @@ def test_no_hyperparameter_is_left_out_above():
         TCN(codes=0, causal=False),
         TCN(codes=7, causal=False),
         TCN(codes=4),
+        TCN(codes=TIME),
         TCN(activation="relux"),
         TCN(dropout=1.0),
         ConvLSTM(frame=0),

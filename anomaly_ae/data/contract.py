@@ -80,7 +80,7 @@ class Column:
 
     def shown(self, code: float, margin: float | None = None) -> str:
         """A code as a person would write it; with a margin, the interval around a number or date."""
-        if np.isnan(code):
+        if math.isnan(code):
             return "missing"
         if self.is_unseen(code):
             return "(unseen)" if margin is None else "(a rarer one)"

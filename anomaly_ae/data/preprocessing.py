@@ -30,6 +30,7 @@ ROUNDED = 1e-6  # relative difference of numbers that are the same but for round
 USUAL = 0.95  # share of fit rows whose gaps are charged nothing
 LINEAR = 10.0  # standard deviations; further away grows with the logarithm, so that no cell drowns the others
 CHANGED = 1e6  # nats: more than any net charges, so that a change in a constant column is an alarm
+ESTABLISHED = 100  # fit rows that show a column to be constant
 
 
 class Preprocessing(BaseEstimator):
@@ -55,7 +56,8 @@ class Preprocessing(BaseEstimator):
     - a level that no fit row had: :math:`\ln \frac{n + 1}{n_1 + 1}`, with :math:`n_1` levels seen once (Good-Turing);
     - a gap in a column without gaps: :math:`\ln (n + 1)`; in columns with :math:`n_j` gaps at fit
       :math:`\max(0, \sum_j g_j - t)`, :math:`g_j = \ln \frac{n + 1}{n_j + 1}`, `t` what 95 % of fit rows stay below;
-    - another value in a constant column, any value in an empty one: a million, which is an alarm.
+    - another value in a constant column, any value in an empty one: a million, which is an alarm, where 100 fit rows or
+      more show that it is constant; of fewer :math:`\ln (n + 1)`, for it may only be rare.
 
     Parameters
     ----------
@@ -212,7 +214,9 @@ class Encoding:
         fixed = self.state["fixed"]
         constant = ~np.isnan(fixed)
         if constant.any():
-            surprise[:, constant] = CHANGED * (~gone & self._changed(codes))[:, constant]
+            rows = self.state["rows"][0]
+            nats = CHANGED if rows >= ESTABLISHED else np.log(rows + 1)
+            surprise[:, constant] = nats * (~gone & self._changed(codes))[:, constant]
             frozen = constant[[j for j, _ in self.numeric]]
             z[:, frozen] = 0.0
         if self.rule.missing == "score" and gone.any():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from anomaly_ae.nn.layers import Pointwise
+from anomaly_ae.nn.layers import Pointwise, at_each_step
 
 
 class Conv(nn.Conv1d):
@@ -52,7 +54,11 @@ class Conv(nn.Conv1d):
         self.zeros = _zeros(kernel, dilation, causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad(x, self.zeros))
+        if self.dilation == (1,):
+            return super().forward(pad(x, self.zeros))
+        # all taps side by side and one product: back through dilations, torch's own takes more than twice as long
+        taps = torch.cat(list(_taps(self, x)), dim=1)
+        return at_each_step(taps, self.weight.movedim(2, 1).flatten(1), self.bias)
 
 
 class Depthwise(nn.Conv1d):
@@ -71,11 +77,9 @@ class Depthwise(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         # tap by tap: torch's grouped convolution is several times slower where dilated or in float64, as in scoring
-        steps, x = x.shape[-1], pad(x, self.zeros)
         y = self.bias[:, None]
-        for j in range(self.kernel_size[0]):
-            start = j * self.dilation[0]
-            y = torch.addcmul(y, x[..., start : start + steps], self.weight[..., j])
+        for j, tap in enumerate(_taps(self, x)):
+            y = torch.addcmul(y, tap, self.weight[..., j])
         return y
 
 
@@ -152,6 +156,13 @@ class Transposed(nn.ConvTranspose1d):
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__(before, after, stride, stride)
+
+
+def _taps(layer: Conv | Depthwise, x: Tensor) -> Iterator[Tensor]:
+    """What each tap of the kernel reads at each step."""
+    steps, x = x.shape[-1], pad(x, layer.zeros)
+    for start in range(0, x.shape[-1] - steps + 1, layer.dilation[0]):
+        yield x[..., start : start + steps]
 
 
 def _zeros(kernel: int, dilation: int, causal: bool) -> tuple[int, int]:

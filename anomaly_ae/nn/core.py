@@ -8,7 +8,7 @@ a tensor, a distribution or a tuple of `Level`. Nothing else crosses from one pa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -100,7 +100,8 @@ class Level(NamedTuple):
 class Pass:
     """Everything that one forward pass knows: `batch` as given, `seen` as corrupted, features, levels, likelihood.
 
-    `notes` is what those who read the pass leave for each other, so that a search done once serves all.
+    `peers` are the passes of the other members of an ensemble over the same rows. `notes` is what those who read the
+    pass leave for each other, so that a search done once serves all.
     """
 
     batch: Batch
@@ -110,6 +111,7 @@ class Pass:
     px: Distribution
     net: Any
     clock: Clock = field(default_factory=Clock)
+    peers: tuple[Pass, ...] = ()
     notes: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -148,7 +150,10 @@ class Part(BaseEstimator, nn.Module):
         return [self]
 
     def after_step(self, p: Pass) -> None:
-        """Hook of the training loop, after each optimiser step."""
+        """Hook of the training loop: once a step, without gradients, with the pass that it learns from.
+
+        It may change buffers in place, not weights.
+        """
 
     def solve(self, p: Pass) -> None:
         """Hook of the training loop, once after the last step, with a pass over rows of the fit set."""
@@ -162,6 +167,11 @@ def draw(like: Tensor) -> Tensor:
 def group_of_cells(groups: tuple[tuple[str, int], ...]) -> Tensor:
     """The number of each cell's group: `(cells,)`."""
     return torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([width for _, width in groups]))
+
+
+def by_members(p: Pass, reading: Callable[[Pass], Tensor]) -> Tensor:
+    """What is read in a pass, and in those of its peers: their mean."""
+    return torch.stack([reading(member) for member in (p, *p.peers)]).mean(0) if p.peers else reading(p)
 
 
 def row_sum(cells: Tensor) -> Tensor:

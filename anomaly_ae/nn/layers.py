@@ -39,6 +39,12 @@ def beside(x: Tensor, condition: Tensor | None) -> Tensor:
     return x if condition is None else torch.cat([x, condition], dim=1)
 
 
+def at_each_step(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`weight` (after, before) times the features of each step, plus `bias`: (n, before, time) to (n, after, time)."""
+    weight = weight.expand(len(x), -1, -1)  # a batch of products, without the copies that a transposed `x` would cost
+    return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[:, None], weight, x)
+
+
 class Pointwise(nn.Linear):
     """One linear map of the features of every row, or of every time step: a 1x1 convolution.
 
@@ -46,7 +52,7 @@ class Pointwise(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x) if x.dim() == 2 else at_each_step(x, self.weight, self.bias)
 
 
 class Perceptron(nn.Module):

@@ -130,8 +130,9 @@ class LearnedNormal(Likelihood):
         if self.per == "feature":
             best = feature_mean(squares, present)
         else:
-            best = (squares if present is None else squares[present]).mean()
-        self.variance.lerp_(torch.where(best.isnan(), self.variance, best), 1 - self.momentum)
+            best = squares.mean() if present is None else torch.where(present, squares, 0.0).sum() / present.sum()
+        moved = self.momentum * self.variance + (1 - self.momentum) * best
+        self.variance.copy_(torch.where(best.isnan(), self.variance, moved))
 
 
 class Laplace(Likelihood):

@@ -43,7 +43,7 @@ class ConvLSTM(SequenceBackbone):
     causal : bool, default=True
         Whether a step knows the past only. Otherwise it knows its whole frame.
     codes : "step", "window" or int >= 1, default="step"
-        A code for each time step, for the whole window, or for so many steps each.
+        A code for each time step, for the whole window (which it then knows, causal or not), or for so many steps each.
     activation : {"elu", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "tanh"}, default="tanh"
         Nonlinearity of what a layer takes in and lets out: `tanh` in the formula.
     dropout : float in [0, 1), default=0

@@ -79,7 +79,7 @@ class SequenceBackbone(Part):
                 f'{who} needs codes to be "step", "window" or a number of steps that divides the window, however: '
                 f"{self.codes!r} with {steps} steps. Choose one of these."
             )
-        if 1 < every != steps and self.causal:
+        if self.codes != "window" and every > 1 and self.causal:
             raise ConfigError(
                 f"{who} needs a code for each step where it is causal, however: codes={every}. Set causal=False."
             )

@@ -45,7 +45,7 @@ class TCN(SequenceBackbone):
     attention : {"large-kernel"} or None, default=None
         A gate on the features after the last block, which sees 23 steps.
     codes : "step", "window" or int >= 1, default="step"
-        A code for each time step, for the whole window, or for so many steps each.
+        A code for each time step, for the whole window (which it then knows, causal or not), or for so many steps each.
     activation : {"elu", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "tanh"}, default="relu"
         Nonlinearity in each block.
     dropout : float in [0, 1), default=0

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from anomaly_ae.nn.core import Batch, Clock, Part, total_kl
+from anomaly_ae.nn.core import Batch, Clock
 from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.stack import Stack
 
 SOLVE_ROWS = 8192  # closed-form parts see at most this many fit rows
 
@@ -34,67 +35,79 @@ class Recipe:
 
 
 def train(
-    net: Net,
+    stack: Stack,
     fit: Batch,
     validate: Batch | None,
     recipe: Recipe,
     on_epoch: Callable[[dict[str, float]], bool] | None = None,
     optimizer: AdamW | None = None,
 ) -> list[dict[str, float]]:
-    """Minimise the net's loss over the rows `fit`; keep the weights of the epoch with the best `validate` loss.
+    """Minimise the loss of each net over the rows `fit`; keep each one's weights of its best epoch by `validate` loss.
 
-    Both lie on the net's device already; batches are slices of them. `on_epoch` gets each epoch's record
-    and ends training by returning True. `optimizer` is one of the same net to go on with. Returns the records.
+    Both lie on the nets' device already; batches are slices of them. `on_epoch` gets each epoch's record, means over
+    nets, and ends training by returning True. `optimizer` is one of the same stack to go on with. Returns the records.
     """
     batch_size = min(recipe.batch_size, len(fit))
     steps_per_epoch = recipe.steps_per_epoch or min(25, math.ceil(3 * len(fit) / batch_size))
     clock = Clock(steps=recipe.max_epochs * steps_per_epoch if recipe.schedule else 0, rows=len(fit))
-    weights = list(net.parameters())
-    optimizer = optimizer or AdamW(weights, recipe.weight_decay)
-    hooked = [part for part in net.parts() if type(part).after_step is not Part.after_step]
-    batches = _batches(fit, batch_size)
+    optimizer = optimizer or AdamW(stack.weights, recipe.weight_decay)
+    batches = [_batches(fit, batch_size) for _ in stack.nets]
     width = fit.x[0].numel()  # the gradient is taken per column, so that clip_norm means the same for any table
     watched = None if validate is None else validate.take(slice(recipe.validate_rows))
-    best_loss, best_state, best_epoch = math.inf, None, 0
+    best_loss = torch.full((len(stack.nets),), math.inf)
+    best_epoch = torch.zeros(len(stack.nets))
+    best_state: dict[str, Tensor] | None = None
     history: list[dict[str, float]] = []
     for epoch in range(recipe.max_epochs):
         started = time.perf_counter()
-        net.train()
         sums: dict[str, Tensor] = {}
         for _ in range(steps_per_epoch):
-            p = net(next(batches), clock)
-            terms = {name: term.mean() for name, term in net.terms(p).items()}
-            gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum() / width, weights)
+            terms = stack([next(rows) for rows in batches], clock)
+            gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum() / width, stack.weights)
             learning_rate = _cosine(recipe.learning_rate, clock)
-            optimizer.step(_clipped(gradients, recipe.clip_norm), learning_rate)
+            optimizer.step(_clipped(gradients, recipe.clip_norm, len(stack.nets)), learning_rate)
             clock.step += 1
             with torch.no_grad():
-                for part in hooked:
-                    part.after_step(p)
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0.0) + term.detach()
-        record = {"epoch": epoch + 1, **{name: float(total) / steps_per_epoch for name, total in sums.items()}}
-        record["loss"] = sum(value for name, value in record.items() if name != "epoch")
+        means = {name: total.cpu() / steps_per_epoch for name, total in sums.items()}
+        judged = torch.stack(list(means.values())).sum(0)
+        record = {name: float(term.mean()) for name, term in means.items()} | {"loss": float(judged.mean())}
         if watched is not None:
-            record |= _validate(net, watched)
-        record["learning_rate"] = learning_rate
-        record["seconds"] = time.perf_counter() - started
+            judged, seen = _validate(stack, watched)
+            record |= seen
+        record = {
+            "epoch": epoch + 1,
+            **record,
+            "learning_rate": learning_rate,
+            "seconds": time.perf_counter() - started,
+        }
         history.append(record)
-        judged = record.get("validate_loss", record["loss"])
-        if judged < best_loss:
-            best_loss, best_epoch = judged, epoch
-            best_state = {k: v.clone() for k, v in net.state_dict().items()} if watched is not None else None
-        stalled = recipe.patience is not None and epoch - best_epoch >= recipe.patience
-        if (on_epoch is not None and on_epoch(record)) or stalled:
+        # a net that has stalled is done, however well it would do later: it is as if it had trained alone
+        stalled = epoch - best_epoch > (math.inf if recipe.patience is None else recipe.patience)
+        better = (judged < best_loss) & ~stalled
+        if better.any() and watched is not None:
+            best_state = _chosen(better, stack.state(), best_state)
+        best_loss, best_epoch = torch.where(better, judged, best_loss), torch.where(better, float(epoch), best_epoch)
+        done = recipe.patience is not None and bool((epoch - best_epoch >= recipe.patience).all())
+        if (on_epoch is not None and on_epoch(record)) or done:
             break
-    if best_state is not None:
-        net.load_state_dict(best_state)
-    net.eval()
+    stack.settle(best_state)
     with torch.no_grad():
-        p = net(fit.take(slice(SOLVE_ROWS)))
-        for part in net.parts():
-            part.solve(p)
+        for net in stack.nets:
+            p = net.eval()(fit.take(slice(SOLVE_ROWS)))
+            for part in net.parts():
+                part.solve(p)
     return history
+
+
+def _chosen(better: Tensor, state: dict[str, Tensor], old: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """Of each net the new state where it is better, else the old one."""
+    if old is None:
+        return state
+    device = next(iter(state.values())).device
+    mask = better.to(device)
+    return {name: torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old[name]) for name, new in state.items()}
 
 
 def _batches(rows: Batch, size: int) -> Iterator[Batch]:
@@ -123,7 +136,7 @@ class AdamW:
     def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
         adamw(
             self.weights,
-            list(gradients),
+            [gradient.contiguous() for gradient in gradients],  # the fused step reads them as they lie in memory
             self.means,
             self.squares,
             [],
@@ -139,12 +152,16 @@ class AdamW:
         )
 
 
-def _clipped(gradients: Sequence[Tensor], largest: float | None) -> Sequence[Tensor]:
-    """Gradients scaled down to a norm of `largest`, if theirs is larger."""
+def _clipped(gradients: Sequence[Tensor], largest: float | None, nets: int) -> Sequence[Tensor]:
+    """Gradients scaled down to a norm of `largest`, if theirs is larger; of several nets each one's by its own."""
     if largest is None:
         return gradients
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return torch._foreach_mul(list(gradients), (largest / (norm + 1e-6)).clamp(max=1.0))
+    if nets == 1:
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return torch._foreach_mul(list(gradients), (largest / (norm + 1e-6)).clamp(max=1.0))
+    norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
+    scale = (largest / (norm + 1e-6)).clamp(max=1.0)
+    return [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
 
 
 def _cosine(peak: float, clock: Clock) -> float:
@@ -158,16 +175,15 @@ def _cosine(peak: float, clock: Clock) -> float:
 
 
 @torch.no_grad()
-def _validate(net: Net, rows: Batch) -> dict[str, float]:
+def _validate(stack: Stack, rows: Batch) -> tuple[Tensor, dict[str, float]]:
+    """The loss of each net on validate rows, `(nets,)`, and the means over nets for the record."""
     # The same noise every epoch: epochs are compared with each other, not their draws. The clock stands at the end
     # of training, so that a warm-up does not make the first epochs look best.
     with seeded(0, rows.x.device):
-        p = net.noisy()(rows)
-        terms = {name: float(term.mean()) for name, term in net.terms(p).items()}
-    record = {"validate_loss": sum(terms.values())}
-    if any(level.q is not None for level in p.levels):
-        record["validate_kl"] = float(total_kl(p).mean())
-    return record
+        terms = stack([rows] * len(stack.nets), Clock(), watching=True)
+    kl = terms.pop("kl", None)
+    loss = torch.stack(list(terms.values())).sum(0).cpu()
+    return loss, {"validate_loss": float(loss.mean())} | ({} if kl is None else {"validate_kl": float(kl.mean())})
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from anomaly_ae.data.contract import TRUTH, UNSEEN, Column
+from anomaly_ae.data.coding import WANTED, misread
+from anomaly_ae.data.contract import UNSEEN, Column
+from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.tables import Table
 from anomaly_ae.detectors import load
 from anomaly_ae.errors import DataError
@@ -24,7 +26,6 @@ Path_ = str | os.PathLike[str]
 Kind = Literal["missing column", "extra column", "type", "missing values", "range", "unseen category"]
 SIGNIFICANT = 1e-3  # of the test whether gaps are more frequent than at fit
 NEIGHBOUR = 1e-12  # relative; readers of text differ in a float's last digits
-WANTED = {"number": "a finite number", "boolean": "true or false", "date": "a date"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class CheckSummary:
     findings: list[Finding]
 
 
-def check(model: Path_, input: Path_, progress: Progress | None = None) -> CheckSummary:
+def check(model: Path_, input: Path_, dialect: Dialect | None = None, progress: Progress | None = None) -> CheckSummary:
     r"""Compare the columns of a table with those that a model was fitted on; writes nothing.
 
     Memory does not grow with the table's length. Cells of another type are counted and are neither gaps nor out of
@@ -66,7 +67,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None) -> Check
         When the model is damaged, or the table cannot be read or has no rows.
     """
     detector = load(model)
-    table = Table.open(input)
+    table = Table.open(input, dialect)
     known = detector.contract_.columns
     # a model without names takes columns by their place
     named = [column.name for column in known] if hasattr(detector, "feature_names_in_") else list(table.columns)
@@ -75,7 +76,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None) -> Check
     extra = [name for name in table.columns if name not in named[: len(known)]]
     read = [tally.name for tally in tallies] or list(table.columns[:1])  # some column tells how many rows there are
     rows = 0
-    for block in table.blocks([], read, [], BLOCK):
+    for block in table.blocks([], read, BLOCK):
         for tally in tallies:
             tally.add(block.X[tally.name])
         rows += len(block.X)
@@ -128,19 +129,19 @@ class _Tally:
     def add(self, values: pd.Series) -> None:
         """Count a block of the column, indexed by row numbers."""
         missing = values.isna().to_numpy()
-        misread = np.zeros(len(values), dtype=bool)
+        wrong = np.zeros(len(values), dtype=bool)
         try:
             codes = self.column.codes(values)
         except DataError:
-            misread = _misread(self.column, values)
+            wrong = misread(self.column, values)
             codes = np.full(len(values), np.nan)
-            codes[~misread] = self.column.codes(values[~misread])
-        self.misread.add(values, misread, values.to_numpy())
+            codes[~wrong] = self.column.codes(values[~wrong])
+        self.misread.add(values, wrong, values.to_numpy())
         self.gaps.add(values, missing, codes)
         if self.column.kind == "category":
             self.unseen.add(values, codes == UNSEEN, values.to_numpy())
         else:
-            self.outside.add(values, self._beyond(codes) & ~misread & ~missing, codes)
+            self.outside.add(values, self._beyond(codes) & ~wrong & ~missing, codes)
 
     def _beyond(self, codes: NDArray[np.float64]) -> NDArray[np.bool_]:
         low, high = self.column.low, self.column.high
@@ -188,38 +189,3 @@ class _Tally:
         if self.column.kind != "number":
             return self.column.shown(code)
         return f"{code:.6g}" if short else repr(float(code))
-
-
-def _misread(column: Column, values: pd.Series) -> NDArray[np.bool_]:
-    """Which cells hold something that `column.codes` refuses, `(n,)`."""
-    wrong = _suspect(column, values) & values.notna().to_numpy()
-    # the contract has the last word
-    wrong[~wrong] = [not read for read in _readable(column, values[~wrong])]
-    return wrong
-
-
-def _suspect(column: Column, values: pd.Series) -> NDArray[np.bool_]:
-    """Most of these cells at once: one by one a column of them would take minutes."""
-    match column.kind:
-        case "number" if values.dtype.kind not in "mMc":
-            numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            return ~np.isfinite(numbers)
-        case "boolean":
-            return np.asarray(~values.astype("string").str.lower().isin(list(TRUTH)).to_numpy(dtype=bool))
-        case "date" if not pd.api.types.is_numeric_dtype(values.dtype):
-            return np.asarray(pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True).isna())
-        case _:
-            return np.full(len(values), column.kind != "category")
-
-
-def _readable(column: Column, values: pd.Series) -> list[bool]:
-    """Whether `column.codes` takes each cell, by halves of what it refuses."""
-    try:
-        column.codes(values)
-    except DataError:
-        if len(values) == 1:
-            return [False]
-    else:
-        return [True] * len(values)
-    middle = len(values) // 2
-    return _readable(column, values.iloc[:middle]) + _readable(column, values.iloc[middle:])

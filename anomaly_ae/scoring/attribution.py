@@ -21,5 +21,13 @@ def shares(contributions: NDArray[np.float64]) -> NDArray[np.float64]:
 def top(contributions: NDArray[np.float64], k: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """The `k` columns with the largest shares, largest first, and their shares: both `(n, k)`."""
     share = shares(contributions)
-    columns = np.argsort(-share, axis=1, kind="stable")[:, :k]
+    k = min(k, share.shape[1])
+    if 4 * k >= share.shape[1]:
+        columns = np.argsort(-share, axis=1, kind="stable")[:, :k]
+    else:  # of many columns a few are found sooner one by one
+        left, rows = share.copy(), np.arange(len(share))
+        columns = np.empty((len(share), k), dtype=np.intp)
+        for rank in range(k):
+            columns[:, rank] = left.argmax(axis=1)
+            left[rows, columns[:, rank]] = -np.inf
     return columns, np.take_along_axis(share, columns, axis=1)

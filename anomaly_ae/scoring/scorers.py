@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes, feature_mean, row_sum, total_kl
+from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, row_sum
 
-__all__ = ["KLScore", "NegativeELBO", "ReconstructionError", "ResidualMahalanobis", "StandardizedError", "WeightedSum"]
+__all__ = ["ReconstructionError", "ResidualMahalanobis", "StandardizedError", "WeightedSum"]
 
 
 SMALLEST = 1e-6  # of a residual's mean square, in a column that is rebuilt perfectly
@@ -55,7 +55,7 @@ class Scorer(Part):
 
         .. math:: c_j = \log p(\hat x_j | z) - \log p(x_j | z)
         """
-        return present(p, p.px.log_prob(p.px.mode) - p.px.log_prob(p.batch.x))
+        return by_members(p, lambda q: present(q, q.px.log_prob(q.px.mode) - q.px.log_prob(q.batch.x)))
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Scores and contributions, for those who want both."""
@@ -72,10 +72,17 @@ class Scorer(Part):
 
 
 class AdditiveScorer(Scorer):
-    """A scorer whose score is the sum of its contributions: with these, `contributions` is all that it says."""
+    """A scorer whose score is the sum of what cells say: with these, `cells`, of one member's pass, is all it says."""
+
+    def cells(self, p: Pass) -> Tensor:
+        """What each cell contributes by one member: `(n, ...)`."""
+        raise TypeError
 
     def forward(self, p: Pass) -> Tensor:
         return self.judged(p)[0]
+
+    def contributions(self, p: Pass) -> Tensor:
+        return by_members(p, self.cells)
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         cells = self.contributions(p)
@@ -122,7 +129,7 @@ class ReconstructionError(AdditiveScorer):
         self.terms = len(sizes.columns) * prod(sizes.shape[1:])
         self.unit = 2 / self.terms
 
-    def contributions(self, p: Pass) -> Tensor:
+    def cells(self, p: Pass) -> Tensor:
         return made_up(p, present(p, p.net.likelihood.error(p.px, p.batch.x, self.power)) / self.terms)
 
 
@@ -186,13 +193,14 @@ class StandardizedError(AdditiveScorer):
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         p = validate
-        mean = feature_mean(p.net.likelihood.error(p.px, p.batch.x, 2), p.batch.mask).nan_to_num(nan=0.0)
+        errors = by_members(p, lambda q: q.net.likelihood.error(q.px, q.batch.x, 2))
+        mean = feature_mean(errors, p.batch.mask).nan_to_num(nan=0.0)
         live = mean[self.numeric & (mean > SMALLEST)]  # constant columns have no say
         square = (1 - self.shrinkage) * mean + self.shrinkage * (live.mean() if len(live) else 1.0)
         self.square.copy_(torch.where(self.numeric, square.clamp(min=SMALLEST), 1.0))
         return self(validate)
 
-    def contributions(self, p: Pass) -> Tensor:
+    def cells(self, p: Pass) -> Tensor:
         errors = p.net.likelihood.error(p.px, p.batch.x, 2)
         if self.conditional and self.discrete:
             errors = self._conditional(p, errors)
@@ -254,71 +262,20 @@ class ResidualMahalanobis(AdditiveScorer):
         self.register_buffer("whiten", torch.eye(sizes.shape[0]))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        r = _by_feature(present(validate, validate.batch.x - validate.px.mean))
-        moments = r.T @ r / len(r)
+        moments = by_members(validate, self._moments)
         ridge = self.shrinkage * moments.diagonal().mean().clamp(min=1e-12)
-        values, vectors = torch.linalg.eigh(moments + ridge * torch.eye(len(moments), dtype=r.dtype, device=r.device))
+        values, vectors = torch.linalg.eigh(moments + ridge * torch.eye(len(moments)).to(moments))
         self.whiten.copy_(vectors / values.sqrt() @ vectors.T)
         return self(validate)
 
-    def contributions(self, p: Pass) -> Tensor:
+    def _moments(self, p: Pass) -> Tensor:
+        r = _by_feature(present(p, p.batch.x - p.px.mean))
+        return r.T @ r / len(r)
+
+    def cells(self, p: Pass) -> Tensor:
         r = present(p, p.batch.x - p.px.mean)
         whitened = _by_feature(r) @ self.whiten
         return made_up(p, 0.5 * whitened.square().view(-1, *r.shape[2:], r.shape[1]).movedim(-1, 1))
-
-
-class KLScore(Scorer):
-    r"""How far the code's posterior lies from its prior, in nats.
-
-    .. math:: s(x) = KL\bigl(q(z|x) \,\|\, p(z)\bigr)
-
-    Sees anomalies that the decoder rebuilds but whose codes are unusual; says nothing where all latents have
-    collapsed. It has no columns of its own, so contributions are the reconstruction's.
-
-    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
-
-    References
-    ----------
-    Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
-
-    Examples
-    --------
-    >>> from anomaly_ae import KLScore, ReconstructionError
-    >>> ReconstructionError() + 0.1 * KLScore()
-    WeightedSum(scorers=[ReconstructionError(), KLScore()], weights=[1.0, 0.1])
-    """
-
-    needs = {"latent": "posterior"}
-
-    def forward(self, p: Pass) -> Tensor:
-        return total_kl(p)
-
-
-class NegativeELBO(Scorer):
-    r"""The negative evidence lower bound, in nats: what a VAE thinks a row costs to describe.
-
-    .. math:: s(x) = -\log p(x | z) + KL\bigl(q(z|x) \,\|\, p(z)\bigr), \quad z = E_q[z]
-
-    taken at the code's mean, so that scores repeat.
-
-    **Shape**: a pass over `n` rows to `(n,)`.
-
-    References
-    ----------
-    Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
-
-    Examples
-    --------
-    >>> from anomaly_ae import NegativeELBO, VAEDetector
-    >>> VAEDetector(scorer=NegativeELBO()).scorer
-    NegativeELBO()
-    """
-
-    needs = {"latent": "posterior"}
-    signed = True
-
-    def forward(self, p: Pass) -> Tensor:
-        return -p.net.log_likelihood(p)
 
 
 class WeightedSum(Scorer):

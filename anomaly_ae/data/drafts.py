@@ -1,0 +1,137 @@
+"""Files that appear complete or not at all: a hidden draft beside the place, one writer at a time, then a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from anomaly_ae.errors import OutputError
+
+
+class Stamp(NamedTuple):
+    """By what a file is recognised: its length and when it was last changed."""
+
+    bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp | None:
+        """That of a file; None where there is none."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+class Draft:
+    """The draft of a file, `.NAME.part` beside it, which only one process writes: it holds a lock on it.
+
+    Entering the `with` block takes the lock and keeps what an earlier process left there. `publish` puts the draft in
+    its place; leaving the block without `publish` or `discard` keeps it, as a process that is killed does.
+
+    Raises
+    ------
+    OutputError
+        When another process is writing it, or the folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.draft = path.absolute().parent / f".{path.name}.part"
+        self._stream: Any = None
+
+    def __enter__(self) -> Self:
+        import fcntl  # not there on Windows, where the rest of the package works
+
+        while self._stream is None:
+            stream = os.fdopen(os.open(self.draft, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.close()
+                raise OutputError(
+                    f"An output needs one writer, however: another process is writing {self.path}. Wait for it, or "
+                    "choose another output."
+                ) from error
+            # between opening and locking, the process that held the lock may have published or discarded the file
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(stream.fileno()), self.draft.stat()):
+                    self._stream = stream
+                    break
+            stream.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return os.fstat(self._stream.fileno()).st_size
+
+    def cut(self, size: int) -> None:
+        """Keep the first bytes only, and go on writing there."""
+        self._stream.truncate(size)
+        self._stream.seek(size)
+
+    def write(self, data: Any) -> None:
+        """Append bytes."""
+        view = memoryview(data).cast("B")
+        while len(view):
+            view = view[self._stream.write(view) :]
+
+    def sync(self) -> int:
+        """Have all that was written on disk; how many bytes that is."""
+        os.fsync(self._stream.fileno())
+        return self._stream.tell()
+
+    def discard_if_empty(self) -> None:
+        """Remove the draft where nothing was ever written to it."""
+        if not self.size:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove the draft."""
+        self.draft.unlink(missing_ok=True)
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Put a file in its place in one step."""
+    os.replace(draft, path)
+    sync(path.absolute().parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file; it appears complete or not at all."""
+    temporary = path.absolute().parent / f".{path.name}.new"
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    publish(temporary, path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_output(path: str | os.PathLike[str]) -> Path:
+    """Refuse, before any work is done, an output that could not be published after it."""
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"An output needs a file name, however: {path} is a folder. Give a file in it.")
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"An output needs a folder that can be written, however: {folder} cannot. Choose another.")
+    return path

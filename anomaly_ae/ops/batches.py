@@ -1,0 +1,113 @@
+"""Scores of a stream: batch by batch, without files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from anomaly_ae.data.coding import Coder
+from anomaly_ae.data.sources import Trouble
+from anomaly_ae.detectors import load
+from anomaly_ae.errors import DataError
+from anomaly_ae.estimator import Detector
+from anomaly_ae.folds import BLOCK
+from anomaly_ae.ops.verdicts import Teller
+
+
+class ScoredBatch(NamedTuple):
+    """What is said of a batch: rows of `scores` and of `rejects` are together those of the batch, once each.
+
+    Both have `row`, which counts the rows of the whole stream from 1.
+    """
+
+    scores: pd.DataFrame
+    rejects: pd.DataFrame
+
+
+def score_batches(
+    model: Detector | str | os.PathLike[str],
+    batches: Iterable[Any],
+    *,
+    keep: Sequence[str] = (),
+    top: int = 3,
+    on_unseen: str = "score",
+) -> Iterator[ScoredBatch]:
+    """Score a stream batch by batch, as `score_file` scores a file: a row's score does not depend on its batch.
+
+    Parameters
+    ----------
+    model : detector or path
+        A fitted detector, or its folder.
+    batches : iterable of DataFrame, Arrow table, Arrow record batch or array
+        The rows; columns are chosen by name, of arrays by place.
+    keep : sequence of str, default=()
+        Columns to copy to the scores.
+    top : int >= 0, default=3
+        How many blamed columns to name a row.
+    on_unseen : {"score", "reject"}, default="score"
+        What to do with a category that was not there at fit.
+
+    Yields
+    ------
+    ScoredBatch
+        `scores` with the columns of `score_file`'s output; `rejects` with `row`, `column` and `reason` of rows that
+        cannot be scored: infinite numbers, cells of another type than at fit.
+
+    Raises
+    ------
+    DataError
+        At a batch that lacks a column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomaly_ae import AutoencoderDetector, score_batches
+    >>> rng = np.random.default_rng(0)
+    >>> det = AutoencoderDetector(random_state=0).fit(rng.normal(size=(200, 3)))
+    >>> for scored in score_batches(det, [[[0, 0, 0], [9, 0, 0]], [[0, 0, np.inf]]]):
+    ...     print(scored.scores[["row", "is_anomaly"]].to_dict("list"), scored.rejects["reason"].tolist())
+    {'row': [1, 2], 'is_anomaly': [False, True]} []
+    {'row': [], 'is_anomaly': []} ['an infinite number']
+    """
+    detector = model if isinstance(model, Detector) else load(model)
+    contract = detector.contract_
+    names = list(getattr(detector, "feature_names_in_", contract.names))
+    coder = Coder(contract.columns, names, refuse_unseen=on_unseen == "reject")
+    teller = Teller(detector, names, keep, top)
+    seen = 0
+    for batch in batches:
+        table = _table(batch, contract.names)
+        if lacking := [name for name in [*names, *keep] if name not in table.column_names]:
+            raise DataError(f"score_batches needs the columns of the model, however: a batch lacks {lacking}.")
+        codes, troubles = coder(table)
+        first = {trouble.row: trouble for trouble in reversed(troubles)}
+        good = np.setdiff1d(np.arange(table.num_rows), np.array(list(first), dtype=np.intp))
+        kept = table.select(list(dict.fromkeys([*coder.texts, *keep]))).take(pa.array(good))
+        rows, codes = seen + 1 + good, codes[good]
+        told = [
+            teller(rows[at : at + BLOCK], codes[at : at + BLOCK], kept.slice(at, BLOCK)).table
+            for at in range(0, max(1, len(rows)), BLOCK)
+        ]
+        rejects = [trouble._replace(row=seen + 1 + row) for row, trouble in sorted(first.items())]
+        seen += table.num_rows
+        yield ScoredBatch(pa.concat_tables(told).to_pandas(), pd.DataFrame(rejects, columns=list(Trouble._fields)))
+
+
+def _table(batch: Any, names: Sequence[str]) -> pa.Table:
+    if isinstance(batch, pa.RecordBatch):
+        return pa.Table.from_batches([batch])
+    if isinstance(batch, pa.Table):
+        return batch
+    if isinstance(batch, pd.DataFrame):
+        return pa.Table.from_pandas(batch, preserve_index=False)
+    rows = np.asarray(batch, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] != len(names):
+        raise DataError(
+            f"score_batches needs arrays of {len(names)} columns, however: shape {rows.shape}. Give rows of the model."
+        )
+    return pa.table(list(rows.T), names=list(names))

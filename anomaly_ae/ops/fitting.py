@@ -1,0 +1,133 @@
+"""The job of `anomaly-ae fit`: a model folder from a file of normal rows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly_ae import config as configuration
+from anomaly_ae import storage
+from anomaly_ae.columns import MIN_ROWS
+from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.tables import Table
+from anomaly_ae.detectors import AutoencoderDetector
+from anomaly_ae.errors import DataError
+from anomaly_ae.estimator import Detector
+from anomaly_ae.folds import BLOCK
+from anomaly_ae.ops.tracking import digest, tracked
+from anomaly_ae.scoring.thresholds import promised_rate
+
+Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
+Path_ = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """What a fit was: for people, for `--json`, and for the run in MLflow."""
+
+    model: str
+    data: str
+    rows: int
+    columns: list[str]
+    constant_columns: list[str]
+    detector: str
+    nets: int
+    epochs: int
+    threshold: float
+    promised_false_alarm_rate: float | None
+    p_value_resolution: float
+    seconds: float
+    run_id: str | None = None
+    tracking_uri: str | None = None
+
+
+def fit(
+    data: Path_,
+    model: Path_,
+    config: Path_ | None = None,
+    exclude: Sequence[str] = (),
+    dialect: Dialect | None = None,
+    overwrite: bool = False,
+    track: bool = True,
+    progress: Progress | None = None,
+) -> FitSummary:
+    """Fit the detector of a YAML file (default: `AutoencoderDetector(random_state=0)`) on all rows of a table.
+
+    The model folder is published first, the run logged after it; a run that cannot be logged is a warning.
+
+    Raises
+    ------
+    AnomalyError
+        When configuration, table or target are not what they must be; nothing is then written.
+    """
+    started = time.perf_counter()
+    target = storage.check_target(model, overwrite)
+    detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
+    table = Table.open(data, dialect)
+    table.require(exclude, "--exclude")
+    columns = [name for name in table.columns if name not in set(exclude)]
+    if not columns:
+        raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
+    X = table.read(columns, BLOCK, lambda share: _tell(progress, 0.1 * share, "reading"))
+    if len(X) < MIN_ROWS:
+        raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
+    if progress is not None:
+        detector.set_callbacks(_EpochProgress(progress))
+    try:
+        detector.fit(X)
+    except DataError as error:
+        raise DataError(f"{data}: {error}") from error
+    detector.set_callbacks()
+    detector.save(target, overwrite)
+    summary = FitSummary(
+        model=str(target),
+        data=str(data),
+        rows=len(X),
+        columns=columns,
+        constant_columns=[column.name for column in detector.contract_.columns if column.constant],
+        detector=repr(detector),
+        nets=len(detector.folds_),
+        epochs=int(detector.history_["epoch"].max()),
+        threshold=detector.threshold_.value_,
+        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        p_value_resolution=detector.threshold_.resolution_,
+        seconds=time.perf_counter() - started,
+    )
+    return tracked(summary, lambda: _log_fit(detector, target, Path(data), text)) if track else summary
+
+
+def _log_fit(detector: Detector, model: Path, data: Path, config: str) -> str:
+    from anomaly_ae import mlflow
+    from anomaly_ae.ops.report import score_histogram
+
+    figure = score_histogram(detector.calibration_scores_, detector.threshold_.value_, "Calibrate rows")
+    text = config or configuration.dumps(detector)
+    return mlflow.log_fit(detector, data, digest(data), model, digest(model / "manifest.json"), text, figure)
+
+
+class _EpochProgress:
+    """scikit-learn callback that tells how far a fit is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        pass
+
+    teardown = on_fit_task_begin = setup
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+        if context.task_name == "epoch":
+            net = context.parent
+            nets = net.parent.max_subtasks
+            done = (net.task_id + (context.task_id + 1) / net.max_subtasks) / nets
+            self.progress(0.1 + 0.9 * done, f"training net {net.task_id + 1} of {nets}, epoch {context.task_id + 1}")
+
+
+def _tell(progress: Progress | None, share: float, what: str) -> None:
+    if progress is not None:
+        progress(share, what)

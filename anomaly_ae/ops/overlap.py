@@ -1,0 +1,52 @@
+"""Work on items in several threads at once, results in order, few of them held."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+MOST_WORKERS = 8  # more would wait for the one that writes
+SPARE = 2  # items held beyond those being worked on
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def workers() -> int:
+    """How many threads there are for work: one a core of this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, cores)
+
+
+@contextlib.contextmanager
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads that each compute on one core; torch's count of threads is then as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    threads = ThreadPoolExecutor(workers(), "anomaly-ae", torch.set_num_threads, (1,))
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def in_order(threads: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results of `work`, one an item, in the order of the items; items are taken as results are."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(work, item))
+            if len(waiting) >= workers() + SPARE:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

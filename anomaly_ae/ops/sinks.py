@@ -1,0 +1,209 @@
+"""Where scores and rejects go: files beside which a journal is kept, or standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import pyarrow as pa
+
+from anomaly_ae.data import rejects as rejected
+from anomaly_ae.data.drafts import Draft, Stamp, publish, sync
+from anomaly_ae.data.formats import FORMATS, Format, to_parquet
+from anomaly_ae.errors import BadRowsError
+from anomaly_ae.ops.journal import Journal
+
+EVERY = 1.0  # seconds between checkpoints
+REJECTS = FORMATS["csv"]
+
+
+class Sink(Protocol):
+    """Takes bytes of scores and of rejects."""
+
+    def begin(self, schema: pa.Schema) -> dict[str, Any] | None:
+        """Get ready; the last checkpoint, if there is one to go on from."""
+        ...
+
+    def write(self, scores: Any, rejects: Any) -> None:
+        """Append some of both."""
+        ...
+
+    def checkpoint(self, done: dict[str, Any]) -> None:
+        """Note how far the job is, if it is time."""
+        ...
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """All of it is there."""
+        ...
+
+    def refuse(self) -> None:
+        """Too many rows are bad: keep the rejects alone."""
+        ...
+
+    def note(self, summary: dict[str, Any]) -> None:
+        """There is more to say of the complete job."""
+        ...
+
+
+class Files:
+    """Drafts of the output and of the rejects, and the journal that says how much of them counts.
+
+    A process that dies, or is interrupted, leaves them for the next one; one that fails leaves nothing of them.
+    """
+
+    def __init__(self, journal: Journal, format: Format, rejects: Path | None) -> None:
+        self.journal, self.format, self.rejects_path = journal, format, rejects
+        self._stack = ExitStack()
+        self._rejects: Draft | None = None
+        self._begun, self._last = False, 0.0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._scores = stack.enter_context(Draft(self.journal.output))
+            if self.rejects_path is not None:
+                self._rejects = stack.enter_context(Draft(self.rejects_path))
+            self._stack = stack.pop_all()
+        self.journal.read()  # nobody else writes it from here on
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._begun and kind is not None and not issubclass(kind, KeyboardInterrupt | BadRowsError):
+            self._discard()
+            self.journal.undo()
+        for draft in self._drafts:
+            draft.discard_if_empty()
+        self._stack.close()
+
+    @property
+    def _drafts(self) -> list[Draft]:
+        return [self._scores] if self._rejects is None else [self._scores, self._rejects]
+
+    def begin(self, schema: pa.Schema) -> dict[str, Any] | None:
+        """Go on from the last checkpoint, where it is this job's and the drafts have all of it; else anew."""
+        self._begun = True
+        done, heads = self.journal.resumable(), (self.format.head(schema), REJECTS.head(rejected.SCHEMA))
+        if done is not None and all(map(lambda draft, size: draft.size >= size, self._drafts, done["sizes"])):
+            for draft, size in zip(self._drafts, done["sizes"], strict=True):
+                draft.cut(size)
+            return done
+        for draft, head in zip(self._drafts, heads, strict=False):
+            draft.cut(0)
+            draft.write(head)
+        self.journal.write("new", self.rejects_path)
+        self._last = time.monotonic()
+        return None
+
+    def write(self, scores: Any, rejects: Any) -> None:
+        """Append some of both."""
+        self._scores.write(scores)
+        if self._rejects is not None and rejects is not None:
+            self._rejects.write(rejects)
+
+    def checkpoint(self, done: dict[str, Any]) -> None:
+        """Have it on disk that the job is as far as this; every second is often enough."""
+        if time.monotonic() - self._last < EVERY:
+            return
+        done = {**done, "sizes": [draft.sync() for draft in self._drafts]}
+        self.journal.write("running", self.rejects_path, done=done)
+        self._last = time.monotonic()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Publish: first it is written down that all is there, then each file gets its name, the output last."""
+        self._scores.sync()
+        whole = self._scores.draft
+        if self.format.name == "parquet":
+            whole = whole.with_name(f".{self.journal.output.name}.whole")
+            to_parquet(self._scores.draft, whole)
+            sync(whole)
+        files = [(whole, self.journal.output)]
+        if self._rejects is not None and summary["rejected"]:
+            self._rejects.sync()
+            files.append((self._rejects.draft, self._rejects.path))
+        self._files = [(str(draft.absolute()), str(path.absolute()), Stamp.of(draft)) for draft, path in files]
+        self.note(summary)
+        for draft, path in reversed(files):
+            publish(draft, path)
+        self.clean()
+
+    def note(self, summary: dict[str, Any]) -> None:
+        """Write down what a complete job was."""
+        self.journal.write("complete", self.rejects_path, files=self._files, summary=summary)
+
+    def clean(self) -> None:
+        """Of a complete job, leave what was published and nothing else."""
+        if self._rejects is not None and len(self.journal.read()["files"]) == 1:
+            self._rejects.path.unlink(missing_ok=True)  # of a job that was overwritten
+        self._discard()
+
+    def refuse(self) -> None:
+        """Publish the rejects alone."""
+        if self._rejects is None:
+            self.journal.undo()
+        else:
+            self._rejects.sync()
+            self.journal.write("refused", self.rejects_path)
+            publish(self._rejects.draft, self._rejects.path)
+        self._discard()
+
+    def _discard(self) -> None:
+        for draft in self._drafts:
+            draft.discard()
+        self._scores.draft.with_name(f".{self.journal.output.name}.whole").unlink(missing_ok=True)
+
+
+class Stream:
+    """Standard output: nothing to go on from."""
+
+    def __init__(self, format: Format, rejects: Path | None) -> None:
+        self.format = format
+        self._rejects = None if rejects is None else Draft(rejects)
+        self._any = False
+
+    def __enter__(self) -> Self:
+        if self._rejects is not None:
+            self._rejects.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rejects is not None:
+            if kind is not None or not self._any:
+                self._rejects.discard()
+            self._rejects.__exit__(kind, error, trace)
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Write the header."""
+        if self._rejects is not None:
+            self._rejects.cut(0)
+            self._rejects.write(REJECTS.head(rejected.SCHEMA))
+        self.write(self.format.head(schema), None)
+
+    def write(self, scores: Any, rejects: Any) -> None:
+        """Append some of both."""
+        sys.stdout.buffer.write(scores)
+        if self._rejects is not None and rejects is not None:
+            self._rejects.write(rejects)
+            self._any = True
+
+    def checkpoint(self, done: dict[str, Any]) -> None:
+        """Nothing is kept."""
+
+    note = checkpoint
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Have all of it out."""
+        sys.stdout.buffer.flush()
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Keep the rejects."""
+        if self._rejects is not None and self._any:
+            self._rejects.sync()
+            publish(self._rejects.draft, self._rejects.path)
