@@ -18,6 +18,7 @@ import typer
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from peers import Factory, configured, default, listed
+from sklearn.base import BaseEstimator
 
 Array = NDArray[np.float64]
 ALPHA = 0.01  # share of held-out normal rows above the threshold
@@ -218,7 +219,8 @@ class TSBAutoEncoder(Judged):
 
     def __init__(self, seed: int, epochs: int = 50) -> None:
         self.seed, self.epochs = seed, epochs
-        self.make = import_module("TSB_AD.models.AE").AutoEncoder
+        theirs = import_module("TSB_AD.models.AE").AutoEncoder
+        self.make = type("AutoEncoder", (theirs, BaseEstimator), {})  # scikit-learn 1.7 and later ask for its tags
 
     def _fit(self, parts: list[Array]) -> None:
         import torch
