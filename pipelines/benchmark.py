@@ -1,4 +1,4 @@
-"""Measure detectors beside their peers: detection on labelled tables, speed, jobs on long files, mixed columns, gaps.
+"""Measure detectors beside their peers: tables, series, speed, jobs on long files, mixed columns, gaps.
 
     pip install "anomaly-ae[bench]"
     python pipelines/benchmark.py tabular --data FOLDER --protocol clean --output clean.csv
@@ -7,6 +7,7 @@
     python pipelines/benchmark.py mixed --output mixed.csv
     python pipelines/benchmark.py csv --folder FOLDER
     python pipelines/benchmark.py missing --data FOLDER --output missing.csv
+    python pipelines/benchmark.py sensor --data SERIES --suite tsb --output tsb.csv
 
 FOLDER holds tables as `NAME.npz` with `X` `(n, d)` and `y` `(n,)`, 1 for an anomaly: ADBench's classical sets.
 Results are written line by line, and what a file has already is not measured again, unless it failed: stop and go on
@@ -28,9 +29,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import sensor_protocols
 import typer
 from peers import METHODS, OURS, PEERS, Factory, chosen, listed
 from results import complete, duels, means, show
+from sensor_peers import SERIES_METHODS, chosen_for_series
+from sensor_protocols import Series, Suite
 
 Line = dict[str, Any]
 Job = tuple[set[tuple[str, ...]], Callable[[], list[Line]]]  # the keys of the lines it makes, and the making
@@ -237,6 +241,19 @@ def forward(detector: Any, X: np.ndarray) -> None:
                 fold.net(Batch(rows[start : start + BLOCK]))
 
 
+# --- labelled series -------------------------------------------------------------------------------------------------
+
+
+def detect_series(suite: str, tables: Sequence[Series], seed: int, method: str, factory: Factory) -> list[Line]:
+    """Lines of a detector on series of a suite, see `sensor_protocols`."""
+    try:
+        with one_thread():
+            return sensor_protocols.run(suite, tables, seed, method, factory, timed)
+    except Exception as error:
+        line: Line = {"suite": suite, "seed": seed, "method": method} | failure(error)
+        return [line | {"series": name} for name in sensor_protocols.names(suite, tables)]
+
+
 # --- the shell -------------------------------------------------------------------------------------------------------
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -375,6 +392,39 @@ def missing(
     auroc = by.groupby(["method", "table"]).mean().groupby("method").mean()
     auroc["drop+nan"], auroc["drop+mean"] = (auroc["clean"] - auroc[name] for name in protocols[1:])
     show(auroc.reset_index())
+
+
+@app.command()
+def sensor(
+    data: Data,
+    output: Output,
+    suite: Annotated[Suite, typer.Option(help="Which set, in a folder of DATA of that name.")],
+    seeds: Seeds = 1,
+    series: Annotated[str | None, typer.Option(help="Series, as a,b; all by default.")] = None,
+    methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(SERIES_METHODS)}, as a,b.")] = None,
+    config: Configs = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Series with labelled ranges, each by its protocol and never point-adjusted; the table compares the methods."""
+    tables = [
+        one for one in sensor_protocols.READERS[suite](data / suite) if one.name in (listed(series) or [one.name])
+    ]
+    if not tables:
+        raise typer.BadParameter(f"{data / suite} has no series {series or ''}. See `sensor_protocols` for its files.")
+    methods_, absent = chosen_for_series(methods, config or [], short=suite in (Suite.ucr, Suite.nab))
+    for name, reason in absent.items():
+        typer.echo(f"left out {name}: {reason}", err=True)
+    todo = [
+        (
+            {(suite.value, one, str(seed), name) for one in sensor_protocols.names(suite, group)},
+            partial(detect_series, suite.value, group, seed, name, factory),
+        )
+        for group in sensor_protocols.grouped(suite, tables)
+        for seed in range(seeds)
+        for name, factory in methods_.items()
+    ]
+    measure(todo, output, sensor_protocols.SENSOR, 4, jobs)
+    show(sensor_protocols.table(suite, pd.read_csv(output)))
 
 
 if __name__ == "__main__":
