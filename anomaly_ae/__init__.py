@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anomaly_ae.data.preprocessing import *
     from anomaly_ae.detectors import AutoencoderDetector as AutoencoderDetector
     from anomaly_ae.detectors import VAEDetector as VAEDetector
-    from anomaly_ae.detectors import load as load
+    from anomaly_ae.loading import load as load
     from anomaly_ae.nn.backbones import *
     from anomaly_ae.nn.corruptions import *
     from anomaly_ae.nn.discrete import *
@@ -25,16 +25,21 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.likelihoods import *
     from anomaly_ae.nn.priors import *
     from anomaly_ae.scoring.fusion import *
+    from anomaly_ae.scoring.linear import *
     from anomaly_ae.scoring.neighbours import *
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
+    from anomaly_ae.series.detector import SeriesDetector as SeriesDetector
+    from anomaly_ae.series.events import *
+    from anomaly_ae.series.views import *
 
 _HOMES = {
     "AutoencoderDetector": "anomaly_ae.detectors",
     "PyODDetector": "anomaly_ae.adapters",
+    "SeriesDetector": "anomaly_ae.series.detector",
     "VAEDetector": "anomaly_ae.detectors",
     "as_pyod": "anomaly_ae.adapters",
-    "load": "anomaly_ae.detectors",
+    "load": "anomaly_ae.loading",
 }
 
 

@@ -58,6 +58,8 @@ def fit(
     data: Annotated[Path, typer.Option(help="CSV or Parquet file of normal rows.")] = ...,  # type: ignore[assignment]
     model: Annotated[Path, typer.Option(help="Folder to write the model to.")] = ...,  # type: ignore[assignment]
     exclude: Annotated[list[str], typer.Option(help="Column to leave out; may be given again, or a,b.")] = [],  # noqa: B006
+    time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
@@ -65,10 +67,15 @@ def fit(
 ) -> None:
     """Learn from a file of normal rows and write a model folder."""
     with _reported(quiet or json_) as progress:
+        if time or group or (config and "SeriesDetector" in config.read_text()):
+            from anomaly_ae.ops import series
+
+            made = series.fit(data, model, config, time, group, _names(exclude), overwrite)
+            return _finish(made, series.told_fit, json_, quiet)
         from anomaly_ae.ops import job
 
         summary = job.fit(data, model, config, _names(exclude), overwrite, track, progress)
-    _finish(summary, _told_fit, json_, quiet)
+    return _finish(summary, _told_fit, json_, quiet)
 
 
 @app.command()
@@ -78,6 +85,7 @@ def score(
     output: Annotated[Path, typer.Option(help="File to write scores to: CSV, or Parquet by its ending.")],
     keep: Annotated[list[str], typer.Option(help="Column to copy to the output; may be given again, or a,b.")] = [],  # noqa: B006
     top: Annotated[int, typer.Option(min=0, help="How many blamed columns to name a row.")] = 3,
+    events: Annotated[Path | None, typer.Option(help="File for the events of a series: CSV or Parquet.")] = None,
     on_bad_row: Annotated[OnBadRow, typer.Option(help="What to do with a row that cannot be scored.")] = OnBadRow.fail,
     overwrite: Overwrite = False,
     track: Track = True,
@@ -86,10 +94,17 @@ def score(
 ) -> None:
     """Score every row of a file: how strange, whether alarming, and which columns are to blame."""
     with _reported(quiet or json_) as progress:
+        from anomaly_ae import storage
+
+        if storage.kind(model) == "SeriesDetector":
+            from anomaly_ae.ops import series
+
+            made = series.score(model, input, output, events, _names(keep), top, overwrite)
+            return _finish(made, series.told_score, json_, quiet)
         from anomaly_ae.ops import job
 
         summary = job.score(model, input, output, _names(keep), top, overwrite, track, progress)
-    _finish(summary, _told_score, json_, quiet)
+    return _finish(summary, _told_score, json_, quiet)
 
 
 @app.command()

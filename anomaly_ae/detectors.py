@@ -148,8 +148,12 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
     ModelFolderError
         When the folder is missing, no model, damaged, or of a newer version.
     """
-    stored = storage.load(path)
-    names = {**storage.vocabulary(), **DETECTORS, **(parts or {})}
+    return restore(storage.load(path), path, parts or {})
+
+
+def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping[str, type]) -> Detector:
+    """The detector that `Detector.save` wrote, from what its folder holds."""
+    names = {**storage.vocabulary(), **DETECTORS, **parts}
     try:
         detector = storage.from_tree(stored.config["detector"], names, "the model folder")
         resolved = {axis: storage.from_tree(tree, names) for axis, tree in stored.config["parts"].items()}

@@ -2,12 +2,12 @@
 
 `pump_normal.csv`  four days of normal operation to learn from
 `pump_mixed.csv`   three other days with one fault of each kind, to score
-`pump_labels.csv`  a line a fault of the mixed file: kind, start, end, channels at fault, whether only a sensor is at fault
+`pump_labels.csv`  a line a fault of the mixed file: kind, start, end, channels at fault, whether it is a sensor's
 
 | column | unit | what it is | noise (sd) |
 |---|---|---|---|
 | time | ISO 8601, UTC | start of the minute | |
-| mode | 1, 2, 3 | what the plant asks for: 70, 95 or 120 m3/h at 1180, 1320 or 1460 rpm; changes every 1.5 to 4 hours | |
+| mode | 1, 2, 3 | what is asked for: 70, 95 or 120 m3/h at 1180, 1320 or 1460 rpm; changes every 1.5 to 4 hours | |
 | speed_rpm | 1/min | follows its set-point with a lag of 1.5 minutes | 2 |
 | flow_m3h | m3/h | where the pump's curve meets the pipe's | 0.4 |
 | suction_bar | bar | level of the tank above less friction | 0.004 |
@@ -24,7 +24,7 @@
 | drift | 5 | a sensor's reading leaves the truth, linearly, up to its `DRIFT` |
 | freeze | 4 | a sensor repeats its last reading |
 | spikes | 3 | one minute in ten a sensor reads one to two times its `SPIKE` too much or too little |
-| cavitation | 2.5 | 1.2 m of suction are lost, the head falls by 4 % and flutters, vibration rises by 60 % and is rough |
+| cavitation | 2.5 | 1.2 m of suction are lost, the head falls by 4 % and flutters, vibration is rough and 60 % more |
 | sticking | 4.5 | the valve stands still, whatever the controller asks |
 | leak | 4 | 7 % of the flow is lost before it is measured; the controller makes up for it |
 | context | 3 | the plant asks for mode 1 and runs as in mode 3: every reading is normal, in another mode |

@@ -42,4 +42,4 @@ class Perceptron(nn.Module):
         self.features = widths[-1]
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.layers(x if condition is None else torch.cat([x, condition], dim=1))
+        return self.layers(x.flatten(1) if condition is None else torch.cat([x.flatten(1), condition], dim=1))

@@ -69,6 +69,10 @@ class Neighbours(Scorer):
         self.exact = exact
         self.sample = sample
 
+    @property
+    def reads_net(self) -> bool:  # type: ignore[override]
+        return self.space != "input"
+
     def build(self, sizes: Sizes) -> None:
         for name in ("k", "p", "exact", "sample"):
             if not 1 <= getattr(self, name) < inf or (name != "p" and not isinstance(getattr(self, name), Integral)):
@@ -175,6 +179,7 @@ class RandomFeatures(AdditiveScorer):
     RandomFeatures(features=256)
     """
 
+    reads_net = False
     numbers_only = True
     frequency: Tensor
     phase: Tensor

@@ -1,0 +1,1 @@
+"""Sensors: series of rows in order of time."""

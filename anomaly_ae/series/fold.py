@@ -1,0 +1,346 @@
+"""A fold over a series: channels, the net if one is needed, and the views that make rows' scores of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
+from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.training import Recipe, seeded, threads, train
+from anomaly_ae.series.channels import Channels, Encoded
+from anomaly_ae.series.tails import Tails
+from anomaly_ae.series.views import View
+from anomaly_ae.series.windows import Kinds, Windows, apart, ending, starts
+
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+CELLS = 2**20  # of windows that are looked at together: 8 MiB each time they are copied
+FIT_CELLS = 2**23  # of the windows that are learned from: 32 MiB for a net, 64 for a scorer
+FEWEST_WINDOWS = 256
+LEARN_WINDOWS = 4096
+
+
+class Reading(NamedTuple):
+    """Scores of rows (or windows) `(n,)` and, if asked, what each column contributes `(n, d)`."""
+
+    scores: Array
+    columns: Array | None = None
+
+
+@dataclass
+class Eye:
+    """One view at work: its scorer over windows of `length` rows, by the net if it reads one, and its tails."""
+
+    scorer: Any
+    length: int
+    net: Net | None
+    top: int | None  # channels that count; None: the scorer's own score
+    channel_tails: Tails | None = None
+    row_tails: Tails | None = None
+
+    def see(self, batch: Batch) -> Pass:
+        """A pass over windows; without a net it knows these alone."""
+        return self.net(batch) if self.net is not None else Pass(batch, batch, batch.x, (), None, None)  # type: ignore[arg-type]
+
+
+class SeriesFold:
+    """Channels, net and views, learned from one division of the rows.
+
+    Weights train in float32; windows are read in `dtype`.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        views: Sequence[View],
+        channels: Channels,
+        window: int,
+        longest: int,
+        device: str,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.channels, self.dtype, self.device = channels, dtype, torch.device(device)
+        self.net: Net | None = None
+        self.eyes: list[Eye] = []
+        try:
+            with seeded(seed):
+                if any(view.scorer.reads_net for view in views):
+                    axes = {axis: parts[axis] for axis in Net.AXES}
+                    for view in views:
+                        check_compatible(axes | {"scorer": view.scorer})
+                    net = Net(**axes).build((channels.width, window), groups=channels.groups)
+                    self.net = net.to(self.device)
+                for view in views:
+                    scorer, reads = view.scorer, view.scorer.reads_net
+                    length = window if reads or view.window is None else min(view.window, longest)
+                    scorer.build(Sizes((channels.width, length), groups=channels.groups))
+                    top = None if view.channels == "all" else int(view.channels)
+                    self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))
+        except (AttributeError, TypeError, RuntimeError) as error:
+            composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
+            raise ConfigError(
+                f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "
+                f"(device {device}, {composition}, {list(views)}). Compare with the docstrings of these parts."
+            ) from error
+        self.settle()
+
+    @property
+    def length(self) -> int:
+        """Rows that a score depends on."""
+        return max(eye.length for eye in self.eyes)
+
+    @property
+    def unit(self) -> float:
+        """What a nat is worth in units of the score."""
+        return float(len(self.eyes)) if len(self.eyes) > 1 or self.eyes[0].top else float(self.eyes[0].scorer.unit)
+
+    def settle(self) -> None:
+        """Ready to be read: of the type for reading, nothing random."""
+        for module in (self.net, *(eye.scorer for eye in self.eyes)):
+            if module is not None:
+                module.to(dtype=self.dtype).eval()
+
+    # --- learning ----------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        rows: Array,
+        kinds: Kinds,
+        recipe: Recipe,
+        seed: int,
+        reduce: str,
+        on_epoch: Callable[[dict[str, float]], bool] | None = None,
+    ) -> list[dict[str, float]]:
+        """Train on the windows of fit rows; then scorers learn, and what rare means, from validate rows as well."""
+        encoded = self.channels.encode(rows)[0]
+        held_out = apart(kinds.validate, self.length)
+        history: list[dict[str, float]] = []
+        if self.net is not None:
+            length = next(eye.length for eye in self.eyes if eye.net is not None)
+            fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, held_out))
+            with threads(self.net), seeded(seed, self.device):
+                self.net.float()
+                watched_ = watched.batch(self.device, torch.float32) if len(watched) else None
+                history = train(self.net, fit.batch(self.device, torch.float32), watched_, recipe, on_epoch)
+        self.settle()
+        for number, eye in enumerate(self.eyes):
+            fit, watched = (self._windows(encoded, some, eye.length) for some in (kinds.fit, held_out))
+            watched = watched if len(watched) else fit
+            with torch.inference_mode(), seeded(seed + number, self.device):
+                passes = [eye.see(self._batch(some.thinned(LEARN_WINDOWS))) for some in (fit, watched)]
+                eye.scorer.learn(*passes)
+            eye.scorer.float()  # as it will be stored
+        self.settle()
+        runs = held_out if len(held_out) else kinds.fit
+        for eye in self.eyes:
+            told = [
+                self._read_eye(eye, Encoded(encoded.x[a:b], _some(encoded.mask, a, b), encoded.surprise[a:b]), reduce)
+                for a, b in runs
+            ]
+            if eye.top is not None:
+                columns = np.concatenate([one.columns for one in told if one.columns is not None])
+                eye.channel_tails = Tails.learn(columns)
+                told = [Reading(self._strangest(eye, one.columns).scores) for one in told]  # type: ignore[arg-type]
+            if len(self.eyes) > 1:
+                eye.row_tails = Tails.learn(np.concatenate([one.scores for one in told])[:, None])
+        return history
+
+    def _windows(self, encoded: Encoded, runs: Places, length: int) -> Windows:
+        most = max(FEWEST_WINDOWS, FIT_CELLS // max(1, self.channels.width * length))
+        where = starts(runs, length, most)
+        if not len(where) and len(runs):  # every run is shorter: their mirror images fill windows up
+            where = np.concatenate([first + ending(last - first - 1, 1, length) for first, last in runs])
+        return Windows(encoded.x, encoded.mask, length, where)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, rows: Array, reduce: str, stride: int = 1, explained: bool = False) -> Reading:
+        """Scores of rows `(T, d)` that follow each other, `(T,)`, and contributions `(T, d)`, which add up to them."""
+        encoded = self.channels.encode(rows)[0]
+        return self._told(encoded, lambda eye: self._read_eye(eye, encoded, reduce, stride, explained), explained)
+
+    def read_next(self, encoded: Encoded, new: int, explained: bool = False) -> Reading:
+        """Scores of the last `new` of some rows: as `read` has them with `reduce="last"`."""
+
+        def one(eye: Eye) -> Reading:
+            kept = len(encoded.x) - new
+            first = kept - eye.length + 1
+            where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
+            return self._judge(eye, self._over(encoded, eye, where), explained or eye.top is not None)
+
+        return self._told(Encoded(encoded.x[-new:], None, encoded.surprise[-new:]), one, explained)
+
+    def expected(self, rows: Array) -> Array:
+        """What each column of rows that follow each other is expected to be, `(T, d)`; windows lie side by side.
+
+        Seen from the window's other channels, by the first view that can tell; else what the net makes of it.
+        """
+        encoded = self.channels.encode(rows)[0]
+        eye = next((eye for eye in self.eyes if hasattr(eye.scorer, "expected")), None)
+        eye = eye or next((eye for eye in self.eyes if eye.net is not None), None)
+        if eye is None:
+            return np.full(rows.shape, np.nan)
+        n, length = len(rows), eye.length
+        first = np.append(np.arange(0, max(n - length, 0), length), max(n - length, 0))
+        windows = self._over(encoded, eye, first if n >= length else ending(n - 1, 1, length))
+        cells = np.empty((max(n, length), self.channels.width))
+        place = 0
+        with torch.inference_mode():
+            for some in self._blocks(windows, eye):
+                p = eye.see(self._batch(some))
+                told = eye.scorer.expected(p) if hasattr(eye.scorer, "expected") else p.px.mean
+                for window in told.double().cpu().numpy():
+                    cells[first[place] : first[place] + length] = window.T
+                    place += 1
+        return self.channels.inverse_transform(cells[-n:])
+
+    def _told(self, encoded: Encoded, read: Callable[[Eye], Reading], explained: bool) -> Reading:
+        """All views together, and what rows cost by themselves."""
+        scores = self.unit * encoded.surprise.sum(axis=1)
+        columns = self.unit * encoded.surprise if explained else None
+        for eye in self.eyes:
+            told = read(eye)
+            if eye.top is not None and told.columns is not None:
+                told = self._strangest(eye, told.columns)
+            mine = told.scores if eye.row_tails is None else eye.row_tails.nats(told.scores[:, None])[:, 0]
+            scores = scores + mine
+            if columns is not None and told.columns is not None:
+                columns = columns + _divided(mine, told.columns)
+        return Reading(scores, columns)
+
+    def _strangest(self, eye: Eye, columns: Array) -> Reading:
+        """The sum over the strangest channels, by their own tails."""
+        assert eye.top is not None
+        assert eye.channel_tails is not None
+        nats = eye.channel_tails.nats(columns)
+        nats[:, columns.max(axis=0) <= 0] = 0.0
+        k = min(eye.top, nats.shape[1])
+        return Reading(-np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1), nats)
+
+    def _read_eye(self, eye: Eye, encoded: Encoded, reduce: str, stride: int = 1, explained: bool = False) -> Reading:
+        """What one view says of rows, in its scorer's own units."""
+        n, length = len(encoded.x), eye.length
+        explained = explained or eye.top is not None
+        if reduce == "last":
+            head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
+            if n < length:
+                return head
+            full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1, stride)), explained)
+            held = np.arange(n - length + 1) // stride
+            return _put(lambda a, b: np.concatenate([a, b[held]]), head, full)
+        if n < length:
+            told = self._judge(eye, self._over(encoded, eye, ending(n - 1, 1, length)), explained)
+            return _put(lambda a: a[np.zeros(n, dtype=np.intp)], told)
+        first = np.arange(0, n - length + 1, stride)
+        where: slice | Places = slice(0, n - length + 1, stride)
+        if first[-1] != n - length:
+            first = where = np.append(first, n - length)
+        told = self._judge(eye, self._over(encoded, eye, where), explained)
+        return _put(lambda a: over_rows(a, first, length, n), told)
+
+    def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
+        scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
+        with torch.inference_mode():
+            for some in self._blocks(windows, eye):
+                p = eye.see(self._batch(some))
+                score, cells = eye.scorer.judged(p) if explained else (eye.scorer(p), None)
+                scores.append(score.double().cpu().numpy())
+                if cells is not None:
+                    columns.append(self.channels.by_column(cells.flatten(2).sum(2).double().cpu().numpy()))
+        return Reading(np.concatenate(scores), np.concatenate(columns) if explained else None)
+
+    def _over(self, encoded: Encoded, eye: Eye, where: slice | Places) -> Windows:
+        return Windows(encoded.x, encoded.mask, eye.length, where)
+
+    def _blocks(self, windows: Windows, eye: Eye) -> list[Windows]:
+        size = max(1, CELLS // max(1, self.channels.width * eye.length))
+        return [windows[start : start + size] for start in range(0, len(windows), size)]
+
+    def _batch(self, windows: Windows) -> Batch:
+        return windows.batch(self.device, self.dtype)
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors, in the float32 that they were trained in."""
+        modules = {"net": self.net} | {f"view{number}": eye.scorer for number, eye in enumerate(self.eyes)}
+        return {
+            f"{place}.{name}": tensor.float() if tensor.is_floating_point() else tensor
+            for place, module in modules.items()
+            if module is not None
+            for name, tensor in module.state_dict().items()
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything else that was learned."""
+        found = self.channels.state
+        for number, eye in enumerate(self.eyes):
+            for kind, tails in (("channels", eye.channel_tails), ("rows", eye.row_tails)):
+                if tails is not None:
+                    found |= {f"view{number}.{kind}.{name}": array for name, array in tails.state.items()}
+        return found
+
+    def restore(self, weights: Mapping[str, Tensor], arrays: Mapping[str, NDArray[Any]]) -> SeriesFold:
+        """Take what `weights` and `arrays` gave; raises RuntimeError or KeyError where they do not fit."""
+        modules = {"net": self.net} | {f"view{number}": eye.scorer for number, eye in enumerate(self.eyes)}
+        for place, module in modules.items():
+            if module is not None:
+                module.load_state_dict(below(f"{place}.", weights))
+        for number, eye in enumerate(self.eyes):
+            eye.channel_tails, eye.row_tails = (
+                Tails.from_state(state) if (state := below(f"view{number}.{kind}.", arrays)) else None
+                for kind in ("channels", "rows")
+            )
+        self.settle()
+        return self
+
+
+def below(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping has under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tree.items() if key.startswith(prefix)}
+
+
+def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
+    """Values of windows that begin at rows `first`, averaged over the windows that hold each of `n` rows."""
+    total, count = np.zeros((n, *values.shape[1:])), np.zeros(n)
+    for offset in range(length):
+        total[first + offset] += values
+        count[first + offset] += 1
+    return total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def trailing_mean(values: Array, rows: int) -> Array:
+    """The mean over each row and those before it, `rows` in all; over fewer where the series begins."""
+    if rows == 1:
+        return values
+    total, count = values.copy(), np.ones(len(values))
+    for back in range(1, min(rows, len(values))):
+        total[back:] += values[:-back]
+        count[back:] += 1
+    return total / count.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _put(how: Callable[..., Array], *readings: Reading) -> Reading:
+    columns = [one.columns for one in readings]
+    return Reading(how(*(one.scores for one in readings)), None if columns[0] is None else how(*columns))
+
+
+def _divided(scores: Array, columns: Array) -> Array:
+    """Scores `(n,)` divided among columns `(n, d)` as these are to each other; evenly where all are 0."""
+    columns = np.maximum(columns, 0)
+    whole = columns.sum(axis=1, keepdims=True)
+    share = np.divide(columns, whole, out=np.full_like(columns, 1 / columns.shape[1]), where=whole > 0)
+    return share * scores[:, None]
+
+
+def _some(mask: Tensor | None, first: int, last: int) -> Tensor | None:
+    return None if mask is None else mask[first:last]
