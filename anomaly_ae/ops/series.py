@@ -112,7 +112,7 @@ def fit(
         rows=len(X),
         columns=detector.contract_.names,
         detector=repr(detector),
-        window=max(fold.length for fold in detector.folds_),
+        window=detector.fold_.length,
         step=detector.step_,
         threshold=detector.threshold_.value_,
         event_level=detector.events_.level_,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_ae.data.preprocessing import Encoding, Preprocessing
+from anomaly_ae.data.preprocessing import LINEAR, Encoding, Preprocessing
 
 Array = NDArray[np.float64]
 
@@ -49,6 +49,8 @@ class Channels:
         kinds = [kind for kind, width in encoding.groups for _ in range(width)]
         whole = len(self.used) == encoding.width
         self.groups = encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used)
+        numeric = np.arange(len(encoding.numeric), dtype=np.intp)
+        self.fixed = numeric[np.isfinite(encoding.state["fixed"][encoding.owner[numeric]])]
         self.most = float(np.log(encoding.state["rows"][0] + 1))
 
     @classmethod
@@ -89,7 +91,13 @@ class Channels:
         stood, after = standing(rows, before)
         still = np.maximum(stood - self.own["longest"], 0) * self.own["price"]
         surprise = np.minimum(cells.surprise * self.own["charged"] + still, self.most)
-        x = torch.from_numpy(np.ascontiguousarray(cells.x[:, self.used]))
+        held = cells.x
+        if len(self.fixed):  # a net never saw them change, but windows tell by how much they do
+            column = self.encoding.owner[self.fixed]
+            off = np.nan_to_num(rows[:, column] - self.encoding.state["fixed"][column])
+            held = held.copy()
+            held[:, self.fixed] = np.sign(off) * np.minimum(np.abs(off), LINEAR * (1 + np.log1p(np.abs(off) / LINEAR)))
+        x = torch.from_numpy(np.ascontiguousarray(held[:, self.used]))
         mask = None if cells.mask is None else torch.from_numpy(np.ascontiguousarray(cells.mask[:, self.used]))
         return Encoded(x, mask, surprise), after
 

@@ -23,23 +23,24 @@ from anomaly_ae.columns import ColumnsMixin
 from anomaly_ae.data.contract import Contract
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, DataError, ModelFolderError
-from anomaly_ae.estimator import AXES, CROSS_BELOW, FOLDS, Detector
+from anomaly_ae.estimator import AXES, FOLDS, Detector
 from anomaly_ae.explanation import Verdict, known
-from anomaly_ae.scoring.calibration import lower_median, p_values
+from anomaly_ae.scoring.calibration import p_values
 from anomaly_ae.scoring.linear import Mahalanobis, PrincipalComponents
 from anomaly_ae.scoring.neighbours import Neighbours
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events, is_place
-from anomaly_ae.series.fold import Reading, SeriesFold, below, trailing_mean
+from anomaly_ae.series.fold import Raw, Reading, SeriesFold, trailing_mean
 from anomaly_ae.series.timeline import Timeline, moments, usual_step
 from anomaly_ae.series.views import View
-from anomaly_ae.series.windows import apart, automatic, kinds_in_time, longest_window
+from anomaly_ae.series.windows import Kinds, apart, automatic, kinds_in_time, longest_window
 from anomaly_ae.version import __version__
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
+EPOCHS = ["net", "epoch"]  # what a history without a net has
 USUAL = 0.99  # share of calibrate rows on which a channel contributes no more than usual
 
 
@@ -139,33 +140,50 @@ class SeriesDetector(CallbackSupportMixin, ColumnsMixin, OutlierMixin, BaseEstim
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
         rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
-        cross = inner.calibration == "cross" or (inner.calibration == "auto" and len(rows) < CROSS_BELOW)
+        needs_net = any(view.scorer.reads_net for view in self.views_)
+        cross = inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net)
         turns = range(FOLDS) if cross and len(rows) >= FOLDS else range(1)
         self.window_ = self._window(rows, kinds_in_time(line.bounds).fit)
-        context = self._init_callback_context(max_subtasks=len(turns))
+        tasks = len(turns) + (len(turns) > 1)
+        context = self._init_callback_context(max_subtasks=tasks)
         context.call_on_fit_task_begin(estimator=self, X=rows)
-        self.folds_, records, held_out = [], [], []
-        for number, turn in enumerate(turns):
-            task = context.subcontext(task_name=f"net {number + 1} of {len(turns)}", max_subtasks=inner.max_epochs)
+        records: list[dict[str, float]] = []
+
+        def learned(kinds: Kinds) -> SeriesFold:
+            task = context.subcontext(task_name=f"net {len(records) + 1} of {tasks}", max_subtasks=inner.max_epochs)
             task.call_on_fit_task_begin(estimator=self)
 
-            def on_epoch(record: dict[str, float], task: Any = task) -> bool:
+            def on_epoch(record: dict[str, float]) -> bool:
                 epoch = task.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=self)
                 return epoch.call_on_fit_task_end(estimator=self, metadata=record)
 
-            kinds = kinds_in_time(line.bounds, turn)
             channels = Channels.learn(self.parts_["preprocessing"], self.contract_.columns, rows, kinds.fit)
             fold = self._new_fold(channels, rng.randint(2**31 - 1))
-            history = fold.learn(rows, kinds, inner._recipe(), rng.randint(2**31 - 1), self.reduce, on_epoch)
-            records += [{"net": number + 1, **record} for record in history]
-            self.folds_.append(fold)
-            held_out.append(self._held_out(fold, rows, kinds.calibrate))
+            records[:] = fold.learn(rows, kinds, inner._recipe(), rng.randint(2**31 - 1), on_epoch)
             task.call_on_fit_task_end(estimator=self)
+            return fold
+
+        divided = [kinds_in_time(line.bounds, turn) for turn in turns]
+        folds = [learned(kinds) for kinds in divided]
+        held_out = [
+            raw
+            for fold, kinds in zip(folds, divided, strict=True)
+            for raw in self._raw(fold, rows, kinds.calibrate if len(kinds.calibrate) else kinds.fit)
+        ]
+        if len(turns) > 1:
+            kinds = divided[0]
+            self.fold_ = learned(Kinds(np.concatenate([kinds.fit, kinds.calibrate]), kinds.validate, kinds.validate))
+            self.fold_.learn_tails(held_out)
+        else:
+            self.fold_, kinds = folds[0], divided[0]
+            self.fold_.learn_tails(self._raw(self.fold_, rows, kinds.validate if len(kinds.validate) else kinds.fit))
         context.call_on_fit_task_end(estimator=self)
-        self.history_ = pd.DataFrame(records, columns=None if records else ["net", "epoch"])
-        usual = [np.quantile(told.columns, USUAL, axis=0) for told in held_out if told.columns is not None]
-        self.usual_ = np.max(usual, axis=0)
-        self._calibrate(np.concatenate([told.scores for told in held_out]))
+        self.history_ = pd.DataFrame([{"net": 1, **record} for record in records], columns=None if records else EPOCHS)
+        told = [self._smoothed(self.fold_.fuse(raw, explained=True)) for raw in held_out]
+        self.usual_ = np.quantile(
+            np.concatenate([one.columns for one in told if one.columns is not None]), USUAL, axis=0
+        )
+        self._calibrate(np.concatenate([one.scores for one in told]))
         return self
 
     def _window(self, rows: Array, fit: Places) -> int:
@@ -183,16 +201,15 @@ class SeriesDetector(CallbackSupportMixin, ColumnsMixin, OutlierMixin, BaseEstim
         longest = longest_window(self.n_rows_seen_)
         return SeriesFold(parts, views, channels, self.window_, longest, inner._device(), seed, inner._dtype())
 
-    def _held_out(self, fold: SeriesFold, rows: Array, runs: Places) -> Reading:
-        """What a fold says of calibrate rows."""
-        scores, columns = [], []
+    def _raw(self, fold: SeriesFold, rows: Array, runs: Places) -> list[Raw]:
+        """What a fold's views say of held-out runs; of the first rows only where windows have their whole past."""
+        told = []
         for first, last in apart(runs, fold.length):
-            told = self._smoothed(fold.read(rows[first:last], self.reduce, self.stride, explained=True))
-            assert told.columns is not None
-            whole = fold.length - 1 if last - first >= 2 * fold.length and self.reduce == "last" else 0
-            scores.append(told.scores[whole:])
-            columns.append(told.columns[whole:])
-        return Reading(np.concatenate(scores), np.concatenate(columns))
+            raw = fold.raw(rows[first:last], self.reduce, self.stride, explained=True)
+            cut = fold.length - 1 if last - first >= 2 * fold.length and self.reduce == "last" else 0
+            views = [Reading(one.scores[cut:], None if one.columns is None else one.columns[cut:]) for one in raw.views]
+            told.append(Raw(views, raw.surprise[cut:]))
+        return told
 
     def _calibrate(self, scores: Array) -> None:
         self.calibration_scores_ = np.sort(scores)
@@ -280,21 +297,15 @@ class SeriesDetector(CallbackSupportMixin, ColumnsMixin, OutlierMixin, BaseEstim
     def _assess(self, taken: Taken, explained: bool) -> Verdict:
         line = self._timeline(taken)
         rows = line.rows(taken.codes)
-        told = [self._read(fold, rows, line.bounds, explained) for fold in self.folds_]
-        score, which = lower_median(np.stack([one.scores for one in told]))
-        score = known(score)[line.place]
+        read = [
+            self._smoothed(self.fold_.read(rows[first:last], self.reduce, self.stride, explained))
+            for first, last in line.bounds
+        ]
+        score = known(np.concatenate([one.scores for one in read]))[line.place]
         contributions = np.empty((len(score), 0))
         if explained:
-            by_fold = [one.columns for one in told if one.columns is not None]
-            contributions = np.choose(which[:, None], by_fold)[line.place]
+            contributions = np.concatenate([one.columns for one in read if one.columns is not None])[line.place]
         return Verdict(score, p_values(score, self.calibration_scores_), score > self.threshold_.value_, contributions)
-
-    def _read(self, fold: SeriesFold, rows: Array, bounds: Places, explained: bool) -> Reading:
-        read = [
-            self._smoothed(fold.read(rows[first:last], self.reduce, self.stride, explained)) for first, last in bounds
-        ]
-        columns = [one.columns for one in read if one.columns is not None]
-        return Reading(np.concatenate([one.scores for one in read]), np.concatenate(columns) if columns else None)
 
     def _smoothed(self, told: Reading) -> Reading:
         """The mean with earlier rows."""
@@ -350,17 +361,13 @@ class SeriesDetector(CallbackSupportMixin, ColumnsMixin, OutlierMixin, BaseEstim
                 "n_features_in": self.n_features_in_,
                 "feature_names_in": list(getattr(self, "feature_names_in_", [])) or None,
                 "n_rows_seen": self.n_rows_seen_,
-                "nets": len(self.folds_),
-                "float32": self.folds_[0].dtype == torch.float32,
+                "float32": self.fold_.dtype == torch.float32,
                 "window": self.window_,
                 "step": self.step_,
             },
         }
-        weights: dict[str, torch.Tensor] = {}
-        arrays = {"calibration_scores": self.calibration_scores_, "usual": self.usual_}
-        for number, fold in enumerate(self.folds_):
-            weights |= {f"{number}/{name}": tensor for name, tensor in fold.weights().items()}
-            arrays |= {f"{number}/{name}": array for name, array in fold.arrays().items()}
+        arrays = self.fold_.arrays() | {"calibration_scores": self.calibration_scores_, "usual": self.usual_}
+        weights = self.fold_.weights()
         return storage.save(path, storage.Stored(config, weights, arrays, self.history_), overwrite)
 
 
@@ -378,11 +385,9 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], names: Mapping
         if fitted["feature_names_in"]:
             detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
         detector.window_, detector.step_, detector.history_ = fitted["window"], fitted["step"], stored.history
-        detector.usual_, detector.folds_ = arrays["usual"], []
-        for number in range(fitted["nets"]):
-            mine, weights = (below(f"{number}/", found) for found in (arrays, stored.weights))
-            channels = Channels.from_state(detector.parts_["preprocessing"], mine)
-            detector.folds_.append(detector._new_fold(channels, 0).restore(weights, mine))
+        detector.usual_ = arrays["usual"]
+        channels = Channels.from_state(detector.parts_["preprocessing"], arrays)
+        detector.fold_ = detector._new_fold(channels, 0).restore(stored.weights, arrays)
         detector._calibrate(arrays["calibration_scores"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ModelFolderError(

@@ -35,6 +35,13 @@ class Reading(NamedTuple):
     columns: Array | None = None
 
 
+class Raw(NamedTuple):
+    """What each view says of rows in its own units, and what rows cost by themselves, `(n, d)` in nats."""
+
+    views: list[Reading]
+    surprise: Array
+
+
 @dataclass
 class Eye:
     """One view at work: its scorer over windows of `length` rows, by the net if it reads one, and its tails."""
@@ -117,10 +124,9 @@ class SeriesFold:
         kinds: Kinds,
         recipe: Recipe,
         seed: int,
-        reduce: str,
         on_epoch: Callable[[dict[str, float]], bool] | None = None,
     ) -> list[dict[str, float]]:
-        """Train on the windows of fit rows; then scorers learn, and what rare means, from validate rows as well."""
+        """Train on the windows of fit rows, then let scorers learn; validate rows stop the one and scale the others."""
         encoded = self.channels.encode(rows)[0]
         held_out = apart(kinds.validate, self.length)
         history: list[dict[str, float]] = []
@@ -140,18 +146,6 @@ class SeriesFold:
                 eye.scorer.learn(*passes)
             eye.scorer.float()  # as it will be stored
         self.settle()
-        runs = held_out if len(held_out) else kinds.fit
-        for eye in self.eyes:
-            told = [
-                self._read_eye(eye, Encoded(encoded.x[a:b], _some(encoded.mask, a, b), encoded.surprise[a:b]), reduce)
-                for a, b in runs
-            ]
-            if eye.top is not None:
-                columns = np.concatenate([one.columns for one in told if one.columns is not None])
-                eye.channel_tails = Tails.learn(columns)
-                told = [Reading(self._strangest(eye, one.columns).scores) for one in told]  # type: ignore[arg-type]
-            if len(self.eyes) > 1:
-                eye.row_tails = Tails.learn(np.concatenate([one.scores for one in told])[:, None])
         return history
 
     def _windows(self, encoded: Encoded, runs: Places, length: int) -> Windows:
@@ -161,23 +155,51 @@ class SeriesFold:
             where = np.concatenate([first + ending(last - first - 1, 1, length) for first, last in runs])
         return Windows(encoded.x, encoded.mask, length, where)
 
+    def learn_tails(self, told: Sequence[Raw]) -> SeriesFold:
+        """What rare means, from what the views of this fold or of its like say of rows that they never saw."""
+        for number, eye in enumerate(self.eyes):
+            mine = [one.views[number] for one in told]
+            if eye.top is not None:
+                eye.channel_tails = Tails.learn(
+                    np.concatenate([one.columns for one in mine if one.columns is not None])
+                )
+                mine = [self._strangest(eye, one) for one in mine]
+            if len(self.eyes) > 1:
+                eye.row_tails = Tails.learn(np.concatenate([one.scores for one in mine])[:, None])
+        return self
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, rows: Array, reduce: str, stride: int = 1, explained: bool = False) -> Reading:
         """Scores of rows `(T, d)` that follow each other, `(T,)`, and contributions `(T, d)`, which add up to them."""
+        return self.fuse(self.raw(rows, reduce, stride, explained), explained)
+
+    def raw(self, rows: Array, reduce: str, stride: int = 1, explained: bool = False) -> Raw:
+        """What each view says of rows `(T, d)` that follow each other, in its own units."""
         encoded = self.channels.encode(rows)[0]
-        return self._told(encoded, lambda eye: self._read_eye(eye, encoded, reduce, stride, explained), explained)
+        return Raw([self._read_eye(eye, encoded, reduce, stride, explained) for eye in self.eyes], encoded.surprise)
 
-    def read_next(self, encoded: Encoded, new: int, explained: bool = False) -> Reading:
-        """Scores of the last `new` of some rows: as `read` has them with `reduce="last"`."""
-
-        def one(eye: Eye) -> Reading:
+    def raw_next(self, encoded: Encoded, new: int, explained: bool = False) -> Raw:
+        """What each view says of the last `new` of some rows: as `raw` with `reduce="last"`."""
+        views = []
+        for eye in self.eyes:
             kept = len(encoded.x) - new
             first = kept - eye.length + 1
             where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
-            return self._judge(eye, self._over(encoded, eye, where), explained or eye.top is not None)
+            views.append(self._judge(eye, self._over(encoded, eye, where), explained or eye.top is not None))
+        return Raw(views, encoded.surprise[-new:])
 
-        return self._told(Encoded(encoded.x[-new:], None, encoded.surprise[-new:]), one, explained)
+    def fuse(self, raw: Raw, explained: bool = False) -> Reading:
+        """All views together, and what rows cost by themselves."""
+        scores = self.unit * raw.surprise.sum(axis=1)
+        columns = self.unit * raw.surprise if explained else None
+        for eye, told in zip(self.eyes, raw.views, strict=True):
+            told = self._strangest(eye, told) if eye.top is not None else told
+            mine = told.scores if eye.row_tails is None else eye.row_tails.nats(told.scores[:, None])[:, 0]
+            scores = scores + mine
+            if columns is not None and told.columns is not None:
+                columns = columns + _divided(mine, told.columns)
+        return Reading(scores, columns)
 
     def expected(self, rows: Array) -> Array:
         """What each column of rows that follow each other is expected to be, `(T, d)`; windows lie side by side.
@@ -203,28 +225,14 @@ class SeriesFold:
                     place += 1
         return self.channels.inverse_transform(cells[-n:])
 
-    def _told(self, encoded: Encoded, read: Callable[[Eye], Reading], explained: bool) -> Reading:
-        """All views together, and what rows cost by themselves."""
-        scores = self.unit * encoded.surprise.sum(axis=1)
-        columns = self.unit * encoded.surprise if explained else None
-        for eye in self.eyes:
-            told = read(eye)
-            if eye.top is not None and told.columns is not None:
-                told = self._strangest(eye, told.columns)
-            mine = told.scores if eye.row_tails is None else eye.row_tails.nats(told.scores[:, None])[:, 0]
-            scores = scores + mine
-            if columns is not None and told.columns is not None:
-                columns = columns + _divided(mine, told.columns)
-        return Reading(scores, columns)
-
-    def _strangest(self, eye: Eye, columns: Array) -> Reading:
+    def _strangest(self, eye: Eye, told: Reading) -> Reading:
         """The sum over the strangest channels, by their own tails."""
         assert eye.top is not None
         assert eye.channel_tails is not None
-        nats = eye.channel_tails.nats(columns)
-        nats[:, columns.max(axis=0) <= 0] = 0.0
+        assert told.columns is not None
+        nats = eye.channel_tails.nats(told.columns)
         k = min(eye.top, nats.shape[1])
-        return Reading(-np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1), nats)
+        return Reading(-np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1), told.columns)
 
     def _read_eye(self, eye: Eye, encoded: Encoded, reduce: str, stride: int = 1, explained: bool = False) -> Reading:
         """What one view says of rows, in its scorer's own units."""

@@ -26,7 +26,7 @@ class View(Part):
     scorer : scorer
         What judges windows.
     window : int >= 1 or None, default=None
-        Rows a window; `None` is the detector's. A series to learn from has 20 such windows, else windows are shorter.
+        Rows a window; `None` is the detector's. Where there are few rows to learn from, at most a sixth of them.
     channels : {"all"} or int >= 1, default="all"
         How many channels count, the strangest ones.
 

@@ -84,7 +84,7 @@ class Kinds(NamedTuple):
 
 
 PATTERN = "fvfcf"  # of blocks, so that each kind sees early and late rows
-TWICE_ABOVE = 1000  # rows; then the pattern is repeated
+TWICE_ABOVE = 2000  # rows; then the pattern is repeated
 
 
 def kinds_in_time(bounds: Places, turn: int = 0) -> Kinds:
@@ -130,15 +130,15 @@ def starts(runs: Places, length: int, most: int | None = None) -> Places:
 
 
 def longest_window(rows: int) -> int:
-    """The longest window that so many rows can show often enough: a twentieth of them."""
-    return max(1, rows // 20)
+    """The longest window that fits well into the blocks that so many rows are divided into."""
+    return max(1, rows // (12 if rows > TWICE_ABOVE else 6))
 
 
 def automatic(x: Array, runs: Places, rows: int) -> int:
     """Length of window by the dominant period of channels `x` over runs of fit rows; `rows` there are in all.
 
     The period is the lag of the highest peak of the channels' mean autocorrelation, if that is above 0.3; without one
-    it is 64 rows. Never more than 256, or a twentieth of the rows.
+    it is 64 rows. Never more than 256, or a twelfth of the rows (a sixth up to 2000).
     """
     longest = min(LONGEST, longest_window(rows))
     return dominant_period(x, runs, longest) or min(USUAL, longest)
