@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.corruptions import *
     from anomaly_ae.nn.discrete import *
     from anomaly_ae.nn.divergences import *
+    from anomaly_ae.nn.graphs import *
     from anomaly_ae.nn.latents import *
     from anomaly_ae.nn.likelihoods import *
     from anomaly_ae.nn.priors import *
+    from anomaly_ae.nn.recurrent import *
+    from anomaly_ae.nn.temporal import *
     from anomaly_ae.scoring.fusion import *
     from anomaly_ae.scoring.linear import *
     from anomaly_ae.scoring.neighbours import *

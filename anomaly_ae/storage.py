@@ -41,9 +41,12 @@ ROOMS = (
     "nn.corruptions",
     "nn.discrete",
     "nn.divergences",
+    "nn.graphs",
     "nn.latents",
     "nn.likelihoods",
     "nn.priors",
+    "nn.recurrent",
+    "nn.temporal",
     "scoring.fusion",
     "scoring.linear",
     "scoring.neighbours",
@@ -79,6 +82,8 @@ def to_tree(value: Any, spell_out: bool = True) -> Any:
         return [to_tree(item, spell_out) for item in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray):
+        return to_tree(value.tolist(), spell_out)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(

@@ -10,13 +10,16 @@ import anomaly_ae
 from anomaly_ae.storage import vocabulary
 
 PACKAGE = Path(anomaly_ae.__file__).parent
-NN_PARTS = [f"nn.{name}" for name in ("backbones", "corruptions", "divergences", "latents", "likelihoods", "priors")]
+BACKBONES = [f"nn.{name}" for name in ("backbones", "graphs", "recurrent", "temporal")]
+NN_PARTS = [f"nn.{name}" for name in ("corruptions", "divergences", "latents", "likelihoods", "priors")]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "version"],
     ["nn.core"],
     ["nn.densities", "nn.layers"],
-    NN_PARTS,
+    ["nn.convolutions"],
+    ["nn.sequences"],
+    [*BACKBONES, *NN_PARTS],
     ["nn.discrete"],
     ["nn.model"],
     ["nn.training"],

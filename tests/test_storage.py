@@ -291,7 +291,7 @@ def test_a_weighted_sum_survives_as_a_tree(scorer, spell_out):
     assert to_tree(back, spell_out) == tree
 
 
-@pytest.mark.parametrize("value", [np.arange(3), {"a": 1}, object(), Dense])
+@pytest.mark.parametrize("value", [np.array([{"a": 1}]), {"a": 1}, object(), Dense])
 def test_what_is_no_plain_value_does_not_become_a_tree(value):
     with pytest.raises(ConfigError, match="stores"):
         to_tree(Dense(hidden=value))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part, Sizes
-from anomaly_ae.nn.layers import ACTIVATIONS, Perceptron
+from anomaly_ae.nn.layers import Perceptron, check_hidden
 
 __all__ = ["Dense"]
 
@@ -22,7 +22,10 @@ class Dense(Part):
     The code's size against `d` makes the autoencoder undercomplete, overcomplete or exactly complete. With
     `hidden=()` there is no layer here, only the latent's own linear map: a linear autoencoder.
 
-    **Shape**: `(n, d)` to `(n, hidden[-1])`; back, `(n, code)` to `(n, n_params, d)`.
+    A window is read as one long row, and has one code.
+
+    **Shape**: `(n, d)` to `(n, hidden[-1])`; back, `(n, code)` to `(n, n_params, d)`. With windows,
+    `(n, channels, time)` to `(n, hidden[-1])`, and back to `(n, n_params, channels, time)`.
 
     Parameters
     ----------
@@ -64,13 +67,11 @@ class Dense(Part):
         self.dropout = dropout
         self.batch_norm = batch_norm
 
+    causal = False
+    receptive_field: float
+
     def _widths(self, sizes: Sizes) -> list[int]:
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"Dense knows the activations {', '.join(ACTIVATIONS)}, however: {self.activation!r}. Choose one."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"Dense needs dropout in [0, 1), however: {self.dropout!r}. Use 0 for none.")
+        check_hidden(self)
         hidden = [min(256, max(64, 4 * prod(sizes.shape)))] if self.hidden is None else list(self.hidden)
         if any(not isinstance(width, int) or width < 1 for width in hidden):
             raise ConfigError(f"Dense needs hidden widths of 1 or more, however: {self.hidden!r}. Use () for none.")
@@ -78,14 +79,19 @@ class Dense(Part):
 
     def encoder(self, sizes: Sizes) -> Perceptron:
         """Module that takes `(x, condition)` to features `(n, features)`."""
-        widths = [prod(sizes.shape) + sizes.condition, *self._widths(sizes)]
+        self.receptive_field = prod(sizes.shape[1:])
+        widths = [prod(sizes.shape) + _condition(sizes), *self._widths(sizes)]
         return Perceptron(widths, self.activation, self.dropout, self.batch_norm)
 
     def decoder(self, dim: int, n_params: int, sizes: Sizes) -> nn.Module:
         """Module that takes `(z, condition)` to `n_params` parameters a feature: `(n, n_params, *shape)`."""
-        widths = [dim + sizes.condition, *reversed(self._widths(sizes))]
+        widths = [dim + _condition(sizes), *reversed(self._widths(sizes))]
         body = Perceptron(widths, self.activation, self.dropout, self.batch_norm)
         return _Output(body, n_params, sizes.shape)
+
+
+def _condition(sizes: Sizes) -> int:
+    return sizes.condition * prod(sizes.shape[1:])
 
 
 class _Output(nn.Module):

@@ -24,26 +24,34 @@ from anomaly_ae.errors import IncompatiblePartsError
 class Sizes:
     """What a part must know before it can make tensors.
 
-    `shape` is one row's shape without the batch axis, `condition` the width of the conditioning vector,
-    `features` the width of what the encoder hands to the latent. `groups` says of a row's cells, in order, which
+    `shape` is one row's shape without the batch axis: (columns,) of a table, (channels, time) of a window. `condition`
+    is the width of what else is known, `(n, condition)` of rows and `(n, condition, time)` of windows. `features` is
+    the width of what the encoder hands to the latent, and `steps` what it has beside: () where a code stands for a
+    whole row, (time,) where each time step has its own. `groups` says of a row's columns or channels, in order, which
     belong together and what they hold, as (kind, width): ("numeric", 1), ("binary", 1) for 0 or 1, ("category", k) for
-    one of `k` levels, one-hot. Empty where every cell is a number.
+    one of `k` levels, one-hot. Empty where every one is a number.
     """
 
     shape: tuple[int, ...]
     condition: int = 0
     features: int = 0
+    steps: tuple[int, ...] = ()
     groups: tuple[tuple[str, int], ...] = ()
 
     @property
     def columns(self) -> tuple[tuple[str, int], ...]:
-        """`groups`, or a number for each cell where these are not told apart."""
+        """`groups`, or a number for each column or channel where these are not told apart."""
         return self.groups or (("numeric", 1),) * self.shape[0]
 
     @property
     def kinds(self) -> list[str]:
-        """What each cell holds."""
+        """What each column or channel holds."""
         return [kind for kind, width in self.columns for _ in range(width)]
+
+    @property
+    def per_feature(self) -> tuple[int, ...]:
+        """Shape of one number a column or channel, which broadcasts over time steps: (columns,) or (channels, 1)."""
+        return (self.shape[0], *[1] * (len(self.shape) - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,15 @@ def group_of_cells(groups: tuple[tuple[str, int], ...]) -> Tensor:
 def row_sum(cells: Tensor) -> Tensor:
     """Sum over everything but the batch axis: (n, ...) to (n,)."""
     return cells.flatten(1).sum(1)
+
+
+def feature_mean(cells: Tensor, present: Tensor | None) -> Tensor:
+    """Mean of each column or channel over the cells that are present, NaN without any: (n, d, ...) to (d, 1, ...)."""
+    axes = [0, *range(2, cells.dim())]
+    if present is None:
+        return cells.mean(axes, keepdim=True)[0]
+    total = torch.where(present, cells, 0.0).sum(axes, keepdim=True)
+    return (total / present.sum(axes, keepdim=True))[0]
 
 
 def kl(level: Level) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 import torch.distributions as D
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw
+from anomaly_ae.nn.layers import Pointwise
 
 __all__ = ["Gaussian", "Point"]
 
@@ -25,9 +28,11 @@ class Point(Part):
     .. math:: z = W h + b
 
     After training it keeps the mean and covariance of the codes of fit rows, so that `sample` can draw new codes
-    from that Gaussian and decode them (ex-post density estimation).
+    from that Gaussian and decode them (ex-post density estimation); where each time step has a code of its own, steps
+    are drawn independently, so that a sampled series has no memory beyond the decoder's.
 
-    **Shape**: features `(n, features)` to one level with `z` `(n, dim)` and no distribution.
+    **Shape**: features `(n, features)` to one level with `z` `(n, dim)` and no distribution; `(n, features, time)` to
+    `(n, dim, time)`.
 
     Parameters
     ----------
@@ -54,7 +59,8 @@ class Point(Part):
 
     def build(self, sizes: Sizes) -> None:
         self.width = _checked_dim(self, self.dim, sizes.features)
-        self.code = nn.Linear(sizes.features, self.width)
+        self.steps = sizes.steps
+        self.code = Pointwise(sizes.features, self.width)
         self.register_buffer("mean", torch.zeros(self.width))
         self.register_buffer("root", torch.eye(self.width))
 
@@ -62,15 +68,15 @@ class Point(Part):
         return (Level(q=None, p=None, z=self.code(h)),)
 
     def solve(self, p: Pass) -> None:
-        z = p.levels[0].z.double()
+        z = p.levels[0].z.double().movedim(1, -1).flatten(0, -2)
         centred = z - z.mean(0)
         values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(z) - 1))
         self.mean.copy_(z.mean(0))
         self.root.copy_(vectors * values.clamp(min=0).sqrt())
 
     def sample(self, n: int, prior: Part | None) -> Tensor:
-        """Draw `n` codes from the Gaussian fitted to the codes of fit rows: `(n, dim)`."""
-        return self.mean + draw(self.mean.expand(n, -1)) @ self.root.T
+        """Draw `n` codes from the Gaussian fitted to the codes of fit rows: `(n, dim)` or `(n, dim, time)`."""
+        return (self.mean + draw(self.mean.expand(n, *self.steps, -1)) @ self.root.T).movedim(-1, 1)
 
 
 class Gaussian(Part):
@@ -81,13 +87,14 @@ class Gaussian(Part):
 
     In training a row's code is sampled; in scoring it is the mean, so that scores repeat.
 
-    **Shape**: features `(n, features)` to one level with `q` and `z` of `(n, dim)`.
+    **Shape**: features `(n, features)` to one level with `q` and `z` of `(n, dim)`; `(n, features, time)` to
+    `(n, dim, time)`.
 
     Parameters
     ----------
     dim : int >= 1 or None, default=None
-        Number of latent variables. `None` is the number of columns, at most 32; the ones that the data cannot
-        pay for switch themselves off.
+        Number of latent variables. `None` is the number of cells that a code stands for (columns of a row, channels of
+        a time step), at most 32; the ones that the data cannot pay for switch themselves off.
 
     References
     ----------
@@ -107,9 +114,10 @@ class Gaussian(Part):
         self.dim = dim
 
     def build(self, sizes: Sizes) -> None:
-        self.width = _checked_dim(self, self.dim, min(32, max(1, sizes.shape[0])))
-        self.mu = nn.Linear(sizes.features, self.width)
-        self.raw_sigma = nn.Linear(sizes.features, self.width)
+        self.width = _checked_dim(self, self.dim, min(32, max(1, prod(sizes.shape) // prod(sizes.steps))))
+        self.steps = sizes.steps
+        self.mu = Pointwise(sizes.features, self.width)
+        self.raw_sigma = Pointwise(sizes.features, self.width)
 
     def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
         mu = self.mu(h)
@@ -118,7 +126,7 @@ class Gaussian(Part):
         return (Level(q=D.Normal(mu, sigma, validate_args=False), p=prior(batch), z=z),)
 
     def sample(self, n: int, prior: Part) -> Tensor:
-        """Draw `n` codes from the prior: `(n, dim)`."""
-        like = self.mu.weight.new_empty(n, self.width)
+        """Draw `n` codes from the prior: `(n, dim)` or `(n, dim, time)`."""
+        like = self.mu.weight.new_empty(n, self.width, *self.steps)
         p = prior(Batch(like))
         return p.mean + p.stddev * draw(like)

@@ -1,12 +1,15 @@
-"""Layers that backbones are made of."""
+"""Layers that all backbones and latents are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from anomaly_ae.errors import ConfigError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -20,11 +23,40 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def check_hidden(part: Any) -> None:
+    """Refuse a part's `activation` or `dropout` that its hidden layers cannot have."""
+    who = type(part).__name__
+    if part.activation not in ACTIVATIONS:
+        raise ConfigError(
+            f"{who} knows the activations {', '.join(ACTIVATIONS)}, however: {part.activation!r}. Choose one."
+        )
+    if not 0 <= part.dropout < 1:
+        raise ConfigError(f"{who} needs dropout in [0, 1), however: {part.dropout!r}. Use 0 for none.")
+
+
+def beside(x: Tensor, condition: Tensor | None) -> Tensor:
+    """`x` with the condition, if there is any, as further features."""
+    return x if condition is None else torch.cat([x, condition], dim=1)
+
+
+class Pointwise(nn.Linear):
+    """One linear map of the features of every row, or of every time step: a 1x1 convolution.
+
+    **Shape**: `(n, before)` to `(n, after)`; `(n, before, time)` to `(n, after, time)`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class Perceptron(nn.Module):
     """Fully connected layers, each followed by batch norm (if asked), an activation and dropout (if asked).
 
-    **Shape**: `(n, widths[0] - condition)`, `(n, condition)` to `(n, widths[-1])`. With one width it is the identity.
+    **Shape**: `(n, ...)` and the condition `(n, ...)`, together of `widths[0]` cells, to `(n, widths[-1])`. With one
+    width it is the identity.
     """
+
+    steps: tuple[int, ...] = ()
 
     def __init__(
         self, widths: Sequence[int], activation: str = "relu", dropout: float = 0.0, batch_norm: bool = False
@@ -42,4 +74,4 @@ class Perceptron(nn.Module):
         self.features = widths[-1]
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.layers(x.flatten(1) if condition is None else torch.cat([x.flatten(1), condition], dim=1))
+        return self.layers(beside(x.flatten(1), None if condition is None else condition.flatten(1)))

@@ -9,7 +9,7 @@ import torch.distributions as D
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes, draw
+from anomaly_ae.nn.core import Pass, Sizes, draw, feature_mean
 from anomaly_ae.nn.densities import Likelihood, Symmetric, check_positive
 
 __all__ = ["Huber", "Laplace", "LearnedNormal", "Normal", "StudentT"]
@@ -69,7 +69,7 @@ class LearnedNormal(Likelihood):
     Parameters
     ----------
     per : {"all", "feature", "cell"}, default="all"
-        One scale for everything, one a column, or one a cell (from the decoder).
+        One scale for everything, one a column or channel, or one a cell (from the decoder).
     floor : float > 0 (standard deviations of a column), default=0.001
         Smallest scale; keeps the likelihood finite for a column that is rebuilt perfectly.
     momentum : float in [0, 1), default=0.9
@@ -112,7 +112,7 @@ class LearnedNormal(Likelihood):
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"LearnedNormal needs momentum in [0, 1), however: {self.momentum!r}. Try 0.9.")
         if self.per != "cell":
-            self.register_buffer("variance", torch.ones(sizes.shape if self.per == "feature" else ()))
+            self.register_buffer("variance", torch.ones(sizes.per_feature if self.per == "feature" else ()))
 
     def forward(self, params: Tensor) -> D.Distribution:
         mean = params[:, 0]
@@ -127,14 +127,11 @@ class LearnedNormal(Likelihood):
         if self.per == "cell":
             return
         squares, present = (p.batch.x - p.px.mean).square(), p.batch.mask
-        if present is None:
-            best = squares.mean(0) if self.per == "feature" else squares.mean()
+        if self.per == "feature":
+            best = feature_mean(squares, present)
         else:
-            squares = torch.where(present, squares, 0.0)
-            count = present.sum(0) if self.per == "feature" else present.sum()
-            total = squares.sum(0) if self.per == "feature" else squares.sum()
-            best = torch.where(count > 0, total / count.clamp(min=1), self.variance)
-        self.variance.lerp_(best, 1 - self.momentum)
+            best = (squares if present is None else squares[present]).mean()
+        self.variance.lerp_(torch.where(best.isnan(), self.variance, best), 1 - self.momentum)
 
 
 class Laplace(Likelihood):

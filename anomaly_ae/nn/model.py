@@ -46,10 +46,10 @@ class Net(nn.Module):
             setattr(self, axis, parts[axis])
 
     def build(self, shape: tuple[int, ...], condition: int = 0, groups: tuple[tuple[str, int], ...] = ()) -> Net:
-        """Make all tensors for rows of `shape`, whose cells are of the kinds that `groups` says."""
+        """Make all tensors for rows of `shape`, whose columns or channels are of the kinds that `groups` says."""
         sizes = Sizes(shape, condition, groups=groups)
         self.encoder = self.backbone.encoder(sizes)
-        sizes = replace(sizes, features=self.encoder.features)
+        sizes = replace(sizes, features=self.encoder.features, steps=self.encoder.steps)
         for part in self.parts():
             part.build(sizes)
         self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, sizes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes, row_sum, total_kl
+from anomaly_ae.nn.core import Part, Pass, Sizes, feature_mean, row_sum, total_kl
 
 __all__ = ["KLScore", "NegativeELBO", "ReconstructionError", "ResidualMahalanobis", "StandardizedError", "WeightedSum"]
 
@@ -116,7 +116,7 @@ class ReconstructionError(AdditiveScorer):
     def build(self, sizes: Sizes) -> None:
         if not self.power > 0:
             raise ConfigError(f"ReconstructionError needs a power above 0, however: {self.power!r}. Try 2.")
-        self.terms = len(sizes.groups) or prod(sizes.shape)
+        self.terms = len(sizes.columns) * prod(sizes.shape[1:])
         self.unit = 2 / self.terms
 
     def contributions(self, p: Pass) -> Tensor:
@@ -130,10 +130,10 @@ class StandardizedError(AdditiveScorer):
         c_j = \frac{(x_j - \hat x_j)^2}{2 s_j^2} \text{ or } -\log P\bigl(p(X_j) \le p(x_j)\bigr), \quad
         s_j^2 = (1 - \lambda) m_j + \lambda \bar m
 
-    with :math:`m_j` the mean square of the column's residual on validate rows and :math:`\bar m` the mean over all
-    columns of numbers; booleans and categories pay for how unlikely the other columns make them: their own cells are
-    hidden, one further pass for each such column, or for every sixteenth together where there are more. The
-    contributions add up to the score exactly.
+    with :math:`m_j` the mean square of the column's residual on validate rows (of a channel's, over all time steps, in
+    windows) and :math:`\bar m` the mean over all columns of numbers; booleans and categories pay for how unlikely the
+    other columns make them: their own cells are hidden, one further pass for each such column, or for every sixteenth
+    together where there are more. The contributions add up to the score exactly.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 
@@ -175,17 +175,15 @@ class StandardizedError(AdditiveScorer):
         groups = sizes.columns
         ends = np.cumsum([width for _, width in groups]).tolist()
         self.discrete = [slice(end - k, end) for (kind, k), end in zip(groups, ends, strict=True) if kind != "numeric"]
-        numeric = torch.ones(sizes.shape, dtype=torch.bool)
+        numeric = torch.ones(sizes.per_feature, dtype=torch.bool)
         for cells in self.discrete:
             numeric[cells] = False
         self.register_buffer("numeric", numeric, persistent=False)
-        self.register_buffer("square", torch.ones(sizes.shape))
+        self.register_buffer("square", torch.ones(sizes.per_feature))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         p = validate
-        errors = present(p, p.net.likelihood.error(p.px, p.batch.x, 2))
-        rows = torch.as_tensor(len(errors)) if p.batch.mask is None else p.batch.mask.sum(0)
-        mean = errors.sum(0) / rows.clamp(min=1)
+        mean = feature_mean(p.net.likelihood.error(p.px, p.batch.x, 2), p.batch.mask).nan_to_num(nan=0.0)
         live = mean[self.numeric & (mean > SMALLEST)]  # constant columns have no say
         square = (1 - self.shrinkage) * mean + self.shrinkage * (live.mean() if len(live) else 1.0)
         self.square.copy_(torch.where(self.numeric, square.clamp(min=SMALLEST), 1.0))
@@ -216,6 +214,7 @@ class ResidualMahalanobis(AdditiveScorer):
 
     with :math:`S` the second moments of residuals of validate rows and :math:`\bar v` their mean variance. Column
     `j` contributes :math:`\tfrac12 [(S + \epsilon \bar v I)^{-1/2} r]_j^2`; contributions add up to the score exactly.
+    The channels of a window are whitened at each time step, by moments over all steps, and the steps add up.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 
@@ -249,10 +248,10 @@ class ResidualMahalanobis(AdditiveScorer):
     def build(self, sizes: Sizes) -> None:
         if not self.shrinkage > 0:
             raise ConfigError(f"ResidualMahalanobis needs shrinkage above 0, however: {self.shrinkage!r}. Try 0.05.")
-        self.register_buffer("whiten", torch.eye(prod(sizes.shape)))
+        self.register_buffer("whiten", torch.eye(sizes.shape[0]))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        r = present(validate, validate.batch.x - validate.px.mean).flatten(1)
+        r = _by_feature(present(validate, validate.batch.x - validate.px.mean))
         moments = r.T @ r / len(r)
         ridge = self.shrinkage * moments.diagonal().mean().clamp(min=1e-12)
         values, vectors = torch.linalg.eigh(moments + ridge * torch.eye(len(moments), dtype=r.dtype, device=r.device))
@@ -261,7 +260,8 @@ class ResidualMahalanobis(AdditiveScorer):
 
     def contributions(self, p: Pass) -> Tensor:
         r = present(p, p.batch.x - p.px.mean)
-        return made_up(p, 0.5 * (r.flatten(1) @ self.whiten).square().view_as(r))
+        whitened = _by_feature(r) @ self.whiten
+        return made_up(p, 0.5 * whitened.square().view(-1, *r.shape[2:], r.shape[1]).movedim(-1, 1))
 
 
 class KLScore(Scorer):
@@ -396,6 +396,11 @@ def made_up(p: Pass, cells: Tensor) -> Tensor:
         return cells
     share = p.batch.mask.flatten(1).to(cells.dtype).mean(1).clamp(min=1 / cells[0].numel())
     return cells / share.view(-1, *[1] * (cells.dim() - 1))
+
+
+def _by_feature(cells: Tensor) -> Tensor:
+    """Cells `(n, d, ...)` as vectors of `d`, one for each row and time step."""
+    return cells.movedim(1, -1).flatten(0, -2)
 
 
 def _terms(scorer: Scorer) -> list[tuple[Scorer, float]]:
