@@ -151,8 +151,7 @@ def score(
             raise ConfigError(f"A job needs an output besides its input, however: both are {path}. Choose another.")
     X, kept = read(detector, table, keep)
     try:
-        verdict = detector.assess(X)
-        found, spans = detector._events(X, verdict)
+        verdict, found, spans = detector.assess_events(X)
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
     number = np.zeros(len(X), dtype=np.int64)

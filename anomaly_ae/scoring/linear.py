@@ -14,6 +14,7 @@ from anomaly_ae.scoring.scorers import Scorer, present
 __all__ = ["Mahalanobis", "PrincipalComponents"]
 
 ROWS = 2048  # fit rows that components are taken from, at most
+FLAT = 1e-3  # least of a block's eigenvalues, in units of the largest, where a row may move at no cost
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
 
 
@@ -46,7 +47,8 @@ class Quadratic(Scorer):
         channels, block, _ = self.inverse.shape
         v = axes.view(-1, channels, block)
         blocks = torch.einsum("kcs,k,kct->cst", v, weights - rest, v)
-        blocks.diagonal(dim1=1, dim2=2).add_(rest + 1e-6 * weights.mean() if len(weights) else rest)
+        floor = FLAT * rest if len(weights) and not weights.all() else 0.0  # the plane costs nothing: no inverse
+        blocks.diagonal(dim1=1, dim2=2).add_(rest + floor)
         kind = self.mean.dtype
         self.mean, self.axes, self.weights = mean.to(kind), axes.to(kind).contiguous(), weights.to(kind)
         self.rest, self.inverse = rest.to(kind), torch.linalg.inv(blocks).to(kind).contiguous()

@@ -26,6 +26,7 @@ CELLS = 2**20  # of windows that are looked at together: 8 MiB each time they ar
 FIT_CELLS = 2**23  # of the windows that are learned from: 32 MiB for a net, 64 for a scorer
 FEWEST_WINDOWS = 256
 LEARN_WINDOWS = 4096
+REDUCES = ("mean", "last")
 
 
 class Reading(NamedTuple):
@@ -41,17 +42,27 @@ class Raw(NamedTuple):
     views: list[Reading]
     surprise: Array
 
+    def beyond(self, rows: int) -> Raw:
+        """Without the first so many rows."""
+        views = [Reading(one.scores[rows:], None if one.columns is None else one.columns[rows:]) for one in self.views]
+        return Raw(views, self.surprise[rows:])
+
+
+class Rarity(NamedTuple):
+    """What one view's scores mean: tails of what it blames on each channel, and of its rows' scores, where needed."""
+
+    channels: Tails | None
+    rows: Tails | None
+
 
 @dataclass
 class Eye:
-    """One view at work: its scorer over windows of `length` rows, by the net if it reads one, and its tails."""
+    """One view at work: its scorer over windows of `length` rows, by the net if it reads one."""
 
     scorer: Any
     length: int
     net: Net | None
     top: int | None  # channels that count; None: the scorer's own score
-    channel_tails: Tails | None = None
-    row_tails: Tails | None = None
 
     def see(self, batch: Batch) -> Pass:
         """A pass over windows; without a net it knows these alone."""
@@ -155,50 +166,49 @@ class SeriesFold:
             where = np.concatenate([first + ending(last - first - 1, 1, length) for first, last in runs])
         return Windows(encoded.x, encoded.mask, length, where)
 
-    def learn_tails(self, told: Sequence[Raw]) -> SeriesFold:
-        """What rare means, from what the views of this fold or of its like say of rows that they never saw."""
+    def rarities(self, told: Sequence[Raw]) -> list[Rarity]:
+        """What rare means to each view, by what this fold or its like said of rows that they never saw."""
+        found = []
         for number, eye in enumerate(self.eyes):
             mine = [one.views[number] for one in told]
+            channels = rows = None
             if eye.top is not None:
-                eye.channel_tails = Tails.learn(
-                    np.concatenate([one.columns for one in mine if one.columns is not None])
-                )
-                mine = [self._strangest(eye, one) for one in mine]
+                channels = Tails.learn(np.concatenate([one.columns for one in mine if one.columns is not None]))
+                mine = [_strangest(eye.top, channels, one) for one in mine]
             if len(self.eyes) > 1:
-                eye.row_tails = Tails.learn(np.concatenate([one.scores for one in mine])[:, None])
-        return self
+                rows = Tails.learn(np.concatenate([one.scores for one in mine])[:, None])
+            found.append(Rarity(channels, rows))
+        return found
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, rows: Array, reduce: str, stride: int = 1, explained: bool = False) -> Reading:
-        """Scores of rows `(T, d)` that follow each other, `(T,)`, and contributions `(T, d)`, which add up to them."""
-        return self.fuse(self.raw(rows, reduce, stride, explained), explained)
-
-    def raw(self, rows: Array, reduce: str, stride: int = 1, explained: bool = False) -> Raw:
-        """What each view says of rows `(T, d)` that follow each other, in its own units."""
+    def raw(
+        self, rows: Array, reduces: Sequence[str] = REDUCES, stride: int = 1, explained: bool = True
+    ) -> dict[str, Raw]:
+        """What each view says of rows `(T, d)` that follow each other, for each way from windows to rows."""
         encoded = self.channels.encode(rows)[0]
-        return Raw([self._read_eye(eye, encoded, reduce, stride, explained) for eye in self.eyes], encoded.surprise)
+        read = [self._read(eye, encoded, reduces, stride, explained) for eye in self.eyes]
+        return {reduce: Raw([one[reduce] for one in read], encoded.surprise) for reduce in reduces}
 
-    def raw_next(self, encoded: Encoded, new: int, explained: bool = False) -> Raw:
-        """What each view says of the last `new` of some rows: as `raw` with `reduce="last"`."""
+    def raw_next(self, encoded: Encoded, new: int) -> Raw:
+        """What each view says of the last `new` of some rows, by the windows that end there: as `raw` by "last"."""
         views = []
         for eye in self.eyes:
             kept = len(encoded.x) - new
             first = kept - eye.length + 1
             where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
-            views.append(self._judge(eye, self._over(encoded, eye, where), explained or eye.top is not None))
+            views.append(self._judge(eye, self._over(encoded, eye, where), True))
         return Raw(views, encoded.surprise[-new:])
 
-    def fuse(self, raw: Raw, explained: bool = False) -> Reading:
+    def fuse(self, raw: Raw, rarities: Sequence[Rarity]) -> Reading:
         """All views together, and what rows cost by themselves."""
         scores = self.unit * raw.surprise.sum(axis=1)
-        columns = self.unit * raw.surprise if explained else None
-        for eye, told in zip(self.eyes, raw.views, strict=True):
-            told = self._strangest(eye, told) if eye.top is not None else told
-            mine = told.scores if eye.row_tails is None else eye.row_tails.nats(told.scores[:, None])[:, 0]
-            scores = scores + mine
-            if columns is not None and told.columns is not None:
-                columns = columns + _divided(mine, told.columns)
+        columns = self.unit * raw.surprise
+        for eye, told, rarity in zip(self.eyes, raw.views, rarities, strict=True):
+            mine = told if rarity.channels is None else _strangest(eye.top or 1, rarity.channels, told)
+            nats = mine.scores if rarity.rows is None else rarity.rows.nats(mine.scores[:, None])[:, 0]
+            scores = scores + nats
+            columns = columns if told.columns is None else columns + _divided(nats, told.columns)
         return Reading(scores, columns)
 
     def expected(self, rows: Array) -> Array:
@@ -225,35 +235,27 @@ class SeriesFold:
                     place += 1
         return self.channels.inverse_transform(cells[-n:])
 
-    def _strangest(self, eye: Eye, told: Reading) -> Reading:
-        """The sum over the strangest channels, by their own tails."""
-        assert eye.top is not None
-        assert eye.channel_tails is not None
-        assert told.columns is not None
-        nats = eye.channel_tails.nats(told.columns)
-        k = min(eye.top, nats.shape[1])
-        return Reading(-np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1), told.columns)
-
-    def _read_eye(self, eye: Eye, encoded: Encoded, reduce: str, stride: int = 1, explained: bool = False) -> Reading:
+    def _read(
+        self, eye: Eye, encoded: Encoded, reduces: Sequence[str], stride: int, explained: bool
+    ) -> dict[str, Reading]:
         """What one view says of rows, in its scorer's own units."""
         n, length = len(encoded.x), eye.length
         explained = explained or eye.top is not None
-        if reduce == "last":
-            head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
-            if n < length:
-                return head
-            full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1, stride)), explained)
-            held = np.arange(n - length + 1) // stride
-            return _put(lambda a, b: np.concatenate([a, b[held]]), head, full)
-        if n < length:
-            told = self._judge(eye, self._over(encoded, eye, ending(n - 1, 1, length)), explained)
-            return _put(lambda a: a[np.zeros(n, dtype=np.intp)], told)
-        first = np.arange(0, n - length + 1, stride)
+        found: dict[str, Reading] = {}
+        first = np.arange(0, max(1, n - length + 1), stride)
         where: slice | Places = slice(0, n - length + 1, stride)
-        if first[-1] != n - length:
+        if n < length:
+            where = ending(n - 1, 1, length)
+        elif first[-1] != n - length:
             first = where = np.append(first, n - length)
         told = self._judge(eye, self._over(encoded, eye, where), explained)
-        return _put(lambda a: over_rows(a, first, length, n), told)
+        if "mean" in reduces:
+            found["mean"] = _put(lambda a: over_rows(a, first, min(n, length), n), told)
+        if "last" in reduces:
+            head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
+            held = np.arange(max(0, n - length + 1)) // stride
+            found["last"] = _put(lambda a, b: np.concatenate([a, b[held]]), head, told)
+        return found
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
         scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
@@ -288,26 +290,12 @@ class SeriesFold:
             for name, tensor in module.state_dict().items()
         }
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything else that was learned."""
-        found = self.channels.state
-        for number, eye in enumerate(self.eyes):
-            for kind, tails in (("channels", eye.channel_tails), ("rows", eye.row_tails)):
-                if tails is not None:
-                    found |= {f"view{number}.{kind}.{name}": array for name, array in tails.state.items()}
-        return found
-
-    def restore(self, weights: Mapping[str, Tensor], arrays: Mapping[str, NDArray[Any]]) -> SeriesFold:
-        """Take what `weights` and `arrays` gave; raises RuntimeError or KeyError where they do not fit."""
+    def restore(self, weights: Mapping[str, Tensor]) -> SeriesFold:
+        """Take what `weights` gave; raises RuntimeError where it does not fit."""
         modules = {"net": self.net} | {f"view{number}": eye.scorer for number, eye in enumerate(self.eyes)}
         for place, module in modules.items():
             if module is not None:
                 module.load_state_dict(below(f"{place}.", weights))
-        for number, eye in enumerate(self.eyes):
-            eye.channel_tails, eye.row_tails = (
-                Tails.from_state(state) if (state := below(f"view{number}.{kind}.", arrays)) else None
-                for kind in ("channels", "rows")
-            )
         self.settle()
         return self
 
@@ -326,20 +314,17 @@ def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
     return total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
 
 
-def trailing_mean(values: Array, rows: int) -> Array:
-    """The mean over each row and those before it, `rows` in all; over fewer where the series begins."""
-    if rows == 1:
-        return values
-    total, count = values.copy(), np.ones(len(values))
-    for back in range(1, min(rows, len(values))):
-        total[back:] += values[:-back]
-        count[back:] += 1
-    return total / count.reshape(-1, *[1] * (values.ndim - 1))
-
-
 def _put(how: Callable[..., Array], *readings: Reading) -> Reading:
     columns = [one.columns for one in readings]
     return Reading(how(*(one.scores for one in readings)), None if columns[0] is None else how(*columns))
+
+
+def _strangest(top: int, tails: Tails, told: Reading) -> Reading:
+    """The sum over the `top` channels that are strangest by their own tails; what is blamed stays as it was."""
+    assert told.columns is not None
+    nats = tails.nats(told.columns)
+    k = min(top, nats.shape[1])
+    return Reading(-np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1), told.columns)
 
 
 def _divided(scores: Array, columns: Array) -> Array:
@@ -348,7 +333,3 @@ def _divided(scores: Array, columns: Array) -> Array:
     whole = columns.sum(axis=1, keepdims=True)
     share = np.divide(columns, whole, out=np.full_like(columns, 1 / columns.shape[1]), where=whole > 0)
     return share * scores[:, None]
-
-
-def _some(mask: Tensor | None, first: int, last: int) -> Tensor | None:
-    return None if mask is None else mask[first:last]
