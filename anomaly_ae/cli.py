@@ -130,6 +130,24 @@ def check(
 
 
 @app.command()
+def plot(
+    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
+    output: Annotated[Path, typer.Option(help="Picture to write: PNG, SVG or PDF by its ending.")],
+    channel: Annotated[list[str], typer.Option(help="Channel to draw; may be given again, or a,b.")] = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a series: channels, what was expected of them, the score, its threshold, and events."""
+    with _reported(quiet):
+        from anomaly_ae.ops import series_plot
+
+        target, events = series_plot.plot(model, input, output, _names(channel), overwrite)
+    if not quiet:
+        typer.echo(f"drawn     {len(events)} events in {target}", err=True)
+
+
+@app.command()
 def info(
     model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
     json_: Json = False,

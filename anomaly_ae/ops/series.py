@@ -144,7 +144,7 @@ def score(
     target = check_output(output, overwrite)
     if events is not None:
         check_output(events, overwrite)
-    detector = _loaded(model)
+    detector = loaded(model)
     table = Table.open(input)
     for path in (target, Path(events) if events is not None else target):
         if path.exists() and path.samefile(table.path):
@@ -212,7 +212,8 @@ def read(
     return X, {name: rest.column(name) for name in wanted}
 
 
-def _loaded(model: str | Path) -> SeriesDetector:
+def loaded(model: str | Path) -> SeriesDetector:
+    """The detector of series in a model folder."""
     detector = load(model)
     if not isinstance(detector, SeriesDetector):
         raise ConfigError(
