@@ -148,6 +148,31 @@ def plot(
 
 
 @app.command()
+def watch(
+    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    state: Annotated[Path | None, typer.Option(help="File to go on from, and to keep where the stream stands.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many blamed channels to name an alarm.")] = 3,
+    quiet: Quiet = False,
+) -> None:
+    """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error."""
+    with _reported(quiet=True):
+        from anomaly_ae.ops import watch as watching
+
+        summary = watching.watch(
+            model,
+            sys.stdin,
+            lambda record: print(json.dumps(record, default=str), flush=True),
+            lambda sentence: None if quiet else typer.echo(sentence, err=True),
+            state,
+            top,
+        )
+    if not quiet:
+        typer.echo(f"watched   {summary.rows:,} rows: {summary.alarms:,} alarms, {summary.events} events", err=True)
+    if summary.bad_rows:
+        _fail(f"A watch needs rows that can be scored, however: {summary.bad_rows} cannot. Look at their error.", 3)
+
+
+@app.command()
 def info(
     model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
     json_: Json = False,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes
+from anomaly_ae.nn.core import Part, Pass, Sizes
 from anomaly_ae.scoring.scorers import Scorer, present
 
-__all__ = ["Mahalanobis", "PrincipalComponents"]
+__all__ = ["Mahalanobis", "PrincipalComponents", "Whitened"]
 
 ROWS = 2048  # fit rows that components are taken from, at most
 FLAT = 1e-3  # least of a block's eigenvalues, in units of the largest, where a row may move at no cost
@@ -77,9 +79,7 @@ class Quadratic(Scorer):
 
     def _parts(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Rows along the axes, and what is left of them."""
-        x = p.batch.x.flatten(1) - self.mean
-        if p.batch.mask is not None:  # cells that are absent have no say, as if they were where the mean is
-            x = torch.where(p.batch.mask.flatten(1), x, 0.0)
+        x = _centred(p, self.mean)
         u = x @ self.axes.T
         return u, x - u @ self.axes
 
@@ -219,3 +219,93 @@ class PrincipalComponents(Quadratic):
         inside = 1 / values[:k].clamp(min=1e-12) if self.inside else torch.zeros_like(values[:k])
         self._set(mean, vectors[:k], inside, 1 / noise)
         return self(validate)
+
+
+class Whitened(Scorer):
+    r"""A scorer of rows whose directions of large variance are shrunk, so that these do not drown the others.
+
+    .. math:: r(x) = \sqrt\epsilon \, (S / \bar v + \epsilon I)^{-1/2} (x - m)
+
+    with :math:`S` the covariance of fit rows and :math:`\bar v` its mean variance; directions of small variance stay as
+    they are. Distances between such rows lie between Euclid's (large :math:`\epsilon`) and Mahalanobis' (small).
+
+    **Shape**: a pass over `n` rows to `(n,)`, as the scorer within has them.
+
+    Parameters
+    ----------
+    scorer : scorer
+        What judges the whitened rows; one that looks at rows alone.
+    epsilon : float > 0, default=0.1
+        :math:`\epsilon`.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when `epsilon` is not positive, or the scorer reads the net.
+
+    References
+    ----------
+    Ledoit and Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices, Journal of
+    Multivariate Analysis 88.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Neighbours, Whitened
+    >>> AutoencoderDetector(scorer=Whitened(Neighbours(k=1))).scorer
+    Whitened(scorer=Neighbours(k=1))
+    """
+
+    reads_net = False
+    numbers_only = True
+    mean: Tensor
+    axes: Tensor
+    shrink: Tensor
+
+    def __init__(self, scorer: Any = None, epsilon: float = 0.1) -> None:
+        self.scorer = scorer
+        self.epsilon = epsilon
+
+    def pieces(self) -> list[Part]:
+        return [self, *self.scorer.pieces()]
+
+    def build(self, sizes: Sizes) -> None:
+        if not 0 < self.epsilon < inf:
+            raise ConfigError(f"Whitened needs epsilon above 0, however: {self.epsilon!r}. Try 0.1.")
+        if not isinstance(self.scorer, Scorer) or self.scorer.reads_net:
+            raise ConfigError(f"Whitened needs a scorer of rows alone, however: {self.scorer!r}. Try Neighbours(k=1).")
+        d = prod(sizes.shape)
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("axes", torch.zeros(0, d))
+        self.register_buffer("shrink", torch.zeros(0))
+        self.judge = self.scorer
+        self.judge.build(sizes)
+        self.unit = self.scorer.unit
+
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        mean, values, vectors = _moments(fit)
+        e = (self.epsilon * values.sum() / len(mean)).clamp(min=1e-12)
+        shrink, kind = 1 - (e / (values + e)).sqrt(), self.mean.dtype
+        some = shrink > 1e-4  # the others stay as they are
+        self.mean, self.axes = mean.to(kind), vectors[some].to(kind).contiguous()
+        self.shrink = shrink[some].to(kind)
+        return self.judge.learn(self._whitened(fit), self._whitened(validate))
+
+    def forward(self, p: Pass) -> Tensor:
+        return self.judge(self._whitened(p))
+
+    def contributions(self, p: Pass) -> Tensor:
+        return self.judge.contributions(self._whitened(p))
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        return self.judge.judged(self._whitened(p))
+
+    def _whitened(self, p: Pass) -> Pass:
+        x = _centred(p, self.mean)
+        x = x - (self.shrink * (x @ self.axes.T)) @ self.axes
+        return replace(p, batch=replace(p.batch, x=present(p, x.view_as(p.batch.x))))
+
+
+def _centred(p: Pass, mean: Tensor) -> Tensor:
+    """Rows less their mean; cells that are absent have no say, as if they were where the mean is."""
+    x = p.batch.x.flatten(1) - mean
+    return x if p.batch.mask is None else torch.where(p.batch.mask.flatten(1), x, 0.0)

@@ -15,7 +15,7 @@ from anomaly_ae.nn.core import Batch
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 LONGEST = 256  # rows of an automatic window, at most
-USUAL = 64  # rows of one where no period shows
+USUAL = (16, 128)  # rows of one where no longer period shows
 SHORTEST_PERIOD = 4
 PROMINENT = 0.3  # autocorrelation of a period
 
@@ -135,13 +135,14 @@ def longest_window(rows: int) -> int:
 
 
 def automatic(x: Array, runs: Places, rows: int) -> int:
-    """Length of window by the dominant period of channels `x` over runs of fit rows; `rows` there are in all.
+    """Length of window: an eighth of the rows, at least 16 and at most 128; or, if longer, the dominant period.
 
-    The period is the lag of the highest peak of the channels' mean autocorrelation, if that is above 0.3; without one
-    it is 64 rows. Never more than 256, or a twelfth of the rows (a sixth up to 2000).
+    The period is the lag of the highest peak of the mean autocorrelation of channels `x` over runs of fit rows, if that
+    is above 0.3. Never more than 256, or a sixth of the rows (a twelfth above 2000).
     """
     longest = min(LONGEST, longest_window(rows))
-    return dominant_period(x, runs, longest) or min(USUAL, longest)
+    usual = min(longest, max(USUAL[0], min(USUAL[1], rows // 8)))
+    return max(usual, dominant_period(x, runs, longest) or 0)
 
 
 def dominant_period(x: Array, runs: Places, longest: int) -> int | None:
