@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from math import inf, prod
 from typing import Any
@@ -16,6 +17,7 @@ from anomaly_ae.scoring.scorers import Scorer, present
 __all__ = ["Mahalanobis", "PrincipalComponents", "Whitened"]
 
 ROWS = 2048  # fit rows that components are taken from, at most
+WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
 FLAT = 1e-3  # least of a block's eigenvalues, in units of the largest, where a row may move at no cost
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
 
@@ -84,10 +86,16 @@ class Quadratic(Scorer):
         return u, x - u @ self.axes
 
 
+_known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
+
+
 def _moments(p: Pass) -> tuple[Tensor, Tensor, Tensor]:
     """Mean of fit rows, and the variances and directions (as rows) of what they do around it, largest first."""
+    if (kept := _known.get("moments")) is not None and kept[0]() is p.batch.x:
+        return kept[1]
     x = p.batch.x.flatten(1)
-    x = x[torch.linspace(0, len(x) - 1, min(len(x), ROWS), device=x.device).round().long()].double()
+    most = min(len(x), ROWS if x.shape[1] <= WIDE else WIDE)
+    x = x[torch.linspace(0, len(x) - 1, most, device=x.device).round().long()].double()
     mean = x.mean(0)
     centred = x - mean
     # the smaller of the two matrices of products has all that is to be known
@@ -98,6 +106,7 @@ def _moments(p: Pass) -> tuple[Tensor, Tensor, Tensor]:
         some = values > 1e-12 * values[0].clamp(min=1e-300)
         values = values[some]
         vectors = centred.T @ vectors[:, some] / (values * len(x)).sqrt()
+    _known["moments"] = weakref.ref(p.batch.x), (mean, values, vectors.T)
     return mean, values, vectors.T
 
 

@@ -23,14 +23,14 @@ from anomaly_ae.data.contract import Contract
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
 from anomaly_ae.estimator import AXES, FOLDS, Detector
-from anomaly_ae.scoring.linear import Mahalanobis, PrincipalComponents
+from anomaly_ae.scoring.linear import Mahalanobis, PrincipalComponents, Whitened
 from anomaly_ae.scoring.neighbours import Neighbours
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
-from anomaly_ae.series.fold import Raw, SeriesFold, below
+from anomaly_ae.series.fold import WINDOWS_A_ROW, Raw, SeriesFold, below
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View
 from anomaly_ae.series.windows import Kinds, apart, automatic, kinds_in_time, longest_window
@@ -44,13 +44,13 @@ EPOCHS = ["net", "epoch"]  # what a history without a net has
 class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, BaseEstimator):
     r"""Learns what a plant does in normal operation, then says of each later row how strange it is, and which sensor.
 
-    .. math:: s_t = \sum_v -\log \hat P\bigl(S_v \ge s_{v, t}\bigr), \quad
+    .. math:: s_t = \Bigl(\sum_v \log^2 \hat P\bigl(S_v \ge s_{v, t}\bigr)\Bigr)^{1/2}, \quad
         s_{v, t} = \operatorname{mean}_{w \ni t} s_v(x_w) \text{ or } s_v(x_{t-L+1}, \dots, x_t)
 
     Each view `v` scores windows of its own length; windows become rows, by their mean over the windows that hold a row,
     or by the one that ends there; rows of held-out blocks say how rare that is. Without a `detector` no net is trained:
-    the default views are linear relations of all channels at all lags (`Mahalanobis`), shapes in time
-    (`PrincipalComponents`) and windows that were seen (`Neighbours`). With one, its net sees windows as well.
+    the default views are shapes in time (`PrincipalComponents`), windows that were seen (`Neighbours`), and linear
+    relations of each channel with all others at all lags (`Mahalanobis`). With one, its net sees windows as well.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
     flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
@@ -68,14 +68,15 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         Its parts, how to train, device, effort and threshold, for windows `(channels, window)`; its scorer (by default
         `StandardizedError`) becomes a further view. Where its threshold is `None` it is `Conformal(alpha=0.01)`.
     views : sequence of View or None, default=None
-        What looks at windows. `None` is `View(Mahalanobis(), 32, channels=1)`,
-        `View(PrincipalComponents(0.95, inside=False), 128)`, `View(Neighbours(k=1, exact=1, sample=2000), 32)`, and,
-        with a detector, its own.
+        What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`,
+        `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))`, `View(Mahalanobis(), window=32, channels=1)`, and, with
+        a detector, its own.
     window : int >= 1 (rows) or "auto", default="auto"
-        Window of the net and of views without one of their own. "auto" is the dominant period of fit rows by their
-        autocorrelation, 64 without one, at most 256.
-    stride : int >= 1 (rows), default=1
-        Steps from window to window in scoring; larger ones are faster and coarser.
+        Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
+        most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
+    stride : int >= 1 (rows) or "auto", default="auto"
+        Rows from window to window, where windows are averaged; larger ones are faster and coarser. "auto" is a
+        sixteenth of each view's window. By `reduce="last"` each row has a window of its own.
     reduce : {"mean", "last"}, default="mean"
         From windows to rows: the mean over all windows that hold the row, which knows what comes after (a window later
         it is final), or the window that ends with it, which is causal. `stream` is always causal.
@@ -133,7 +134,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         "detector": [Detector, None],
         "views": [list, tuple, None],
         "window": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "stride": [Interval(Integral, 1, None, closed="left")],
+        "stride": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "reduce": [StrOptions({"mean", "last"})],
         "smoothing": [Interval(Integral, 1, None, closed="left")],
         "time": [str, None],
@@ -148,9 +149,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         "threshold": Conformal(alpha=0.01),
     }
     _default_views: ClassVar[tuple[View, ...]] = (
+        View(PrincipalComponents(keep=0.95, inside=False)),
+        View(Whitened(Neighbours(k=1, exact=1, sample=2000))),
         View(Mahalanobis(), window=32, channels=1),
-        View(PrincipalComponents(keep=0.95, inside=False), window=128),
-        View(Neighbours(k=1, exact=1, sample=2000), window=32),
     )
 
     def __init__(
@@ -158,7 +159,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         detector: Detector | None = None,
         views: Sequence[View] | None = None,
         window: int | str = "auto",
-        stride: int = 1,
+        stride: int | str = "auto",
         reduce: str = "mean",
         smoothing: int = 1,
         time: str | None = None,
@@ -218,7 +219,8 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
             Times that cannot be read or go back; duplicates or gaps where these are to be errors.
         """
         taken = self._taken(X, reset=True)
-        inner, self.parts_, self.views_ = self._inner(), self.parts(), self._views()
+        inner, self.parts_ = self._inner(), self.parts()
+        self.views_ = self._views()
         self.n_rows_seen_ = len(taken.codes)
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
@@ -229,7 +231,6 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         self.window_ = self._window(rows, divided[0].fit)
         learning = _Learning(self, rows, rng, len(divided) + (len(divided) > 1))
         folds = [learning.fold(kinds) for kinds in divided]
-        held_out = [self._raw(fold, rows, kinds.calibrate) for fold, kinds in zip(folds, divided, strict=True)]
         if len(folds) > 1:
             first = divided[0]
             self.fold_ = learning.fold(
@@ -241,10 +242,14 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         self.history_ = learning.history()
         self.calibrated_ = {}
         for reduce in dict.fromkeys([self.reduce, "last"]):
-            told = [raw[reduce] for runs in held_out for raw in runs]
+            told = [
+                raw
+                for fold, kinds in zip(folds, divided, strict=True)
+                for raw in self._raw(fold, rows, kinds.calibrate, reduce)
+            ]
             seen = told
             if len(folds) == 1 and len(divided[0].validate):  # with a single division none is held out for two ends
-                seen = [raw[reduce] for raw in self._raw(self.fold_, rows, divided[0].validate)]
+                seen = self._raw(self.fold_, rows, divided[0].validate, reduce)
             self.calibrated_[reduce] = Calibrated.learn(
                 self.fold_, self.fold_.rarities(seen), told, self.parts_["threshold"], self._events_rule, self.smoothing
             )
@@ -268,15 +273,15 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         longest = longest_window(self.n_rows_seen_)
         return SeriesFold(parts, views, channels, self.window_, longest, inner._device(), seed, inner._dtype())
 
-    def _raw(self, fold: SeriesFold, rows: Array, runs: Places) -> list[dict[str, Raw]]:
-        """What a fold's views say of held-out runs; by "last" only of rows whose windows have their whole past."""
-        told = []
-        for first, last in apart(runs, fold.length):
-            raw = fold.raw(rows[first:last], stride=self.stride)
-            if last - first >= 2 * fold.length:
-                raw["last"] = raw["last"].beyond(fold.length - 1)
-            told.append(raw)
-        return told
+    def _raw(self, fold: SeriesFold, rows: Array, runs: Places, reduce: str) -> list[Raw]:
+        """What a fold's views say of held-out runs; by "last" of as many rows as by "mean" of windows."""
+        step = max(1, min(eye.length for eye in fold.eyes) // WINDOWS_A_ROW) if self.smoothing == 1 else 1
+        return [
+            fold.raw(rows[first:last], reduce, self.stride)
+            if reduce == "mean"
+            else fold.raw_some(rows[first:last], step)
+            for first, last in apart(runs, fold.length)
+        ]
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 

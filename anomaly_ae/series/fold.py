@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
 from anomaly_ae.nn.model import Net
-from anomaly_ae.nn.training import Recipe, seeded, threads, train
+from anomaly_ae.nn.training import Recipe, seeded, train
 from anomaly_ae.series.channels import Channels, Encoded
 from anomaly_ae.series.tails import Tails
 from anomaly_ae.series.views import View
@@ -26,7 +27,8 @@ CELLS = 2**20  # of windows that are looked at together: 8 MiB each time they ar
 FIT_CELLS = 2**23  # of the windows that are learned from: 32 MiB for a net, 64 for a scorer
 FEWEST_WINDOWS = 256
 LEARN_WINDOWS = 4096
-REDUCES = ("mean", "last")
+WATCHED_WINDOWS = 1024
+WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
 
 
 class Reading(NamedTuple):
@@ -41,11 +43,6 @@ class Raw(NamedTuple):
 
     views: list[Reading]
     surprise: Array
-
-    def beyond(self, rows: int) -> Raw:
-        """Without the first so many rows."""
-        views = [Reading(one.scores[rows:], None if one.columns is None else one.columns[rows:]) for one in self.views]
-        return Raw(views, self.surprise[rows:])
 
 
 class Rarity(NamedTuple):
@@ -119,7 +116,7 @@ class SeriesFold:
     @property
     def unit(self) -> float:
         """What a nat is worth in units of the score."""
-        return float(len(self.eyes)) if len(self.eyes) > 1 or self.eyes[0].top else float(self.eyes[0].scorer.unit)
+        return 1.0 if len(self.eyes) > 1 or self.eyes[0].top else float(self.eyes[0].scorer.unit)
 
     def settle(self) -> None:
         """Ready to be read: of the type for reading, nothing random."""
@@ -138,23 +135,38 @@ class SeriesFold:
         on_epoch: Callable[[dict[str, float]], bool] | None = None,
     ) -> list[dict[str, float]]:
         """Train on the windows of fit rows, then let scorers learn; validate rows stop the one and scale the others."""
+        with one_thread():
+            return self._learn(rows, kinds, recipe, seed, on_epoch)
+
+    def _learn(
+        self,
+        rows: Array,
+        kinds: Kinds,
+        recipe: Recipe,
+        seed: int,
+        on_epoch: Callable[[dict[str, float]], bool] | None,
+    ) -> list[dict[str, float]]:
         encoded = self.channels.encode(rows)[0]
         held_out = apart(kinds.validate, self.length)
         history: list[dict[str, float]] = []
         if self.net is not None:
             length = next(eye.length for eye in self.eyes if eye.net is not None)
             fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, held_out))
-            with threads(self.net), seeded(seed, self.device):
+            with seeded(seed, self.device):
                 self.net.float()
                 watched_ = watched.batch(self.device, torch.float32) if len(watched) else None
                 history = train(self.net, fit.batch(self.device, torch.float32), watched_, recipe, on_epoch)
         self.settle()
+        passes: dict[tuple[int, bool], list[Pass]] = {}  # views of the same windows share them
         for number, eye in enumerate(self.eyes):
-            fit, watched = (self._windows(encoded, some, eye.length) for some in (kinds.fit, held_out))
-            watched = watched if len(watched) else fit
+            key = eye.length, eye.net is not None
             with torch.inference_mode(), seeded(seed + number, self.device):
-                passes = [eye.see(self._batch(some.thinned(LEARN_WINDOWS))) for some in (fit, watched)]
-                eye.scorer.learn(*passes)
+                if key not in passes:
+                    fit, watched = (self._windows(encoded, some, eye.length) for some in (kinds.fit, held_out))
+                    watched = watched if len(watched) else fit
+                    some = fit.thinned(LEARN_WINDOWS), watched.thinned(WATCHED_WINDOWS)
+                    passes[key] = [eye.see(self._batch(windows)) for windows in some]
+                eye.scorer.learn(*passes[key])
             eye.scorer.float()  # as it will be stored
         self.settle()
         return history
@@ -182,13 +194,19 @@ class SeriesFold:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def raw(
-        self, rows: Array, reduces: Sequence[str] = REDUCES, stride: int = 1, explained: bool = True
-    ) -> dict[str, Raw]:
-        """What each view says of rows `(T, d)` that follow each other, for each way from windows to rows."""
+    def raw(self, rows: Array, reduce: str, stride: int | str = 1, explained: bool = True) -> Raw:
+        """What each view says of rows `(T, d)` that follow each other; `stride` is that of the windows of a mean."""
         encoded = self.channels.encode(rows)[0]
-        read = [self._read(eye, encoded, reduces, stride, explained) for eye in self.eyes]
-        return {reduce: Raw([one[reduce] for one in read], encoded.surprise) for reduce in reduces}
+        return Raw([self._read(eye, encoded, reduce, stride, explained) for eye in self.eyes], encoded.surprise)
+
+    def raw_some(self, rows: Array, step: int) -> Raw:
+        """What each view says of every `step`-th of some rows with a whole past, by the windows that end there."""
+        if len(rows) < 2 * self.length:
+            return self.raw(rows, "last")
+        encoded = self.channels.encode(rows)[0]
+        ends = np.arange(self.length - 1, len(rows), step)
+        views = [self._judge(eye, self._over(encoded, eye, ends - eye.length + 1), True) for eye in self.eyes]
+        return Raw(views, encoded.surprise[ends])
 
     def raw_next(self, encoded: Encoded, new: int) -> Raw:
         """What each view says of the last `new` of some rows, by the windows that end there: as `raw` by "last"."""
@@ -201,15 +219,19 @@ class SeriesFold:
         return Raw(views, encoded.surprise[-new:])
 
     def fuse(self, raw: Raw, rarities: Sequence[Rarity]) -> Reading:
-        """All views together, and what rows cost by themselves."""
-        scores = self.unit * raw.surprise.sum(axis=1)
-        columns = self.unit * raw.surprise
+        """All views together, and what rows cost by themselves.
+
+        The Euclidean norm of the views' nats: what two views find strange is stranger, and what one alone finds very
+        strange is not drowned by the noise of the others.
+        """
+        nats, columns = [], self.unit * raw.surprise
         for eye, told, rarity in zip(self.eyes, raw.views, rarities, strict=True):
             mine = told if rarity.channels is None else _strangest(eye.top or 1, rarity.channels, told)
-            nats = mine.scores if rarity.rows is None else rarity.rows.nats(mine.scores[:, None])[:, 0]
-            scores = scores + nats
-            columns = columns if told.columns is None else columns + _divided(nats, told.columns)
-        return Reading(scores, columns)
+            nats.append(mine.scores if rarity.rows is None else rarity.rows.nats(mine.scores[:, None])[:, 0])
+            columns = columns if told.columns is None else columns + _divided(nats[-1], told.columns)
+        scores = nats[0] if len(nats) == 1 else np.sqrt(np.square(nats).sum(axis=0))
+        scores = scores + self.unit * raw.surprise.sum(axis=1)
+        return Reading(scores, _divided(scores, columns))
 
     def expected(self, rows: Array) -> Array:
         """What each column of rows that follow each other is expected to be, `(T, d)`; windows lie side by side.
@@ -226,7 +248,7 @@ class SeriesFold:
         windows = self._over(encoded, eye, first if n >= length else ending(n - 1, 1, length))
         cells = np.empty((max(n, length), self.channels.width))
         place = 0
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             for some in self._blocks(windows, eye):
                 p = eye.see(self._batch(some))
                 told = eye.scorer.expected(p) if hasattr(eye.scorer, "expected") else p.px.mean
@@ -235,31 +257,29 @@ class SeriesFold:
                     place += 1
         return self.channels.inverse_transform(cells[-n:])
 
-    def _read(
-        self, eye: Eye, encoded: Encoded, reduces: Sequence[str], stride: int, explained: bool
-    ) -> dict[str, Reading]:
+    def _read(self, eye: Eye, encoded: Encoded, reduce: str, stride: int | str, explained: bool) -> Reading:
         """What one view says of rows, in its scorer's own units."""
         n, length = len(encoded.x), eye.length
         explained = explained or eye.top is not None
-        found: dict[str, Reading] = {}
-        first = np.arange(0, max(1, n - length + 1), stride)
-        where: slice | Places = slice(0, n - length + 1, stride)
+        if reduce == "last":
+            head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
+            if n < length:
+                return head
+            full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
+            return _put(lambda a, b: np.concatenate([a, b]), head, full)
+        step = max(1, length // WINDOWS_A_ROW) if stride == "auto" else int(stride)
+        first = np.arange(0, max(1, n - length + 1), step)
+        where: slice | Places = slice(0, n - length + 1, step)
         if n < length:
             where = ending(n - 1, 1, length)
         elif first[-1] != n - length:
             first = where = np.append(first, n - length)
         told = self._judge(eye, self._over(encoded, eye, where), explained)
-        if "mean" in reduces:
-            found["mean"] = _put(lambda a: over_rows(a, first, min(n, length), n), told)
-        if "last" in reduces:
-            head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
-            held = np.arange(max(0, n - length + 1)) // stride
-            found["last"] = _put(lambda a, b: np.concatenate([a, b[held]]), head, told)
-        return found
+        return _put(lambda a: over_rows(a, first, min(n, length), n), told)
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
         scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             for some in self._blocks(windows, eye):
                 p = eye.see(self._batch(some))
                 score, cells = eye.scorer.judged(p) if explained else (eye.scorer(p), None)
@@ -298,6 +318,17 @@ class SeriesFold:
                 module.load_state_dict(below(f"{place}.", weights))
         self.settle()
         return self
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, then put its count back as it was: windows are too narrow to gain from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def below(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:

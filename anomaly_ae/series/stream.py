@@ -46,12 +46,12 @@ class Stream:
     Parameters
     ----------
     detector : SeriesDetector
-        A fitted one, of `stride=1`.
+        A fitted one.
 
     Raises
     ------
     ConfigError
-        When the detector's windows do not begin at every row, or duplicates are to be replaced.
+        When the detector would replace rows by later duplicates.
 
     References
     ----------
@@ -70,10 +70,6 @@ class Stream:
     """
 
     def __init__(self, detector: Any) -> None:
-        if detector.stride != 1:
-            raise ConfigError(
-                f"A stream needs windows that begin at every row, however: stride is {detector.stride}. Set stride=1."
-            )
         if detector.on_duplicate == "last":
             raise ConfigError(
                 'A stream cannot take back a row, however: on_duplicate is "last". Choose "first", "keep" or "error".'

@@ -39,9 +39,8 @@ class Tails:
         """Scores `(n, k)` as nats, each 0 or more."""
         logs = np.log(np.maximum(scores - self.origin, SMALLEST))
         levels = -np.log1p(-np.linspace(0, self.last, KNOTS))
-        inside = np.column_stack(
-            [np.interp(column, knots, levels) for column, knots in zip(logs.T, self.knots, strict=True)]
-        )
+        inside = np.column_stack([np.interp(*pair, levels) for pair in zip(logs.T, self.knots, strict=True)])
+        inside[logs <= self.knots[:, 0]] = 0.0  # the least there was, also where all were alike
         return inside + np.maximum(logs - self.knots[:, -1], 0) / self.excess
 
     def exceeded_by(self, share: float) -> float:

@@ -26,7 +26,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
     fold_: SeriesFold
     calibrated_: dict[str, Calibrated]
     reduce: str
-    stride: int
+    stride: int | str
 
     @property
     def _mine(self) -> Calibrated:
@@ -136,7 +136,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         rows = line.rows(taken.codes)
         read = []
         for first, last in line.bounds:
-            raw = self.fold_.raw(rows[first:last], [self.reduce], self.stride, explained)[self.reduce]
+            raw = self.fold_.raw(rows[first:last], self.reduce, self.stride, explained)
             read.append(mine.reading(self.fold_, raw))
         scores = np.concatenate([one.scores for one in read])[line.place]
         columns = [one.columns for one in read if one.columns is not None]
