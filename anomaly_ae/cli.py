@@ -179,7 +179,7 @@ def info(
 ) -> None:
     """Say what a model is: its composition, columns, threshold and training."""
     with _reported(quiet=True):
-        from anomaly_ae.detectors import load
+        from anomaly_ae.loading import load
         from anomaly_ae.ops.describe import describe, told
 
         facts = describe(load(model))

@@ -14,10 +14,10 @@ from scipy import stats
 
 from anomaly_ae.data.contract import TRUTH, UNSEEN, Column
 from anomaly_ae.data.tables import Table
-from anomaly_ae.detectors import load
 from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
+from anomaly_ae.loading import load
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]

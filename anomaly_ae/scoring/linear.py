@@ -58,32 +58,52 @@ class Quadratic(Scorer):
         self.rest, self.inverse = rest.to(kind), torch.linalg.inv(blocks).to(kind).contiguous()
 
     def forward(self, p: Pass) -> Tensor:
-        u, off = self._parts(p)
-        score = 0.5 * ((self.weights * u.square()).sum(1) + self.rest * off.square().sum(1))
-        return score if p.batch.mask is None else score / p.batch.mask.flatten(1).to(u.dtype).mean(1).clamp(min=1e-3)
+        x, u = self._along(p)
+        return self._score(p, u, None if self._complete else x - u @ self.axes)
 
     def contributions(self, p: Pass) -> Tensor:
-        pull, off = self._off(p)
-        whole = 0.5 * (pull * off).sum(2, keepdim=True).clamp(min=0)
+        return self.judged(p)[1]
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        x, u = self._along(p)
+        pull, left = self._pull(x, u)
+        blocks = pull.view(len(x), *self.inverse.shape[:2])
+        whole = 0.5 * (blocks * self._off(blocks)).sum(2, keepdim=True).clamp(min=0)
         # a column's is its own; within a channel it is divided over time as the pull is
-        share = pull.square() / pull.square().sum(2, keepdim=True).clamp(min=1e-300)
-        return present(p, (whole * share).view_as(p.batch.x))
+        share = blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
+        return self._score(p, u, left), present(p, (whole * share).view_as(p.batch.x))
 
     def expected(self, p: Pass) -> Tensor:
         """What each column (of a window: each channel) is expected to be, seen from all others: as rows."""
-        return p.batch.x - self._off(p)[1].view_as(p.batch.x)
+        blocks = self._pull(*self._along(p))[0].view(len(p.batch.x), *self.inverse.shape[:2])
+        return p.batch.x - self._off(blocks).view_as(p.batch.x)
 
-    def _off(self, p: Pass) -> tuple[Tensor, Tensor]:
-        """`M x`, and how far each column is from what the others let expect, `(n, columns, block)`."""
-        u, off = self._parts(p)
-        pull = ((self.weights * u) @ self.axes + self.rest * off).view(len(u), *self.inverse.shape[:2])
-        return pull, torch.einsum("cst,nct->ncs", self.inverse, pull)
+    @property
+    def _complete(self) -> bool:
+        return len(self.axes) == len(self.mean)
 
-    def _parts(self, p: Pass) -> tuple[Tensor, Tensor]:
-        """Rows along the axes, and what is left of them."""
+    def _along(self, p: Pass) -> tuple[Tensor, Tensor]:
+        """Centred rows, and their places along the axes."""
         x = _centred(p, self.mean)
-        u = x @ self.axes.T
-        return u, x - u @ self.axes
+        return x, x @ self.axes.T
+
+    def _pull(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`M x`, and what the axes leave of rows, if they leave anything."""
+        if self._complete:
+            return (self.weights * u) @ self.axes, None
+        both = torch.cat([u, self.weights * u]) @ self.axes  # the axes are read once
+        left = x - both[: len(x)]
+        return both[len(x) :] + self.rest * left, left
+
+    def _off(self, pull: Tensor) -> Tensor:
+        """How far each column is from what the others let expect: `(n, columns, block)`."""
+        return torch.einsum("cst,nct->ncs", self.inverse, pull)
+
+    def _score(self, p: Pass, u: Tensor, left: Tensor | None) -> Tensor:
+        score = 0.5 * (self.weights * u.square()).sum(1)
+        if left is not None:
+            score = score + 0.5 * self.rest * left.square().sum(1)
+        return score if p.batch.mask is None else score / p.batch.mask.flatten(1).to(u.dtype).mean(1).clamp(min=1e-3)
 
 
 _known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
@@ -286,8 +306,7 @@ class Whitened(Scorer):
         self.register_buffer("mean", torch.zeros(d))
         self.register_buffer("axes", torch.zeros(0, d))
         self.register_buffer("shrink", torch.zeros(0))
-        self.judge = self.scorer
-        self.judge.build(sizes)
+        self.scorer.build(sizes)
         self.unit = self.scorer.unit
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
@@ -297,16 +316,16 @@ class Whitened(Scorer):
         some = shrink > 1e-4  # the others stay as they are
         self.mean, self.axes = mean.to(kind), vectors[some].to(kind).contiguous()
         self.shrink = shrink[some].to(kind)
-        return self.judge.learn(self._whitened(fit), self._whitened(validate))
+        return self.scorer.learn(self._whitened(fit), self._whitened(validate))
 
     def forward(self, p: Pass) -> Tensor:
-        return self.judge(self._whitened(p))
+        return self.scorer(self._whitened(p))
 
     def contributions(self, p: Pass) -> Tensor:
-        return self.judge.contributions(self._whitened(p))
+        return self.scorer.contributions(self._whitened(p))
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
-        return self.judge.judged(self._whitened(p))
+        return self.scorer.judged(self._whitened(p))
 
     def _whitened(self, p: Pass) -> Pass:
         x = _centred(p, self.mean)

@@ -75,6 +75,11 @@ class Channels:
         return cls(encoding, {"used": used, "longest": longest, "price": price, "charged": charged})
 
     @property
+    def flags(self) -> NDArray[np.intp]:
+        """The columns that no window holds."""
+        return np.setdiff1d(np.arange(self.columns), self.encoding.owner[self.used])
+
+    @property
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything learned, as arrays."""
         return self.encoding.state | {f"channels.{name}": array for name, array in self.own.items()}
@@ -112,8 +117,7 @@ class Channels:
         whole = np.zeros((len(cells), self.encoding.width))
         whole[:, self.used] = cells
         codes = self.encoding.inverse_transform(whole)
-        unseen = np.setdiff1d(np.arange(self.columns), self.encoding.owner[self.used])
-        codes[:, unseen] = np.nan
+        codes[:, self.flags] = np.nan
         return codes
 
 

@@ -30,7 +30,7 @@ from anomaly_ae.scoring.thresholds import Conformal
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
-from anomaly_ae.series.fold import WINDOWS_A_ROW, Raw, SeriesFold, below
+from anomaly_ae.series.fold import Raw, SeriesFold, below
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View
 from anomaly_ae.series.windows import Kinds, apart, automatic, kinds_in_time, longest_window
@@ -38,6 +38,7 @@ from anomaly_ae.version import __version__
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
+ENOUGH_ROWS = 2000  # to calibrate what is causal, where each row takes a window of its own
 EPOCHS = ["net", "epoch"]  # what a history without a net has
 
 
@@ -55,7 +56,8 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
     flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
     than it ever did, or is beyond all that was seen, costs by itself. No window reaches over a gap in time or from one
-    group into another. Where a series begins, or is shorter than a window, windows go on as its mirror image.
+    group into another. Where a series begins, or is shorter than a window, windows are filled up with its mirror image,
+    and what they say counts for as many rows as they have.
 
     Without a net, five blocks of rows take turns in being held out, and the views then learn from four fifths of all
     rows. With one, blocks of 60 % train, 20 % validate and 20 % calibrate, a window apart from each other. Rows that
@@ -274,8 +276,8 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         return SeriesFold(parts, views, channels, self.window_, longest, inner._device(), seed, inner._dtype())
 
     def _raw(self, fold: SeriesFold, rows: Array, runs: Places, reduce: str) -> list[Raw]:
-        """What a fold's views say of held-out runs; by "last" of as many rows as by "mean" of windows."""
-        step = max(1, min(eye.length for eye in fold.eyes) // WINDOWS_A_ROW) if self.smoothing == 1 else 1
+        """What a fold's views say of held-out runs; by "last" of some rows alone where there are many."""
+        step = max(1, len(rows) // ENOUGH_ROWS) if self.smoothing == 1 else 1
         return [
             fold.raw(rows[first:last], reduce, self.stride)
             if reduce == "mean"

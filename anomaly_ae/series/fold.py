@@ -215,7 +215,8 @@ class SeriesFold:
             kept = len(encoded.x) - new
             first = kept - eye.length + 1
             where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
-            views.append(self._judge(eye, self._over(encoded, eye, where), True))
+            told = self._judge(eye, self._over(encoded, eye, where), True)
+            views.append(told if first >= 0 else _begun(told, kept, eye.length))
         return Raw(views, encoded.surprise[-new:])
 
     def fuse(self, raw: Raw, rarities: Sequence[Rarity]) -> Reading:
@@ -263,6 +264,7 @@ class SeriesFold:
         explained = explained or eye.top is not None
         if reduce == "last":
             head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
+            head = _begun(head, 0, length)
             if n < length:
                 return head
             full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
@@ -275,6 +277,8 @@ class SeriesFold:
         elif first[-1] != n - length:
             first = where = np.append(first, n - length)
         told = self._judge(eye, self._over(encoded, eye, where), explained)
+        if n < length:
+            told = _begun(told, n - 1, length)
         return _put(lambda a: over_rows(a, first, min(n, length), n), told)
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
@@ -348,6 +352,12 @@ def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
 def _put(how: Callable[..., Array], *readings: Reading) -> Reading:
     columns = [one.columns for one in readings]
     return Reading(how(*(one.scores for one in readings)), None if columns[0] is None else how(*columns))
+
+
+def _begun(told: Reading, before: int, length: int) -> Reading:
+    """What windows say that are filled up with their mirror image: it counts for as many rows as they really have."""
+    share = np.minimum(1, np.arange(before + 1, before + 1 + len(told.scores)) / length)
+    return Reading(told.scores * share, None if told.columns is None else told.columns * share[:, None])
 
 
 def _strangest(top: int, tails: Tails, told: Reading) -> Reading:
