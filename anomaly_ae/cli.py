@@ -1,4 +1,4 @@
-"""The shell: `anomaly-ae fit`, `score`, `check`, `info`, `ui`. Thin; the work is in `ops`."""
+"""The shell: `anomaly-ae fit`, `score`, `check`, `plot`, `watch`, `info`, `ui`. Thin; the work is in `ops`."""
 
 from __future__ import annotations
 
