@@ -121,9 +121,8 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     >>> det = SeriesDetector(random_state=0).fit(X[:800])
     >>> new = X[800:].copy()
     >>> new[100:120, 1] += 0.6
-    >>> det.events(new)[["start", "channel_1"]]
-       start channel_1
-    0     98        x1
+    >>> det.events(new)["channel_1"].tolist()
+    ['x1']
     """
 
     fold_: SeriesFold
