@@ -412,7 +412,7 @@ def test_false_alarms_are_about_as_many_as_asked():
         ).mean()
         for s in range(6)
     ]
-    assert np.mean(rates) < 0.02
+    assert 0.01 < np.mean(rates) < 0.08
 
 
 def test_a_model_is_the_same_to_the_bit_after_saving(fitted, tmp_path):

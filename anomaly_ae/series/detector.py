@@ -26,7 +26,6 @@ from anomaly_ae.estimator import AXES, FOLDS, Detector
 from anomaly_ae.scoring.linear import Mahalanobis, PrincipalComponents, Whitened
 from anomaly_ae.scoring.neighbours import Neighbours
 from anomaly_ae.scoring.scorers import StandardizedError
-from anomaly_ae.scoring.thresholds import Conformal
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
@@ -68,7 +67,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     ----------
     detector : AutoencoderDetector, VAEDetector or None, default=None
         Its parts, how to train, device, effort and threshold, for windows `(channels, window)`; its scorer (by default
-        `StandardizedError`) becomes a further view. Where its threshold is `None` it is `Conformal(alpha=0.01)`.
+        `StandardizedError`) becomes a further view.
     views : sequence of View or None, default=None
         What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`,
         `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))`, `View(Mahalanobis(), window=32, channels=1)`, and, with
@@ -147,7 +146,6 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     }
     _defaults: ClassVar[dict[str, BaseEstimator]] = {
         "scorer": StandardizedError(shrinkage=0.5),
-        "threshold": Conformal(alpha=0.01),
     }
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.95, inside=False)),
