@@ -63,7 +63,7 @@ class Fold:
         parts = {axis: parts[axis] for axis in (*Net.AXES, "scorer")}
         check_compatible(parts)
         scorer = parts["scorer"]
-        shape, groups, gappy = encoding.shape, encoding.groups, len(encoding.gappy)
+        shape, groups, gappy = (encoding.width,), encoding.groups, len(encoding.gappy)
         try:
             net = Net(**{axis: parts[axis] for axis in Net.AXES})
             with seeded(seed):

@@ -178,7 +178,6 @@ class Encoding:
             + [j for j, width in widths.items() for _ in range(width)], dtype=np.intp
         )  # fmt: skip
         self.width = len(self.owner)
-        self.shape = (self.width,)
         self.columns = len(kinds)
 
     def _places(self, counts: Array) -> NDArray[np.intp]:
