@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anomaly_ae.data.preprocessing import *
     from anomaly_ae.detectors import AutoencoderDetector as AutoencoderDetector
     from anomaly_ae.detectors import VAEDetector as VAEDetector
-    from anomaly_ae.detectors import load as load
+    from anomaly_ae.loading import load as load
     from anomaly_ae.nn.backbones import *
     from anomaly_ae.nn.corruptions import *
     from anomaly_ae.nn.discrete import *
@@ -31,26 +31,31 @@ if TYPE_CHECKING:
     from anomaly_ae.ops.scoring import score_file as score_file
     from anomaly_ae.scoring.disagreement import *
     from anomaly_ae.scoring.fusion import *
+    from anomaly_ae.scoring.linear import *
     from anomaly_ae.scoring.neighbours import *
     from anomaly_ae.scoring.random_features import *
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
     from anomaly_ae.scoring.variational import *
+    from anomaly_ae.series.detector import SeriesDetector as SeriesDetector
+    from anomaly_ae.series.events import *
     from anomaly_ae.series.spectra import Envelope as Envelope
     from anomaly_ae.series.spectra import LogMel as LogMel
     from anomaly_ae.series.spectra import Spectrogram as Spectrogram
     from anomaly_ae.series.spectra import frames as frames
+    from anomaly_ae.series.views import *
 
 _HOMES = {
     "AutoencoderDetector": "anomaly_ae.detectors",
     "Envelope": "anomaly_ae.series.spectra",
     "LogMel": "anomaly_ae.series.spectra",
     "PyODDetector": "anomaly_ae.adapters",
+    "SeriesDetector": "anomaly_ae.series.detector",
     "Spectrogram": "anomaly_ae.series.spectra",
     "VAEDetector": "anomaly_ae.detectors",
     "as_pyod": "anomaly_ae.adapters",
     "frames": "anomaly_ae.series.spectra",
-    "load": "anomaly_ae.detectors",
+    "load": "anomaly_ae.loading",
     "score_batches": "anomaly_ae.ops.batches",
     "score_file": "anomaly_ae.ops.scoring",
 }

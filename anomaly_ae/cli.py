@@ -1,4 +1,4 @@
-"""The shell: `anomaly-ae fit`, `score`, `check`, `info`, `ui`. Thin; the work is in `ops`."""
+"""The shell: `anomaly-ae fit`, `score`, `check`, `plot`, `watch`, `info`, `ui`. Thin; the work is in `ops`."""
 
 from __future__ import annotations
 
@@ -89,6 +89,8 @@ def fit(
     decimal: Decimal = ".",
     encoding: Encoding = None,
     missing: Missing = [],  # noqa: B006
+    time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
@@ -96,11 +98,16 @@ def fit(
 ) -> None:
     """Learn from a file of normal rows and write a model folder."""
     with _reported(quiet or json_) as progress:
+        dialect = _dialect(delimiter, decimal, encoding, missing)
+        if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text()):
+            from anomaly_ae.ops import series
+
+            made = series.fit(data, model, config, time, group, _names(exclude), dialect, overwrite)
+            return _finish(made, series.told_fit, json_, quiet)
         from anomaly_ae.ops import fitting
 
-        dialect = _dialect(delimiter, decimal, encoding, missing)
         summary = fitting.fit(data, model, config, _names(exclude), dialect, overwrite, track, progress)
-    _finish(summary, _told_fit, json_, quiet)
+    return _finish(summary, _told_fit, json_, quiet)
 
 
 @app.command()
@@ -123,6 +130,7 @@ def score(
     encoding: Encoding = None,
     missing: Missing = [],  # noqa: B006
     format: Annotated[FormatName | None, typer.Option(help="Format of the output; else by its ending.")] = None,
+    events: Annotated[Path | None, typer.Option(help="File for the events of a series: CSV or Parquet.")] = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
@@ -135,6 +143,18 @@ def score(
     if json_ and output == "-":
         _fail("standard output carries scores or --json, however: both were asked for. Give --output a file.", 2)
     with _reported(quiet or json_) as progress:
+        from anomaly_ae import storage
+
+        dialect = _dialect(delimiter, decimal, encoding, missing)
+        if storage.kind(model) == "SeriesDetector":
+            from anomaly_ae.ops import series
+
+            if len(input) != 1 or output == "-":
+                _fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
+            made = series.score(model, input[0], output, events, _names(keep), top, dialect, overwrite)
+            return _finish(made, series.told_score, json_, quiet)
+        if events is not None:
+            _fail(f"--events needs a model of series, however: {model} is none. Leave it out.", 2)
         from anomaly_ae.ops import scoring
 
         summary = scoring.score_file(
@@ -147,13 +167,13 @@ def score(
             max_bad_rows=max_bad_rows,
             rejects=rejects,
             on_unseen=on_unseen.value,
-            dialect=_dialect(delimiter, decimal, encoding, missing),
+            dialect=dialect,
             format=None if format is None else format.value,
             overwrite=overwrite,
             track=track,
             progress=progress,
         )
-    _finish(summary, _told_score, json_, quiet)
+    return _finish(summary, _told_score, json_, quiet)
 
 
 @app.command()
@@ -183,13 +203,56 @@ def check(
 
 
 @app.command()
+def plot(
+    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
+    output: Annotated[Path, typer.Option(help="Picture to write: PNG, SVG or PDF by its ending.")],
+    channel: Annotated[list[str], typer.Option(help="Channel to draw; may be given again, or a,b.")] = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a series: channels, what was expected of them, the score, its threshold, and events."""
+    with _reported(quiet):
+        from anomaly_ae.ops import series_plot
+
+        target, events = series_plot.plot(model, input, output, _names(channel), overwrite)
+    if not quiet:
+        typer.echo(f"drawn     {len(events)} events in {target}", err=True)
+
+
+@app.command()
+def watch(
+    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    state: Annotated[Path | None, typer.Option(help="File to go on from, and to keep where the stream stands.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many blamed channels to name an alarm.")] = 3,
+    quiet: Quiet = False,
+) -> None:
+    """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error."""
+    with _reported(quiet=True):
+        from anomaly_ae.ops import watch as watching
+
+        summary = watching.watch(
+            model,
+            sys.stdin,
+            lambda record: print(json.dumps(record, default=str), flush=True),
+            lambda sentence: None if quiet else typer.echo(sentence, err=True),
+            state,
+            top,
+        )
+    if not quiet:
+        typer.echo(f"watched   {summary.rows:,} rows: {summary.alarms:,} alarms, {summary.events} events", err=True)
+    if summary.bad_rows:
+        _fail(f"A watch needs rows that can be scored, however: {summary.bad_rows} cannot. Look at their error.", 3)
+
+
+@app.command()
 def info(
     model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
     json_: Json = False,
 ) -> None:
     """Say what a model is: its composition, columns, threshold and training."""
     with _reported(quiet=True):
-        from anomaly_ae.detectors import load
+        from anomaly_ae.loading import load
         from anomaly_ae.ops.describe import describe, told
 
         facts = describe(load(model))

@@ -18,7 +18,10 @@ import yaml
 from anomaly_ae.detectors import DETECTORS
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.estimator import Detector
+from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
 from anomaly_ae.storage import from_tree, to_tree, vocabulary
+
+ALL = {**DETECTORS, **SERIES_DETECTORS}
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,7 +40,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def loads(text: str, where: str = "the configuration") -> Detector:
+def loads(text: str, where: str = "the configuration") -> Detector | SeriesDetector:
     """Make the unfitted detector that a YAML text describes.
 
     Raises
@@ -55,15 +58,15 @@ def loads(text: str, where: str = "the configuration") -> Detector:
         tree = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} needs YAML, however: {' '.join(str(error).split())}. Repair it.") from error
-    detector = from_tree(tree, {**vocabulary(), **DETECTORS}, where)
-    if not isinstance(detector, Detector):
+    detector = from_tree(tree, {**vocabulary(), **ALL}, where)
+    if not isinstance(detector, Detector | SeriesDetector):
         raise ConfigError(
-            f"{where} needs a detector at the top, however: {str(tree)[:60]!r}. Begin with {' or '.join(DETECTORS)}."
+            f"{where} needs a detector at the top, however: {str(tree)[:60]!r}. Begin with {' or '.join(ALL)}."
         )
     return detector
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Detector, str]:
+def load(path: str | os.PathLike[str]) -> tuple[Detector | SeriesDetector, str]:
     """The detector that a YAML file describes, and the file's text."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -72,6 +75,6 @@ def load(path: str | os.PathLike[str]) -> tuple[Detector, str]:
     return loads(text, str(path)), text
 
 
-def dumps(detector: Detector) -> str:
+def dumps(detector: Detector | SeriesDetector) -> str:
     """The YAML that `loads` turns back into an equal detector; defaults are left out."""
     return yaml.safe_dump(to_tree(detector, spell_out=False), sort_keys=False)

@@ -1,4 +1,4 @@
-"""The two detectors by their defaults, and `load`."""
+"""The two detectors by their defaults, and how they come back from a folder."""
 
 from __future__ import annotations
 
@@ -130,23 +130,9 @@ class VAEDetector(Detector):
 DETECTORS: dict[str, type[Detector]] = {"AutoencoderDetector": AutoencoderDetector, "VAEDetector": VAEDetector}
 
 
-def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) -> Any:
-    """Read a detector from the folder that `save` wrote; scores are the same to the bit.
-
-    Parameters
-    ----------
-    path : path
-        The model folder.
-    parts : mapping of str to class, default=None
-        A user's own parts by the names that the folder uses; no code is ever loaded from the folder itself.
-
-    Raises
-    ------
-    ModelFolderError
-        When the folder is missing, no model, damaged, or of a newer version.
-    """
-    stored = storage.load(path)
-    names = {**storage.vocabulary(), **DETECTORS, **(parts or {})}
+def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping[str, type]) -> Detector:
+    """The detector that `Detector.save` wrote, from what its folder holds."""
+    names = {**storage.vocabulary(), **DETECTORS, **parts}
     try:
         detector = storage.from_tree(stored.config["detector"], names, "the model folder")
         resolved = {axis: storage.from_tree(tree, names) for axis, tree in stored.config["parts"].items()}

@@ -49,11 +49,14 @@ ROOMS = (
     "nn.temporal",
     "scoring.disagreement",
     "scoring.fusion",
+    "scoring.linear",
     "scoring.neighbours",
     "scoring.random_features",
     "scoring.scorers",
     "scoring.thresholds",
     "scoring.variational",
+    "series.events",
+    "series.views",
 )
 
 
@@ -256,6 +259,15 @@ def load(path: str | os.PathLike[str]) -> Stored:
         )
     except (ValueError, safetensors.SafetensorError) as error:
         raise ModelFolderError(_damaged(path, str(error))) from error
+
+
+def kind(path: str | os.PathLike[str]) -> str | None:
+    """The class of the detector in a model folder, by a look at its configuration; None where there is none to see."""
+    try:
+        tree = json.loads((Path(path) / "config.json").read_text())["detector"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next(iter(tree), None) if isinstance(tree, dict) else None
 
 
 def _damaged(path: Path, what: str) -> str:

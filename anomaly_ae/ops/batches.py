@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from anomaly_ae.data.coding import Coder
 from anomaly_ae.data.sources import Trouble
-from anomaly_ae.detectors import load
 from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
+from anomaly_ae.loading import load
 from anomaly_ae.ops.verdicts import Teller
 
 

@@ -16,10 +16,10 @@ from anomaly_ae.data.coding import WANTED, misread
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.tables import Table
-from anomaly_ae.detectors import load
 from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
+from anomaly_ae.loading import load
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]

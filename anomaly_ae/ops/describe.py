@@ -7,10 +7,13 @@ from typing import Any
 from anomaly_ae.config import dumps
 from anomaly_ae.estimator import Detector
 from anomaly_ae.scoring.calibration import false_alarm_band
+from anomaly_ae.series.detector import SeriesDetector
 
 
-def describe(detector: Detector) -> dict[str, Any]:
+def describe(detector: Detector | SeriesDetector) -> dict[str, Any]:
     """The facts of a fitted detector."""
+    if isinstance(detector, SeriesDetector):
+        return _of_series(detector)
     last = detector.history_.groupby("net").last().mean()
     threshold = detector.threshold_
     facts: dict[str, Any] = {
@@ -32,6 +35,26 @@ def describe(detector: Detector) -> dict[str, Any]:
     return facts
 
 
+def _of_series(detector: SeriesDetector) -> dict[str, Any]:
+    fold, threshold = detector.fold_, detector.threshold_
+    return {
+        "detector": dumps(detector),
+        "parts": {f"view {k}": f"{view!r}, {eye.length} rows" for k, (view, eye) in enumerate(_eyes(detector), 1)},
+        "columns": detector.contract_.names,
+        "flags": [detector.contract_.names[j] for j in fold.channels.flags],
+        "rows_seen": detector.n_rows_seen_,
+        "calibrate_rows": len(detector.calibration_scores_),
+        "step": detector.step_,
+        "threshold": threshold.value_,
+        "p_value_resolution": threshold.resolution_,
+        "event_level": detector.events_.level_,
+    }
+
+
+def _eyes(detector: SeriesDetector) -> Any:
+    return zip(detector.views_, detector.fold_.eyes, strict=True)
+
+
 def told(facts: dict[str, Any]) -> str:
     """The same facts for a person."""
     columns = facts["columns"]
@@ -40,6 +63,10 @@ def told(facts: dict[str, Any]) -> str:
     lines += [f"{axis:<12} {part}" for axis, part in facts["parts"].items()]
     lines += ["", f"columns      {names}"]
     lines.append(f"rows         {facts['rows_seen']:,} seen, {facts['calibrate_rows']:,} of them to calibrate")
+    if "event_level" in facts:
+        lines.append(f"flags        {', '.join(facts['flags']) or 'none'}")
+        lines.append(f"threshold    {facts['threshold']:.6g} (smallest p-value {facts['p_value_resolution']:.3g})")
+        return "\n".join([*lines, f"events       open above {facts['event_level']:.6g}"])
     lines.append(f"nets         {facts['nets']} of {facts['weights_per_net']:,} weights")
     lines.append(f"threshold    {facts['threshold']:.6g} (smallest p-value {facts['p_value_resolution']:.3g})")
     if "promised_false_alarm_rate" in facts:

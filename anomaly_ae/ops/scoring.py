@@ -21,9 +21,9 @@ from anomaly_ae.data.formats import Format, format_of
 from anomaly_ae.data.rejects import Reject, as_table
 from anomaly_ae.data.sources import Position, Source, Wanted, expand, open_source, require
 from anomaly_ae.data.streams import STDIN
-from anomaly_ae.detectors import load
 from anomaly_ae.errors import BadRowsError, ConfigError, DataError
 from anomaly_ae.estimator import Detector
+from anomaly_ae.loading import load
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.overlap import in_order, pool
 from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream

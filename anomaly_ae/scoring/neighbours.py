@@ -35,6 +35,10 @@ class _Remembering(Scorer):
     sample: int
     memory: Tensor
 
+    @property
+    def reads_net(self) -> bool:  # type: ignore[override]
+        return self.space != "input"
+
     def build(self, sizes: Sizes) -> None:
         for name in ("k", "p", "exact", "sample"):
             if not 1 <= getattr(self, name) < inf or (name != "p" and not isinstance(getattr(self, name), Integral)):

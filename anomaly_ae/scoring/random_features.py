@@ -55,6 +55,7 @@ class RandomFeatures(AdditiveScorer):
     RandomFeatures(features=256)
     """
 
+    reads_net = False
     numbers_only = True
     frequency: Tensor
     phase: Tensor

@@ -30,6 +30,7 @@ class Scorer(Part):
     """
 
     needs_gradient: ClassVar[bool] = False
+    reads_net: bool = True  # whether it looks at more of a pass than the rows
     numbers_only: ClassVar[bool] = False
     signed: ClassVar[bool] = False  # whether scores may be below 0
     unit: float = 1.0

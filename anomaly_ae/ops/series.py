@@ -1,0 +1,293 @@
+"""The jobs of the shell on series: fit, score with events, plot, watch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from anomaly_ae import config as configuration
+from anomaly_ae import storage
+from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.drafts import Draft, check_output, publish
+from anomaly_ae.data.formats import FORMATS, format_of, to_parquet
+from anomaly_ae.data.tables import Table
+from anomaly_ae.errors import ConfigError, DataError, OutputError
+from anomaly_ae.loading import load
+from anomaly_ae.scoring.attribution import top
+from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
+
+Progress = Callable[[float, str], None]
+BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class SeriesFitSummary:
+    """What a fit on a series was."""
+
+    model: str
+    data: str
+    rows: int
+    columns: list[str]
+    detector: str
+    window: int
+    step: float
+    threshold: float
+    event_level: float
+    promised_false_alarm_rate: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SeriesScoreSummary:
+    """What a scoring job on a series was."""
+
+    model: str
+    input: str
+    output: str
+    events_output: str | None
+    rows: int
+    alarms: int
+    alarm_rate: float
+    promised_false_alarm_rate: float | None
+    threshold: float
+    event_level: float
+    events: list[dict[str, Any]]
+    ignored_columns: list[str]
+    seconds: float
+
+
+def is_series_model(model: str | Path) -> bool:
+    """Whether a model folder holds a detector of series; False as well where it holds none at all."""
+    return storage.kind(model) in SERIES_DETECTORS
+
+
+def is_series_config(config: str | Path | None) -> bool:
+    """Whether a configuration describes a detector of series."""
+    return config is not None and isinstance(configuration.load(config)[0], SeriesDetector)
+
+
+def fit(
+    data: str | Path,
+    model: str | Path,
+    config: str | Path | None = None,
+    time_column: str | None = None,
+    group: str | None = None,
+    exclude: Sequence[str] = (),
+    dialect: Dialect | None = None,
+    overwrite: bool = False,
+) -> SeriesFitSummary:
+    """Fit the `SeriesDetector` of a YAML file (default: `SeriesDetector(random_state=0)`) on all rows of a table.
+
+    Raises
+    ------
+    AnomalyError
+        When configuration, table or target are not what they must be; nothing is then written.
+    """
+    started = time.perf_counter()
+    target = storage.check_target(model, overwrite)
+    detector = configuration.load(config)[0] if config is not None else SeriesDetector(random_state=0)
+    if not isinstance(detector, SeriesDetector):
+        raise ConfigError(
+            f"--time and --group are for series, however: {config} describes {type(detector).__name__}. Begin it with "
+            "SeriesDetector."
+        )
+    given = {name: value for name, value in (("time", time_column), ("group", group)) if value is not None}
+    detector.set_params(**given)
+    table = Table.open(data, dialect)
+    table.require([*exclude, *_named(detector)], "The fit")
+    names = [name for name in table.columns if name not in set(exclude)]
+    X = table.read(names, BLOCK)
+    try:
+        detector.fit(X)
+    except DataError as error:
+        raise DataError(f"{data}: {error}") from error
+    detector.save(target, overwrite)
+    return SeriesFitSummary(
+        model=str(target),
+        data=str(data),
+        rows=len(X),
+        columns=detector.contract_.names,
+        detector=repr(detector),
+        window=detector.fold_.length,
+        step=detector.step_,
+        threshold=detector.threshold_.value_,
+        event_level=detector.events_.level_,
+        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def score(
+    model: str | Path,
+    input: str | Path,
+    output: str | Path,
+    events: str | Path | None = None,
+    keep: Sequence[str] = (),
+    top_columns: int = 3,
+    dialect: Dialect | None = None,
+    overwrite: bool = False,
+) -> SeriesScoreSummary:
+    """Score every row of a series, and write what happened in it.
+
+    Columns out: `row` (1-based), those of time, group and `keep`, `anomaly_score`, `p_value`, `is_anomaly`, `event`
+    (its number, where there is one), then `top_1`, `top_1_share` and so on.
+
+    Raises
+    ------
+    AnomalyError
+        When model, table or output are not what they must be; nothing is then written.
+    """
+    started = time.perf_counter()
+    targets = [new_output(path, overwrite) for path in (output, events) if path is not None]
+    for path in targets:
+        format_of(path)
+    target = targets[0]
+    detector = loaded(model)
+    table = Table.open(input, dialect)
+    for path in targets:
+        if path.exists() and path.samefile(input):
+            raise ConfigError(f"A job needs an output besides its input, however: both are {path}. Choose another.")
+    X, kept = read(detector, table, keep)
+    try:
+        verdict, found, spans = detector.assess_events(X)
+    except DataError as error:
+        raise DataError(f"{input}: {error}") from error
+    number = np.zeros(len(X), dtype=np.int64)
+    for event, rows in enumerate(spans, 1):
+        number[rows] = event
+    columns: dict[str, Any] = {"row": np.arange(1, len(X) + 1)}
+    columns |= {name: X[name].to_numpy() for name in _named(detector)} | kept
+    columns |= {"anomaly_score": verdict.anomaly_score, "p_value": verdict.p_value, "is_anomaly": verdict.is_anomaly}
+    columns["event"] = pa.array(number, mask=number == 0)
+    which, share = top(verdict.contributions, top_columns)
+    for k in range(which.shape[1]):
+        columns[f"top_{k + 1}"] = np.asarray(detector.contract_.names, dtype=object)[which[:, k]]
+        columns[f"top_{k + 1}_share"] = share[:, k]
+    if events is not None:
+        listed = found.copy()
+        listed.insert(0, "event", np.arange(1, len(found) + 1))
+        _write(targets[1], pa.Table.from_pandas(listed, preserve_index=False))
+    _write(target, pa.table(columns))
+    return SeriesScoreSummary(
+        model=str(model),
+        input=str(input),
+        output=str(target),
+        events_output=None if events is None else str(events),
+        rows=len(X),
+        alarms=int(verdict.is_anomaly.sum()),
+        alarm_rate=float(verdict.is_anomaly.mean()),
+        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        threshold=detector.threshold_.value_,
+        event_level=detector.events_.level_,
+        events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
+        ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
+        seconds=time.perf_counter() - started,
+    )
+
+
+def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The columns of a table that a model takes, and those to keep."""
+    channels = detector.contract_.columns
+    names = list(getattr(detector, "feature_names_in_", [])) or [column.name for column in channels]
+    table.require([*_named(detector), *names], "The model")
+    table.require(keep, "--keep")
+    numbers = [name for name, column in zip(names, channels, strict=True) if column.kind == "number"]
+    texts = [name for name in names if name not in set(numbers)]
+    wanted = [name for name in keep if name not in _named(detector)]
+    X = pd.concat([block.X for block in table.blocks(numbers, texts, BLOCK)])[names]
+    if beside := [*_named(detector), *wanted]:
+        rest = table.read(list(dict.fromkeys(beside)), BLOCK)
+        X = pd.concat([rest[_named(detector)].set_axis(X.index), X], axis=1)
+    return X, {name: rest[name] for name in wanted}
+
+
+def new_output(path: str | Path, overwrite: bool) -> Path:
+    """Refuse, before any work is done, an output that could not be published or is there already."""
+    if Path(path).exists() and not overwrite:
+        raise OutputError(f"An output needs a new file, however: {path} exists. Choose another, or allow overwriting.")
+    return check_output(path)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    """A table as a file that appears complete or not at all."""
+    kind = format_of(path)
+    with Draft(path) as draft:
+        draft.cut(0)
+        draft.write(kind.head(table.schema))
+        draft.write(kind.body(table))
+        draft.sync()
+        if kind is FORMATS["parquet"]:
+            whole = draft.draft.with_suffix(".whole")
+            to_parquet(draft.draft, whole)
+            draft.discard()
+            publish(whole, path)
+        else:
+            publish(draft.draft, path)
+
+
+def loaded(model: str | Path) -> SeriesDetector:
+    """The detector of series in a model folder."""
+    detector = load(model)
+    if not isinstance(detector, SeriesDetector):
+        raise ConfigError(
+            f"A series needs a model of series, however: {model} is a {type(detector).__name__}. Fit a SeriesDetector."
+        )
+    return detector
+
+
+def _named(detector: SeriesDetector) -> list[str]:
+    """The columns of time and group."""
+    return [name for name in (detector.time, detector.group) if name is not None]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def told_fit(s: SeriesFitSummary) -> str:
+    """A fit for a person."""
+    promise = "" if s.promised_false_alarm_rate is None else f", {s.promised_false_alarm_rate:.2g} of normal rows above"
+    return "\n".join(
+        [
+            f"fitted    {s.detector}",
+            f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s",
+            f"window    a score looks back on at most {s.window} rows",
+            f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
+            f"model     {s.model}",
+        ]
+    )
+
+
+def told_score(s: SeriesScoreSummary) -> str:
+    """A scoring job for a person: its events, one a line."""
+    promise = (
+        "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
+    )
+    lines = [
+        f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
+        f"alarms    {s.alarms:,} ({s.alarm_rate:.1%}{promise})",
+        f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
+        f"output    {s.output}",
+    ]
+    if s.ignored_columns:
+        lines.insert(1, f"note      columns the model does not know, ignored: {', '.join(s.ignored_columns[:8])}")
+    for event in s.events[:20]:
+        blamed = [
+            f"{event[f'channel_{k}']} {event[f'channel_{k}_share']:.0%} since {event[f'channel_{k}_since']}"
+            for k in (1, 2, 3)
+            if event.get(f"channel_{k}_share", 0) >= 0.1 or (k == 1 and event.get("channel_1"))
+        ]
+        lines.append(f"  {event['start']} to {event['end']}  severity {event['severity']:.2g}  {'; '.join(blamed)}")
+    if len(s.events) > 20:
+        lines.append(f"  and {len(s.events) - 20} more")
+    return "\n".join(lines)

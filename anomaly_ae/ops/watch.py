@@ -1,0 +1,188 @@
+"""A series read line by line from a pipe: each row is scored as it comes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.csv
+
+from anomaly_ae.errors import AnomalyError, DataError
+from anomaly_ae.explanation import Verdict
+from anomaly_ae.ops.series import loaded
+from anomaly_ae.scoring.attribution import top
+from anomaly_ae.series.stream import Stream
+
+MISSING = {*pyarrow.csv.ConvertOptions().null_values}
+SAVE_EVERY = 1000  # rows
+
+
+@dataclass
+class WatchSummary:
+    """What a watch saw."""
+
+    rows: int = 0
+    bad_rows: int = 0
+    alarms: int = 0
+    events: int = 0
+
+
+@dataclass
+class Alert:
+    """An event as it unfolds: `shortest` strange rows open it, a score that is low for `merge` rows closes it."""
+
+    number: int = 0
+    strange: int = 0
+    quiet: int = 0
+    open: bool = False
+    blamed: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+def watch(
+    model: str | Path,
+    lines: Iterable[str],
+    write: Callable[[dict[str, Any]], None],
+    tell: Callable[[str], None],
+    state: str | Path | None = None,
+    top_channels: int = 3,
+) -> WatchSummary:
+    """Score rows of CSV (with a header) or JSON lines as they come.
+
+    `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
+    ("opens", "goes on", "closes" or None) and, of alarms and events, the blamed channels with their shares; of a row
+    that cannot be scored, its `error`. `tell` gets a sentence where an event opens or closes. With `state` the stream
+    goes on from that file where there is one, and is saved to it every 1000 rows and at the end.
+
+    Raises
+    ------
+    AnomalyError
+        When the model is none of a series, the header lacks a column, or the state is of another model.
+    """
+    detector = loaded(model)
+    stream = detector.stream()
+    if state is not None and Path(state).exists():
+        stream.restore(state)
+    names = detector.contract_.names
+    keys = [name for name in (detector.time, detector.group) if name is not None]
+    numbers = {column.name for column in detector.contract_.columns if column.kind == "number"}
+    summary = WatchSummary()
+    alerts: dict[str, Alert] = {}
+    try:
+        for cells in _records(lines, [*keys, *names]):
+            summary.rows += 1
+            record: dict[str, Any] = {"row": summary.rows}
+            try:
+                if isinstance(cells, DataError):
+                    raise cells
+                record |= {key: cells.get(key) for key in keys}
+                frame = pd.DataFrame({name: [_cell(cells, name, name in numbers)] for name in [*keys, *names]})
+                verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
+            except AnomalyError as error:
+                summary.bad_rows += 1
+                write(record | {"error": str(error)})
+                continue
+            alert = alerts.setdefault(str(record.get(detector.group or "", "")), Alert())
+            write(record | _told(stream, verdict, names, alert, summary, record, tell, top_channels))
+            if state is not None and summary.rows % SAVE_EVERY == 0:
+                stream.save(state)
+    finally:
+        if state is not None:
+            stream.save(state)
+    return summary
+
+
+def _told(
+    stream: Stream,
+    verdict: Verdict,
+    names: list[str],
+    alert: Alert,
+    summary: WatchSummary,
+    record: dict[str, Any],
+    tell: Callable[[str], None],
+    top_channels: int,
+) -> dict[str, Any]:
+    score, rule = float(verdict.anomaly_score[0]), stream.calibrated.events
+    beyond = np.maximum(verdict.contributions[0] - stream.calibrated.usual, 0)
+    strange, low = score > rule.level_, score <= rule.hysteresis * rule.level_
+    alert.quiet = alert.quiet + 1 if low else 0
+    alert.strange = 0 if low and not alert.open else alert.strange + int(strange)
+    if alert.strange <= 1 and not alert.open:
+        alert.blamed = np.zeros(len(names))
+    alert.blamed = alert.blamed + beyond
+    where = ", ".join(str(value) for value in record.values())
+    event = None
+    if not alert.open and alert.strange >= rule.shortest:
+        summary.events += 1
+        alert.open, alert.number, event = True, summary.events, "opens"
+        which, share = top(alert.blamed[None], top_channels or 1)
+        blamed = ", ".join(f"{names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
+        tell(f"event {alert.number} opens at row {where}: score {score:.4g}, level {rule.level_:.4g}; {blamed}")
+    elif alert.open and alert.quiet > rule.merge:
+        alert.open, alert.strange, event = False, 0, "closes"
+        tell(f"event {alert.number} closes at row {where}")
+    elif alert.open:
+        event = "goes on"
+    alarm = bool(verdict.is_anomaly[0])
+    summary.alarms += alarm
+    told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
+    told["event"] = event
+    if (alarm or event) and top_channels:
+        which, share = top(beyond[None] if beyond.any() else verdict.contributions, top_channels)
+        told["blamed"] = {names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
+    return told
+
+
+def _records(lines: Iterable[str], names: list[str]) -> Iterator[dict[str, Any] | DataError]:
+    """Rows as mappings; of those that are none, why."""
+    lines = iter(lines)
+    first = next((line for line in lines if line.strip()), None)
+    if first is None:
+        raise DataError("A watch needs rows, however: standard input has none. Pipe CSV with a header, or JSON lines.")
+    if first.lstrip().startswith("{"):
+        yield _json(first)
+        for line in lines:
+            if line.strip():
+                yield _json(line)
+        return
+    header = next(csv.reader([first.lstrip("\ufeff")]))
+    if missing := [name for name in names if name not in header]:
+        raise DataError(f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}.")
+    for line in lines:
+        if line.strip():
+            cells = next(csv.reader([line]))
+            if len(cells) != len(header):
+                yield DataError(f"A row needs {len(header)} fields, however: {len(cells)} ({line.strip()[:80]!r}).")
+            else:
+                yield dict(zip(header, cells, strict=True))
+
+
+def _json(line: str) -> dict[str, Any] | DataError:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return DataError(f"A row needs JSON, however: {line.strip()[:80]!r} ({error}).")
+    return row if isinstance(row, dict) else DataError(f"A row needs a JSON object, however: {line.strip()[:80]!r}.")
+
+
+def _cell(cells: dict[str, Any], name: str, is_number: bool) -> Any:
+    if name not in cells:
+        raise DataError(f"A row needs the column {name!r}, however: it has {sorted(cells)}.")
+    value = cells[name]
+    if not is_number:
+        return value
+    if value is None or (isinstance(value, str) and value.strip() in MISSING):
+        return np.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.inf
+    if math.isinf(number):
+        raise DataError(f"A row needs finite numbers, however: column {name!r} has {value!r:.60}.")
+    return number

@@ -1,0 +1,339 @@
+"""Scorers that know what is linear, and which part of a row is not: principal components, Mahalanobis' distance."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from math import inf, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.nn.core import Part, Pass, Sizes
+from anomaly_ae.scoring.scorers import Scorer, present
+
+__all__ = ["Mahalanobis", "PrincipalComponents", "Whitened"]
+
+ROWS = 2048  # fit rows that components are taken from, at most
+WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
+FLAT = 1e-3  # least of a block's eigenvalues, in units of the largest, where a row may move at no cost
+RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
+
+
+class Quadratic(Scorer):
+    r"""What scorers :math:`s = \tfrac12 x^T M x` share, and contributions by reconstruction.
+
+    .. math:: M = V^T \mathrm{diag}(w) V + a (I - V^T V)
+
+    with orthonormal rows :math:`V`: in this form float32 suffices to store it, however small a variance is.
+    """
+
+    reads_net = False
+    numbers_only = True
+    mean: Tensor
+    axes: Tensor
+    weights: Tensor
+    rest: Tensor
+    inverse: Tensor
+
+    def _reserve(self, sizes: Sizes) -> None:
+        d, block = prod(sizes.shape), prod(sizes.shape[1:])
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("axes", torch.zeros(0, d))
+        self.register_buffer("weights", torch.zeros(0))
+        self.register_buffer("rest", torch.ones(()))
+        self.register_buffer("inverse", torch.eye(block).repeat(sizes.shape[0], 1, 1))
+
+    def _set(self, mean: Tensor, axes: Tensor, weights: Tensor, rest: Tensor) -> None:
+        """Keep `M` by its parts, and the inverse of each column's own block of it."""
+        channels, block, _ = self.inverse.shape
+        v = axes.view(-1, channels, block)
+        blocks = torch.einsum("kcs,k,kct->cst", v, weights - rest, v)
+        floor = FLAT * rest if len(weights) and not weights.all() else 0.0  # the plane costs nothing: no inverse
+        blocks.diagonal(dim1=1, dim2=2).add_(rest + floor)
+        kind = self.mean.dtype
+        self.mean, self.axes, self.weights = mean.to(kind), axes.to(kind).contiguous(), weights.to(kind)
+        self.rest, self.inverse = rest.to(kind), torch.linalg.inv(blocks).to(kind).contiguous()
+
+    def forward(self, p: Pass) -> Tensor:
+        x, u = self._along(p)
+        return self._score(p, u, None if self._complete else x - u @ self.axes)
+
+    def contributions(self, p: Pass) -> Tensor:
+        return self.judged(p)[1]
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        x, u = self._along(p)
+        pull, left = self._pull(x, u)
+        blocks = pull.view(len(x), *self.inverse.shape[:2])
+        whole = 0.5 * (blocks * self._off(blocks)).sum(2, keepdim=True).clamp(min=0)
+        # a column's is its own; within a channel it is divided over time as the pull is
+        share = blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
+        return self._score(p, u, left), present(p, (whole * share).view_as(p.batch.x))
+
+    def expected(self, p: Pass) -> Tensor:
+        """What each column (of a window: each channel) is expected to be, seen from all others: as rows."""
+        blocks = self._pull(*self._along(p))[0].view(len(p.batch.x), *self.inverse.shape[:2])
+        return p.batch.x - self._off(blocks).view_as(p.batch.x)
+
+    @property
+    def _complete(self) -> bool:
+        return len(self.axes) == len(self.mean)
+
+    def _along(self, p: Pass) -> tuple[Tensor, Tensor]:
+        """Centred rows, and their places along the axes."""
+        x = _centred(p, self.mean)
+        return x, x @ self.axes.T
+
+    def _pull(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`M x`, and what the axes leave of rows, if they leave anything."""
+        if self._complete:
+            return (self.weights * u) @ self.axes, None
+        both = torch.cat([u, self.weights * u]) @ self.axes  # the axes are read once
+        left = x - both[: len(x)]
+        return both[len(x) :] + self.rest * left, left
+
+    def _off(self, pull: Tensor) -> Tensor:
+        """How far each column is from what the others let expect: `(n, columns, block)`."""
+        return torch.einsum("cst,nct->ncs", self.inverse, pull)
+
+    def _score(self, p: Pass, u: Tensor, left: Tensor | None) -> Tensor:
+        score = 0.5 * (self.weights * u.square()).sum(1)
+        if left is not None:
+            score = score + 0.5 * self.rest * left.square().sum(1)
+        return score if p.batch.mask is None else score / p.batch.mask.flatten(1).to(u.dtype).mean(1).clamp(min=1e-3)
+
+
+_known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
+
+
+def _moments(p: Pass) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of fit rows, and the variances and directions (as rows) of what they do around it, largest first."""
+    if (kept := _known.get("moments")) is not None and kept[0]() is p.batch.x:
+        return kept[1]
+    x = p.batch.x.flatten(1)
+    most = min(len(x), ROWS if x.shape[1] <= WIDE else WIDE)
+    x = x[torch.linspace(0, len(x) - 1, most, device=x.device).round().long()].double()
+    mean = x.mean(0)
+    centred = x - mean
+    # the smaller of the two matrices of products has all that is to be known
+    wide = len(x) < x.shape[1]
+    values, vectors = torch.linalg.eigh((centred @ centred.T if wide else centred.T @ centred) / len(x))
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    if wide:
+        some = values > 1e-12 * values[0].clamp(min=1e-300)
+        values = values[some]
+        vectors = centred.T @ vectors[:, some] / (values * len(x)).sqrt()
+    _known["moments"] = weakref.ref(p.batch.x), (mean, values, vectors.T)
+    return mean, values, vectors.T
+
+
+class Mahalanobis(Quadratic):
+    r"""Squared Mahalanobis distance of the row itself: the negative log-density of a Gaussian, up to a constant.
+
+    .. math:: s(x) = \tfrac12 (x - m)^T (S + \epsilon \bar v I)^{-1} (x - m)
+
+    with :math:`S` the covariance of fit rows and :math:`\bar v` its mean variance; the ridge is the one under which
+    validate rows are likeliest. On windows of sensors it knows every linear relation of every channel with every other,
+    at every lag within the window.
+
+    Contributions are reconstruction-based: by how much the score falls if one column (of a window: one channel) is what
+    all others let expect, :math:`c_J = \frac12 (M x)_J^T M_{JJ}^{-1} (M x)_J` with `M` the inverse above. If one alone
+    is wrong by enough, it is the one blamed most; they do not add up to the score.
+
+    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
+
+    Parameters
+    ----------
+    ridge : float > 0 or None, default=None
+        :math:`\epsilon`; `None` chooses it among 1e-6 to 1.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when `ridge` is not positive.
+
+    References
+    ----------
+    Mahalanobis (1936), On the generalised distance in statistics; Alcala and Qin (2009), Reconstruction-based
+    contribution for process monitoring, Automatica 45.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Mahalanobis
+    >>> AutoencoderDetector(scorer=Mahalanobis()).scorer
+    Mahalanobis()
+    """
+
+    def __init__(self, ridge: float | None = None) -> None:
+        self.ridge = ridge
+
+    def build(self, sizes: Sizes) -> None:
+        if self.ridge is not None and not 0 < self.ridge < inf:
+            raise ConfigError(f"Mahalanobis needs a ridge above 0, however: {self.ridge!r}. Use None to have it found.")
+        self._reserve(sizes)
+
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        mean, values, vectors = _moments(fit)
+        scale = (values.sum() / len(mean)).clamp(min=1e-12)
+        held_out = validate.batch.x.flatten(1).double() - mean
+        squares = (held_out @ vectors.T).square()
+        rest = (held_out.square().sum(1) - squares.sum(1)).clamp(min=0).mean()
+        squares, left = squares.mean(0), len(mean) - len(values)
+
+        def cost(ridge: Tensor) -> Tensor:
+            e = ridge * scale
+            return ((values + e).log() + squares / (values + e)).sum() + left * e.log() + rest / e
+
+        ridges = RIDGES.to(values.device) if self.ridge is None else values.new_tensor([self.ridge])
+        e = scale * min(ridges, key=cost)
+        self._set(mean, vectors, 1 / (values + e), 1 / e)
+        return self(validate)
+
+
+class PrincipalComponents(Quadratic):
+    r"""How far a row lies from the plane of the first principal components, and how far out on it.
+
+    .. math:: s(x) = \frac{\lVert r \rVert^2}{2 \sigma^2} + \frac12 \sum_{i \le k} \frac{u_i^2}{\lambda_i},
+        \quad u = V^T (x - m), \quad r = x - m - V u
+
+    with :math:`\sigma^2` the mean of the variances that the first `k` components leave: the negative log-density of
+    probabilistic PCA, up to a constant. With `inside=False` the first term alone. On windows of sensors the components
+    are shapes in time across channels.
+
+    Contributions are reconstruction-based, as those of `Mahalanobis`.
+
+    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
+
+    Parameters
+    ----------
+    keep : float in (0, 1), default=0.99
+        Share of the variance that the components explain.
+    inside : bool, default=True
+        Whether distances on the plane count.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when `keep` is out of range.
+
+    References
+    ----------
+    Tipping and Bishop (1999), Probabilistic principal component analysis, JRSS B 61; Alcala and Qin (2009),
+    Reconstruction-based contribution for process monitoring, Automatica 45.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, PrincipalComponents
+    >>> AutoencoderDetector(scorer=PrincipalComponents(keep=0.9)).scorer
+    PrincipalComponents(keep=0.9)
+    """
+
+    def __init__(self, keep: float = 0.99, inside: bool = True) -> None:
+        self.keep = keep
+        self.inside = inside
+
+    def build(self, sizes: Sizes) -> None:
+        if not 0 < self.keep < 1:
+            raise ConfigError(f"PrincipalComponents needs keep in (0, 1), however: {self.keep!r}. Try 0.99.")
+        self._reserve(sizes)
+
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        mean, values, vectors = _moments(fit)
+        share = values.cumsum(0) / values.sum().clamp(min=1e-300)
+        k = min(int((share < self.keep).sum()) + 1, max(0, len(mean) - 1), len(values))
+        noise = (values[k:].sum() / (len(mean) - k)).clamp(min=1e-9 * values.sum().clamp(min=1e-3) / len(mean))
+        inside = 1 / values[:k].clamp(min=1e-12) if self.inside else torch.zeros_like(values[:k])
+        self._set(mean, vectors[:k], inside, 1 / noise)
+        return self(validate)
+
+
+class Whitened(Scorer):
+    r"""A scorer of rows whose directions of large variance are shrunk, so that these do not drown the others.
+
+    .. math:: r(x) = \sqrt\epsilon \, (S / \bar v + \epsilon I)^{-1/2} (x - m)
+
+    with :math:`S` the covariance of fit rows and :math:`\bar v` its mean variance; directions of small variance stay as
+    they are. Distances between such rows lie between Euclid's (large :math:`\epsilon`) and Mahalanobis' (small).
+
+    **Shape**: a pass over `n` rows to `(n,)`, as the scorer within has them.
+
+    Parameters
+    ----------
+    scorer : scorer
+        What judges the whitened rows; one that looks at rows alone.
+    epsilon : float > 0, default=0.1
+        :math:`\epsilon`.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when `epsilon` is not positive, or the scorer reads the net.
+
+    References
+    ----------
+    Ledoit and Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices, Journal of
+    Multivariate Analysis 88.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Neighbours, Whitened
+    >>> AutoencoderDetector(scorer=Whitened(Neighbours(k=1))).scorer
+    Whitened(scorer=Neighbours(k=1))
+    """
+
+    reads_net = False
+    numbers_only = True
+    mean: Tensor
+    axes: Tensor
+    shrink: Tensor
+
+    def __init__(self, scorer: Any = None, epsilon: float = 0.1) -> None:
+        self.scorer = scorer
+        self.epsilon = epsilon
+
+    def pieces(self) -> list[Part]:
+        return [self, *self.scorer.pieces()]
+
+    def build(self, sizes: Sizes) -> None:
+        if not 0 < self.epsilon < inf:
+            raise ConfigError(f"Whitened needs epsilon above 0, however: {self.epsilon!r}. Try 0.1.")
+        if not isinstance(self.scorer, Scorer) or self.scorer.reads_net:
+            raise ConfigError(f"Whitened needs a scorer of rows alone, however: {self.scorer!r}. Try Neighbours(k=1).")
+        d = prod(sizes.shape)
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("axes", torch.zeros(0, d))
+        self.register_buffer("shrink", torch.zeros(0))
+        self.scorer.build(sizes)
+        self.unit = self.scorer.unit
+
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        mean, values, vectors = _moments(fit)
+        e = (self.epsilon * values.sum() / len(mean)).clamp(min=1e-12)
+        shrink, kind = 1 - (e / (values + e)).sqrt(), self.mean.dtype
+        some = shrink > 1e-4  # the others stay as they are
+        self.mean, self.axes = mean.to(kind), vectors[some].to(kind).contiguous()
+        self.shrink = shrink[some].to(kind)
+        return self.scorer.learn(self._whitened(fit), self._whitened(validate))
+
+    def forward(self, p: Pass) -> Tensor:
+        return self.scorer(self._whitened(p))
+
+    def contributions(self, p: Pass) -> Tensor:
+        return self.scorer.contributions(self._whitened(p))
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        return self.scorer.judged(self._whitened(p))
+
+    def _whitened(self, p: Pass) -> Pass:
+        x = _centred(p, self.mean)
+        x = x - (self.shrink * (x @ self.axes.T)) @ self.axes
+        return replace(p, batch=replace(p.batch, x=present(p, x.view_as(p.batch.x))))
+
+
+def _centred(p: Pass, mean: Tensor) -> Tensor:
+    """Rows less their mean; cells that are absent have no say, as if they were where the mean is."""
+    x = p.batch.x.flatten(1) - mean
+    return x if p.batch.mask is None else torch.where(p.batch.mask.flatten(1), x, 0.0)

@@ -1,0 +1,113 @@
+"""What readings mean, once held-out rows have been read: rarities, threshold, events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.explanation import Verdict, known
+from anomaly_ae.scoring.calibration import p_values
+from anomaly_ae.series.events import Events
+from anomaly_ae.series.fold import Rarity, Raw, Reading, SeriesFold, below
+from anomaly_ae.series.tails import Tails
+
+Array = NDArray[np.float64]
+USUAL = 0.99  # share of calibrate rows on which a channel contributes no more than usual
+
+
+@dataclass
+class Calibrated:
+    """One way from windows to rows, calibrated by `scores` `(m,)` of held-out rows; `usual` `(d,)` of channels."""
+
+    rarities: list[Rarity]
+    scores: Array
+    usual: Array
+    threshold: Any
+    events: Events
+    smoothing: int
+
+    @classmethod
+    def learn(
+        cls,
+        fold: SeriesFold,
+        rarities: list[Rarity],
+        held_out: Sequence[Raw],
+        threshold: BaseEstimator,
+        events: Events,
+        smoothing: int,
+    ) -> Self:
+        """From what was said of runs of held-out rows."""
+        told = [smoothed(fold.fuse(raw, rarities), smoothing) for raw in held_out]
+        columns = np.concatenate([one.columns for one in told if one.columns is not None])
+        scores = np.sort(np.concatenate([one.scores for one in told]))
+        if not np.isfinite(scores).all():
+            raise ConfigError(
+                "SeriesDetector needs a training that stays finite, however: scores of calibrate rows are not. Lower "
+                "the detector's learning_rate."
+            )
+        return cls(rarities, scores, np.quantile(columns, USUAL, axis=0), threshold, events, smoothing)._set()
+
+    def _set(self) -> Self:
+        self.threshold = clone(self.threshold).fit(self.scores)
+        self.events = clone(self.events).fit(self.scores)
+        return self
+
+    def reading(self, fold: SeriesFold, raw: Raw) -> Reading:
+        """Scores and contributions of rows that follow each other."""
+        return smoothed(fold.fuse(raw, self.rarities), self.smoothing)
+
+    def verdict(self, told: Reading) -> Verdict:
+        """What is said of rows."""
+        score = known(told.scores)
+        columns = np.empty((len(score), 0)) if told.columns is None else told.columns
+        alarm, first = score > self.threshold.value_, np.zeros(len(score), dtype=np.intp)
+        return Verdict(score, p_values(score, self.scores), alarm, columns, first)
+
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything learned, as arrays."""
+        found: dict[str, NDArray[Any]] = {"scores": self.scores, "usual": self.usual}
+        for number, rarity in enumerate(self.rarities):
+            for kind, tails in zip(Rarity._fields, rarity, strict=True):
+                if tails is not None:
+                    found |= {f"{number}.{kind}.{name}": array for name, array in tails.state.items()}
+        return found
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Any], views: int, threshold: BaseEstimator, events: Events, smoothing: int
+    ) -> Self:
+        """What `state` was taken from, of so many views."""
+        rarities = [
+            Rarity(
+                *(
+                    Tails.from_state(mine) if (mine := below(f"{number}.{kind}.", state)) else None
+                    for kind in Rarity._fields
+                )
+            )
+            for number in range(views)
+        ]
+        return cls(rarities, state["scores"], state["usual"], threshold, events, smoothing)._set()
+
+
+def smoothed(told: Reading, rows: int) -> Reading:
+    """The mean over each row and those before it, `rows` in all."""
+    columns = None if told.columns is None else trailing_mean(told.columns, rows)
+    return Reading(trailing_mean(told.scores, rows), columns)
+
+
+def trailing_mean(values: Array, rows: int) -> Array:
+    """The mean over each row and those before it, `rows` in all; over fewer where the series begins."""
+    if rows == 1:
+        return values
+    total, count = values.copy(), np.ones(len(values))
+    for back in range(1, min(rows, len(values))):
+        total[back:] += values[:-back]
+        count[back:] += 1
+    return total / count.reshape(-1, *[1] * (values.ndim - 1))

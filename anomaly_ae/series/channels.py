@@ -1,0 +1,132 @@
+"""Columns of a series as channels of windows: which of them are looked at, and what each row costs by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ae.data.preprocessing import LINEAR, Encoding, Preprocessing
+
+Array = NDArray[np.float64]
+
+
+class Standing(NamedTuple):
+    """What each channel last held, and for how many rows by now: both `(d,)`."""
+
+    value: Array
+    rows: Array
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as cells `x` and, where some are absent, `mask`, `(T, channels)`; `surprise` `(T, d)` in nats."""
+
+    x: Tensor
+    mask: Tensor | None
+    surprise: Array
+
+
+class Channels:
+    """What a row's `Encoding` becomes for windows.
+
+    Channels of 0 and 1 alone are flags (commands, states, one-hot levels), and so are booleans and categories; all
+    others are measured. Windows hold measured channels alone, for flags would drown them, and all where none is
+    measured. What a row costs by itself (another value in a constant column, a value beyond all seen, an unexpected
+    gap) is charged to measured columns; at most as much as something that was never seen, :math:`\\ln (n + 1)`. So is a
+    measured channel that stands still for longer than it ever did at fit.
+    """
+
+    def __init__(self, encoding: Encoding, state: Mapping[str, NDArray[Any]]) -> None:
+        self.encoding, self.own = encoding, dict(state)
+        self.used = self.own["used"]
+        self.width, self.columns = len(self.used), encoding.columns
+        kinds = [kind for kind, width in encoding.groups for _ in range(width)]
+        whole = len(self.used) == encoding.width
+        self.groups = encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used)
+        numeric = np.arange(len(encoding.numeric), dtype=np.intp)
+        self.fixed = numeric[np.isfinite(encoding.state["fixed"][encoding.owner[numeric]])]
+        self.most = float(np.log(encoding.state["rows"][0] + 1))
+
+    @classmethod
+    def learn(cls, rule: Preprocessing, columns: Any, rows: Array, runs: NDArray[np.intp]) -> Channels:
+        """What fit rows, those of `rows` `(T, d)` within `runs`, turn out to need."""
+        fit = np.concatenate([rows[first:last] for first, last in runs])
+        encoding = rule.learn(columns, fit)
+        numeric = np.arange(encoding.width) < len(encoding.numeric)
+        flag = (np.isin(fit, (0, 1)) | np.isnan(fit)).all(axis=0) & (fit == 0).any(axis=0)
+        measured = np.flatnonzero(numeric & ~flag[encoding.owner])
+        used = measured if len(measured) else np.arange(encoding.width)
+        longest = np.ones(encoding.columns)
+        repeats = np.zeros(encoding.columns)
+        for first, last in runs:
+            stood, _ = standing(rows[first:last], None)
+            longest = np.maximum(longest, stood.max(axis=0))
+            repeats += (stood > 1).sum(axis=0)
+        charged = np.ones(encoding.columns)
+        if len(measured):
+            charged[np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
+        price = charged * -np.log((repeats + 1) / (len(fit) + 2))
+        return cls(encoding, {"used": used, "longest": longest, "price": price, "charged": charged})
+
+    @property
+    def flags(self) -> NDArray[np.intp]:
+        """The columns that no window holds."""
+        return np.setdiff1d(np.arange(self.columns), self.encoding.owner[self.used])
+
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything learned, as arrays."""
+        return self.encoding.state | {f"channels.{name}": array for name, array in self.own.items()}
+
+    @classmethod
+    def from_state(cls, rule: Preprocessing, state: Mapping[str, NDArray[Any]]) -> Channels:
+        """The channels that `state` was taken from."""
+        own = {name.removeprefix("channels."): array for name, array in state.items() if name.startswith("channels.")}
+        return cls(Encoding(rule, state), own)
+
+    def encode(self, rows: Array, before: Standing | None = None) -> tuple[Encoded, Standing]:
+        """Rows `(T, d)` that follow each other, as cells; `before` is how the channels stood, if rows came before."""
+        cells = self.encoding.transform(rows)
+        stood, after = standing(rows, before)
+        still = np.maximum(stood - self.own["longest"], 0) * self.own["price"]
+        surprise = np.minimum(cells.surprise * self.own["charged"] + still, self.most)
+        held = cells.x
+        if len(self.fixed):  # a net never saw them change, but windows tell by how much they do
+            column = self.encoding.owner[self.fixed]
+            off = np.nan_to_num(rows[:, column] - self.encoding.state["fixed"][column])
+            held = held.copy()
+            held[:, self.fixed] = np.sign(off) * np.minimum(np.abs(off), LINEAR * (1 + np.log1p(np.abs(off) / LINEAR)))
+        x = torch.from_numpy(np.ascontiguousarray(held[:, self.used]))
+        mask = None if cells.mask is None else torch.from_numpy(np.ascontiguousarray(cells.mask[:, self.used]))
+        return Encoded(x, mask, surprise), after
+
+    def by_column(self, cells: Array) -> Array:
+        """Channels `(n, channels)` added up to the columns that own them: `(n, d)`."""
+        whole = np.zeros((len(cells), self.encoding.width))
+        whole[:, self.used] = cells
+        return self.encoding.by_column(whole)
+
+    def inverse_transform(self, cells: Array) -> Array:
+        """Channels `(n, channels)` back to codes `(n, d)`, NaN where a column is in no window."""
+        whole = np.zeros((len(cells), self.encoding.width))
+        whole[:, self.used] = cells
+        codes = self.encoding.inverse_transform(whole)
+        codes[:, self.flags] = np.nan
+        return codes
+
+
+def standing(rows: Array, before: Standing | None) -> tuple[Array, Standing]:
+    """For how many rows each channel has held what it holds, `(T, d)`, and how it stands after them."""
+    n, d = rows.shape
+    before = before or Standing(np.full(d, np.nan), np.zeros(d))
+    changed = np.vstack([rows[:1] != before.value, rows[1:] != rows[:-1]])  # a gap ends what stood
+    place = np.arange(n)[:, None]
+    began = np.maximum.accumulate(np.where(changed, place, -1), axis=0)
+    stood = np.where(began < 0, before.rows + place + 1, place - began + 1).astype(np.float64)
+    return stood, Standing(rows[-1].copy(), stood[-1].copy())

@@ -1,0 +1,387 @@
+"""`SeriesDetector`: rows in order of time in, a score for each of them out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from anomaly_ae import storage
+from anomaly_ae.data.contract import Contract
+from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
+from anomaly_ae.errors import ConfigError, ModelFolderError
+from anomaly_ae.estimator import AXES, FOLDS, Detector
+from anomaly_ae.scoring.linear import Mahalanobis, PrincipalComponents, Whitened
+from anomaly_ae.scoring.neighbours import Neighbours
+from anomaly_ae.scoring.scorers import StandardizedError
+from anomaly_ae.series.calibrated import Calibrated
+from anomaly_ae.series.channels import Channels
+from anomaly_ae.series.events import Events
+from anomaly_ae.series.fold import Raw, SeriesFold, below
+from anomaly_ae.series.verdicts import SeriesVerdictsMixin
+from anomaly_ae.series.views import View
+from anomaly_ae.series.windows import Kinds, apart, automatic, kinds_in_time, longest_window
+from anomaly_ae.version import __version__
+
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+ENOUGH_ROWS = 2000  # to calibrate what is causal, where each row takes a window of its own
+EPOCHS = ["net", "epoch"]  # what a history without a net has
+
+
+class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, BaseEstimator):
+    r"""Learns what a plant does in normal operation, then says of each later row how strange it is, and which sensor.
+
+    .. math:: s_t = \Bigl(\sum_v \log^2 \hat P\bigl(S_v \ge s_{v, t}\bigr)\Bigr)^{1/2}, \quad
+        s_{v, t} = \operatorname{mean}_{w \ni t} s_v(x_w) \text{ or } s_v(x_{t-L+1}, \dots, x_t)
+
+    Each view `v` scores windows of its own length; windows become rows, by their mean over the windows that hold a row,
+    or by the one that ends there; rows of held-out blocks say how rare that is. Without a `detector` no net is trained:
+    the default views are shapes in time (`PrincipalComponents`), windows that were seen (`Neighbours`), and linear
+    relations of each channel with all others at all lags (`Mahalanobis`). With one, its net sees windows as well.
+
+    Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
+    flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
+    than it ever did, or is beyond all that was seen, costs by itself. No window reaches over a gap in time or from one
+    group into another. Where a series begins, or is shorter than a window, windows are filled up with its mirror image,
+    and what they say counts for as many rows as they have.
+
+    Without a net, five blocks of rows take turns in being held out, and the views then learn from four fifths of all
+    rows. With one, blocks of 60 % train, 20 % validate and 20 % calibrate, a window apart from each other. Rows that
+    follow each other are alike: the rate of false alarms of a conformal threshold is then right on average over many
+    stretches of normal operation, but alarms come in clusters, and one calibration of `m` rows is worth that of fewer.
+
+    Parameters
+    ----------
+    detector : AutoencoderDetector, VAEDetector or None, default=None
+        Its parts, how to train, device, effort and threshold, for windows `(channels, window)`; its scorer (by default
+        `StandardizedError`) becomes a further view.
+    views : sequence of View or None, default=None
+        What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`,
+        `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))`, `View(Mahalanobis(), window=32, channels=1)`, and, with
+        a detector, its own.
+    window : int >= 1 (rows) or "auto", default="auto"
+        Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
+        most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
+    stride : int >= 1 (rows) or "auto", default="auto"
+        Rows from window to window, where windows are averaged; larger ones are faster and coarser. "auto" is a
+        sixteenth of each view's window. By `reduce="last"` each row has a window of its own.
+    reduce : {"mean", "last"}, default="mean"
+        From windows to rows: the mean over all windows that hold the row, which knows what comes after (a window later
+        it is final), or the window that ends with it, which is causal. `stream` is always causal.
+    smoothing : int >= 1 (rows), default=1
+        The mean of a row's score with those before it, so many in all.
+    time, group : str or None, default=None
+        Columns of times (numbers, dates, ISO 8601) and of the series that a row is of. A table with an index of dates
+        needs no `time`. Times without an offset are taken as UTC.
+    on_gap : {"split", "fill", "error"}, default="split"
+        Where more than 3.5 usual steps pass between two rows: begin anew; fill up to a window of rows with missing
+        values, which costs little, and begin anew after longer ones; or refuse.
+    on_duplicate : {"error", "first", "last", "keep"}, default="error"
+        What to do with rows at the time of the one before: refuse, keep one of them (all get its score), or keep all.
+    event_rule : Events or None, default=None
+        When strange rows make an event; `None` is `Events()`.
+    random_state : int, RandomState or None, default=None
+        Seed; `None` is the detector's.
+
+    Attributes
+    ----------
+    window_ : int
+        Rows of a window of the net.
+    step_ : float
+        The usual step from row to row, in seconds or in units of the time column.
+    calibration_scores_, threshold_, events_
+        Scores of held-out rows, sorted; the fitted threshold and event rule.
+
+    References
+    ----------
+    Schmidl, Wenig and Papenbrock (2022), Anomaly detection in time series: a comprehensive evaluation, PVLDB 15;
+    Liu and Paparrizos (2024), The elephant in the room: towards a reliable time-series anomaly detection benchmark,
+    NeurIPS; Alcala and Qin (2009), Reconstruction-based contribution for process monitoring, Automatica 45.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomaly_ae import SeriesDetector
+    >>> t, noise = np.arange(1000), np.random.default_rng(0).normal(0, 0.05, (1000, 2))
+    >>> X = np.column_stack([np.sin(t / 8), np.cos(t / 8)]) + noise
+    >>> det = SeriesDetector(random_state=0).fit(X[:800])
+    >>> new = X[800:].copy()
+    >>> new[100:120, 1] += 0.6
+    >>> det.events(new)["channel_1"].tolist()
+    ['x1']
+    """
+
+    fold_: SeriesFold
+    history_: pd.DataFrame
+    parts_: dict[str, Any]
+    views_: list[View]
+    n_rows_seen_: int
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "detector": [Detector, None],
+        "views": [list, tuple, None],
+        "window": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "stride": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "reduce": [StrOptions({"mean", "last"})],
+        "smoothing": [Interval(Integral, 1, None, closed="left")],
+        "time": [str, None],
+        "group": [str, None],
+        "on_gap": [StrOptions({"split", "fill", "error"})],
+        "on_duplicate": [StrOptions({"error", "first", "last", "keep"})],
+        "event_rule": [Events, None],
+        "random_state": ["random_state"],
+    }
+    _defaults: ClassVar[dict[str, BaseEstimator]] = {
+        "scorer": StandardizedError(shrinkage=0.5),
+    }
+    _default_views: ClassVar[tuple[View, ...]] = (
+        View(PrincipalComponents(keep=0.95, inside=False)),
+        View(Whitened(Neighbours(k=1, exact=1, sample=2000))),
+        View(Mahalanobis(), window=32, channels=1),
+    )
+
+    def __init__(
+        self,
+        detector: Detector | None = None,
+        views: Sequence[View] | None = None,
+        window: int | str = "auto",
+        stride: int | str = "auto",
+        reduce: str = "mean",
+        smoothing: int = 1,
+        time: str | None = None,
+        group: str | None = None,
+        on_gap: str = "split",
+        on_duplicate: str = "error",
+        event_rule: Events | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.detector = detector
+        self.views = views
+        self.window = window
+        self.stride = stride
+        self.reduce = reduce
+        self.smoothing = smoothing
+        self.time = time
+        self.group = group
+        self.on_gap = on_gap
+        self.on_duplicate = on_duplicate
+        self.event_rule = event_rule
+        self.random_state = random_state
+
+    # --- composition -------------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, Any]:
+        """What stands on each axis: the detector's parts, its defaults for series where it has none."""
+        inner = self._inner()
+        chosen = {axis: getattr(inner, axis) or self._defaults.get(axis) or inner._default(axis) for axis in AXES}
+        return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
+
+    def _views(self) -> list[View]:
+        views = [clone(view) for view in (self._default_views if self.views is None else self.views)]
+        if self.views is None and self.detector is not None:
+            views.append(View(clone(self.parts_["scorer"])))
+        if not views or not all(isinstance(view, View) for view in views):
+            raise ConfigError(
+                f"SeriesDetector needs views, however: {self.views!r}. Give one, or None for the default."
+            )
+        for view in views:
+            view.check()
+        return views
+
+    def _inner(self) -> Detector:
+        return self.detector if self.detector is not None else AutoencoderDetector()
+
+    # --- learning ----------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Learn from rows `X` `(n, n_features)` of normal operation, in order of time; `y` is ignored.
+
+        Raises
+        ------
+        ValueError
+            Fewer than 3 rows, infinite values, text in an array.
+        DataError
+            Times that cannot be read or go back; duplicates or gaps where these are to be errors.
+        """
+        taken = self._taken(X, reset=True)
+        inner, self.parts_ = self._inner(), self.parts()
+        self.views_ = self._views()
+        self.n_rows_seen_ = len(taken.codes)
+        line = self._timeline(taken, longest_fill=0)
+        rows = line.rows(taken.codes)
+        rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
+        needs_net = any(view.scorer.reads_net for view in self.views_)
+        turns = FOLDS if inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net) else 1
+        divided = [kinds_in_time(line.bounds, turn) for turn in range(turns if len(rows) >= FOLDS else 1)]
+        self.window_ = self._window(rows, divided[0].fit)
+        learning = _Learning(self, rows, rng, len(divided) + (len(divided) > 1))
+        folds = [learning.fold(kinds) for kinds in divided]
+        if len(folds) > 1:
+            first = divided[0]
+            self.fold_ = learning.fold(
+                Kinds(np.concatenate([first.fit, first.calibrate]), first.validate, first.validate)
+            )
+        else:
+            self.fold_ = folds[0]
+        learning.end()
+        self.history_ = learning.history()
+        self.calibrated_ = {}
+        for reduce in dict.fromkeys([self.reduce, "last"]):
+            told = [
+                raw
+                for fold, kinds in zip(folds, divided, strict=True)
+                for raw in self._raw(fold, rows, kinds.calibrate, reduce)
+            ]
+            seen = told
+            if len(folds) == 1 and len(divided[0].validate):  # with a single division none is held out for two ends
+                seen = self._raw(self.fold_, rows, divided[0].validate, reduce)
+            self.calibrated_[reduce] = Calibrated.learn(
+                self.fold_, self.fold_.rarities(seen), told, self.parts_["threshold"], self._events_rule, self.smoothing
+            )
+        return self
+
+    @property
+    def _events_rule(self) -> Events:
+        return self.event_rule if self.event_rule is not None else Events()
+
+    def _window(self, rows: Array, fit: Places) -> int:
+        if self.window != "auto":
+            return int(self.window)
+        numbers = np.array([column.kind == "number" for column in self.contract_.columns])
+        varied = np.array([len(np.unique(column[~np.isnan(column)])) > 2 for column in rows.T])
+        return automatic(rows[:, numbers & varied], fit, len(rows))
+
+    def _new_fold(self, channels: Channels, seed: int) -> SeriesFold:
+        inner = self._inner()
+        parts = {axis: clone(part) if part is not None else None for axis, part in self.parts_.items()}
+        views = [clone(view) for view in self.views_]
+        longest = longest_window(self.n_rows_seen_)
+        return SeriesFold(parts, views, channels, self.window_, longest, inner._device(), seed, inner._dtype())
+
+    def _raw(self, fold: SeriesFold, rows: Array, runs: Places, reduce: str) -> list[Raw]:
+        """What a fold's views say of held-out runs; by "last" of some rows alone where there are many."""
+        step = max(1, len(rows) // ENOUGH_ROWS) if self.smoothing == 1 else 1
+        return [
+            fold.raw(rows[first:last], reduce, self.stride)
+            if reduce == "mean"
+            else fold.raw_some(rows[first:last], step)
+            for first, last in apart(runs, fold.length)
+        ]
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Write a model folder, without pickle, and return its path; `Neighbours` store windows of fit rows in it.
+
+        Raises
+        ------
+        OutputError
+            When the folder exists and `overwrite` is not set, is no model folder, or cannot be written.
+        """
+        check_is_fitted(self)
+        config = {
+            "anomaly_ae": __version__,
+            "detector": storage.to_tree(self),
+            "parts": {axis: storage.to_tree(part) for axis, part in self.parts_.items()},
+            "views": [storage.to_tree(view) for view in self.views_],
+            "contract": self.contract_.to_json(),
+            "fitted": {
+                "n_features_in": self.n_features_in_,
+                "feature_names_in": list(getattr(self, "feature_names_in_", [])) or None,
+                "n_rows_seen": self.n_rows_seen_,
+                "float32": self.fold_.dtype == torch.float32,
+                "window": self.window_,
+                "step": self.step_,
+            },
+        }
+        arrays = dict(self.fold_.channels.state)
+        for reduce, calibrated in self.calibrated_.items():
+            arrays |= {f"{reduce}/{name}": array for name, array in calibrated.state.items()}
+        return storage.save(path, storage.Stored(config, self.fold_.weights(), arrays, self.history_), overwrite)
+
+
+def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping[str, type]) -> SeriesDetector:
+    """The detector that `SeriesDetector.save` wrote, from what its folder holds."""
+    names = {**storage.vocabulary(), **DETECTORS, **SERIES_DETECTORS, **parts}
+    try:
+        config, arrays, fitted = stored.config, stored.arrays, stored.config["fitted"]
+        detector: SeriesDetector = storage.from_tree(config["detector"], names, "the model folder")
+        detector.parts_ = {axis: storage.from_tree(tree, names) for axis, tree in config["parts"].items()}
+        detector.views_ = [storage.from_tree(tree, names) for tree in config["views"]]
+        detector.contract_ = Contract.from_json(config["contract"])
+        detector.n_features_in_, detector.n_rows_seen_ = fitted["n_features_in"], fitted["n_rows_seen"]
+        if fitted["feature_names_in"]:
+            detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
+        detector.window_, detector.step_, detector.history_ = fitted["window"], fitted["step"], stored.history
+        channels = Channels.from_state(detector.parts_["preprocessing"], arrays)
+        detector.fold_ = detector._new_fold(channels, 0).restore(stored.weights)
+        detector.calibrated_ = {
+            reduce: Calibrated.from_state(
+                below(f"{reduce}/", arrays),
+                len(detector.views_),
+                detector.parts_["threshold"],
+                detector._events_rule,
+                detector.smoothing,
+            )
+            for reduce in dict.fromkeys([detector.reduce, "last"])
+        }
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise ModelFolderError(
+            f"A model folder must fit together, however: {path} does not ({error}). Fit the model again."
+        ) from error
+    return detector
+
+
+class _Learning:
+    """Folds one after the other, told of to the detector's callbacks."""
+
+    def __init__(self, detector: SeriesDetector, rows: Array, rng: np.random.RandomState, folds: int) -> None:
+        self.detector, self.rows, self.rng, self.folds = detector, rows, rng, folds
+        self.records: list[dict[str, float]] = []
+        self.done = 0
+        self.context = detector._init_callback_context(max_subtasks=folds)
+        self.context.call_on_fit_task_begin(estimator=detector, X=rows)
+
+    def fold(self, kinds: Kinds) -> SeriesFold:
+        """A fold that has learned from rows of these kinds."""
+        detector, inner = self.detector, self.detector._inner()
+        self.done += 1
+        name = f"net {self.done} of {self.folds}"
+        task = self.context.subcontext(task_name=name, max_subtasks=inner.max_epochs)
+        task.call_on_fit_task_begin(estimator=detector)
+
+        def on_epoch(record: dict[str, float]) -> bool:
+            epoch = task.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=detector)
+            return epoch.call_on_fit_task_end(estimator=detector, metadata=record)
+
+        rule, columns = detector.parts_["preprocessing"], detector.contract_.columns
+        fold = detector._new_fold(Channels.learn(rule, columns, self.rows, kinds.fit), self.rng.randint(2**31 - 1))
+        history = fold.learn(self.rows, kinds, inner._recipe(), self.rng.randint(2**31 - 1), on_epoch)
+        self.records += [{"net": self.done, **record} for record in history]
+        task.call_on_fit_task_end(estimator=detector)
+        return fold
+
+    def end(self) -> None:
+        """All folds are there."""
+        self.context.call_on_fit_task_end(estimator=self.detector)
+
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.DataFrame(self.records, columns=None if self.records else EPOCHS)
+
+
+SERIES_DETECTORS: dict[str, type[SeriesDetector]] = {"SeriesDetector": SeriesDetector}

@@ -1,0 +1,152 @@
+"""Events: from rows that are strange to what happened, from when to when, and to which channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.scoring.attribution import shares
+from anomaly_ae.series.tails import Tails
+
+__all__ = ["Events"]
+
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+BLAMED = 3  # channels named an event
+
+
+class Events(BaseEstimator):
+    r"""When strange rows make an event.
+
+    .. math:: \text{open where } s_t > u, \quad \text{closed where } s_t \le h u, \qquad \hat P(S > u) = 1 / m
+
+    with the tail of calibrate rows' scores beyond their .9 quantile taken as exponential in the logarithm, so that `u`
+    can be for rates that no calibrate row has shown. Rows in a row are strange together, so that there are fewer false
+    events than one in `m` rows.
+
+    Parameters
+    ----------
+    every : int >= 2 (rows), default=10000
+        `m`: at most one false event in so many normal rows is aimed at. It is an extrapolation, not a promise.
+    hysteresis : float in (0, 1], default=0.5
+        `h`: an event goes on until the score is below this share of where it opens.
+    shortest : int >= 1 (rows), default=3
+        Fewer strange rows, one isolated row say, make no event.
+    merge : int >= 0 (rows), default=30
+        Events no further apart are one.
+
+    Attributes
+    ----------
+    level_ : float
+        `u`.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+
+    References
+    ----------
+    Canny (1986), A computational approach to edge detection, IEEE TPAMI 8 (hysteresis); Siffer et al. (2017), Anomaly
+    detection in streams with extreme value theory, KDD.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomaly_ae import Events
+    >>> rule = Events(shortest=1, merge=1).fit(np.linspace(1, 2, 100))
+    >>> rule.spans(np.array([1.0, 9, 9, 1, 9, 1, 1, 1, 9]))
+    array([[1, 5],
+           [8, 9]])
+    """
+
+    level_: float
+
+    def __init__(self, every: int = 10_000, hysteresis: float = 0.5, shortest: int = 3, merge: int = 30) -> None:
+        self.every = every
+        self.hysteresis = hysteresis
+        self.shortest = shortest
+        self.merge = merge
+
+    def fit(self, scores: Array) -> Events:
+        """Set the level from the scores of calibrate rows, `(m,)`."""
+        for name, low in (("every", 2), ("shortest", 1), ("merge", 0)):
+            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < low:
+                raise ConfigError(f"Events needs {name} of {low} or more, however: {getattr(self, name)!r}. Try {low}.")
+        if not isinstance(self.hysteresis, Real) or not 0 < self.hysteresis <= 1:
+            raise ConfigError(f"Events needs hysteresis in (0, 1], however: {self.hysteresis!r}. Try 0.5.")
+        self.level_ = Tails.learn(np.asarray(scores, dtype=np.float64)[:, None]).exceeded_by(1 / self.every)
+        return self
+
+    def spans(self, scores: Array) -> Places:
+        """Events among rows that follow each other: first row and last row + 1, `(k, 2)`."""
+        strange, goes_on = scores > self.level_, scores > self.hysteresis * self.level_
+        first = np.flatnonzero(goes_on & ~np.append(False, goes_on[:-1]))
+        last = np.flatnonzero(goes_on & ~np.append(goes_on[1:], False)) + 1
+        # an event begins where it opens; that it was above the lower level before is told by its channels
+        found: list[list[int]] = []
+        for begin, end in zip(first, last, strict=True):
+            rows = np.flatnonzero(strange[begin:end])
+            if not len(rows):
+                continue
+            opened = int(begin + rows[0])
+            if found and opened - found[-1][1] <= self.merge:
+                found[-1][1] = int(end)
+            else:
+                found.append([opened, int(end)])
+        kept = [span for span in found if strange[span[0] : span[1]].sum() >= self.shortest]
+        return np.array(kept, dtype=np.intp).reshape(-1, 2)
+
+    def names(self, channels: int) -> list[str]:
+        """The columns of a table of events."""
+        blamed = [
+            f"channel_{k}{what}" for k in range(1, min(BLAMED, channels) + 1) for what in ("", "_share", "_since")
+        ]
+        return ["start", "end", "peak", "rows", "severity", *blamed]
+
+    def told(
+        self, scores: Array, contributions: Array, usual: Array, channels: Sequence[str], first: int, last: int
+    ) -> dict[str, Any]:
+        """What there is to say of the event of rows `first` to `last`, rows by their numbers."""
+        beyond = np.maximum(contributions[first:last] - usual, 0)
+        share = shares(beyond.sum(axis=0)[None])[0]
+        began = since(contributions, usual, first, last, self.merge)
+        peak = first + int(np.argmax(scores[first:last]))
+        facts: dict[str, Any] = {"start": first, "end": last - 1, "peak": peak, "rows": last - first}
+        facts["severity"] = float(scores[peak] / self.level_)
+        for k, j in enumerate(np.argsort(-share, kind="stable")[:BLAMED], 1):
+            facts |= {
+                f"channel_{k}": channels[j],
+                f"channel_{k}_share": float(share[j]),
+                f"channel_{k}_since": int(began[j]),
+            }
+        return facts
+
+
+def is_place(name: str) -> bool:
+    """Whether a column of a table of events holds rows."""
+    return name in ("start", "end", "peak") or name.endswith("_since")
+
+
+def since(contributions: Array, levels: Array, first: int, last: int, slack: int) -> Places:
+    """For each channel the row from which on it deviated, `(d,)`.
+
+    Back from where it deviates most within rows `first` to `last`, as long as no more than `slack` rows in a row are
+    at or below the channel's usual level.
+    """
+    began = np.empty(contributions.shape[1], dtype=np.intp)
+    for j, (column, level) in enumerate(zip(contributions.T, levels, strict=True)):
+        peak = first + int(np.argmax(column[first:last]))
+        above = np.flatnonzero(column[: peak + 1] > level)
+        if not len(above):
+            began[j] = peak
+            continue
+        breaks = np.flatnonzero(np.diff(above) > slack + 1)
+        began[j] = above[breaks[-1] + 1] if len(breaks) else above[0]
+    return began

@@ -1,0 +1,377 @@
+"""A fold over a series: channels, the net if one is needed, and the views that make rows' scores of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
+from anomaly_ae.nn.model import Net
+from anomaly_ae.nn.stack import Stack
+from anomaly_ae.nn.training import Recipe, seeded, train
+from anomaly_ae.series.channels import Channels, Encoded
+from anomaly_ae.series.tails import Tails
+from anomaly_ae.series.views import View
+from anomaly_ae.series.windows import Kinds, Windows, apart, ending, starts
+
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+CELLS = 2**20  # of windows that are looked at together: 8 MiB each time they are copied
+FIT_CELLS = 2**23  # of the windows that are learned from: 32 MiB for a net, 64 for a scorer
+FEWEST_WINDOWS = 256
+LEARN_WINDOWS = 4096
+WATCHED_WINDOWS = 1024
+WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
+
+
+class Reading(NamedTuple):
+    """Scores of rows (or windows) `(n,)` and, if asked, what each column contributes `(n, d)`."""
+
+    scores: Array
+    columns: Array | None = None
+
+
+class Raw(NamedTuple):
+    """What each view says of rows in its own units, and what rows cost by themselves, `(n, d)` in nats."""
+
+    views: list[Reading]
+    surprise: Array
+
+
+class Rarity(NamedTuple):
+    """What one view's scores mean: tails of what it blames on each channel, and of its rows' scores, where needed."""
+
+    channels: Tails | None
+    rows: Tails | None
+
+
+@dataclass
+class Eye:
+    """One view at work: its scorer over windows of `length` rows, by the net if it reads one."""
+
+    scorer: Any
+    length: int
+    net: Net | None
+    top: int | None  # channels that count; None: the scorer's own score
+
+    def see(self, batch: Batch) -> Pass:
+        """A pass over windows; without a net it knows these alone."""
+        return self.net(batch) if self.net is not None else Pass(batch, batch, batch.x, (), None, None)  # type: ignore[arg-type]
+
+
+class SeriesFold:
+    """Channels, net and views, learned from one division of the rows.
+
+    Weights train in float32; windows are read in `dtype`.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        views: Sequence[View],
+        channels: Channels,
+        window: int,
+        longest: int,
+        device: str,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.channels, self.dtype, self.device = channels, dtype, torch.device(device)
+        self.net: Net | None = None
+        self.eyes: list[Eye] = []
+        try:
+            with seeded(seed):
+                if any(view.scorer.reads_net for view in views):
+                    axes = {axis: parts[axis] for axis in Net.AXES}
+                    for view in views:
+                        check_compatible(axes | {"scorer": view.scorer})
+                    net = Net(**axes).build((channels.width, window), groups=channels.groups)
+                    self.net = net.to(self.device)
+                for view in views:
+                    scorer, reads = view.scorer, view.scorer.reads_net
+                    length = window if reads or view.window is None else min(view.window, longest)
+                    scorer.build(Sizes((channels.width, length), groups=channels.groups))
+                    top = None if view.channels == "all" else int(view.channels)
+                    self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))
+        except (AttributeError, TypeError, RuntimeError) as error:
+            composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
+            raise ConfigError(
+                f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "
+                f"(device {device}, {composition}, {list(views)}). Compare with the docstrings of these parts."
+            ) from error
+        self.settle()
+
+    @property
+    def length(self) -> int:
+        """Rows that a score depends on."""
+        return max(eye.length for eye in self.eyes)
+
+    @property
+    def unit(self) -> float:
+        """What a nat is worth in units of the score."""
+        return 1.0 if len(self.eyes) > 1 or self.eyes[0].top else float(self.eyes[0].scorer.unit)
+
+    def settle(self) -> None:
+        """Ready to be read: of the type for reading, nothing random."""
+        for module in (self.net, *(eye.scorer for eye in self.eyes)):
+            if module is not None:
+                module.to(dtype=self.dtype).eval()
+
+    # --- learning ----------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        rows: Array,
+        kinds: Kinds,
+        recipe: Recipe,
+        seed: int,
+        on_epoch: Callable[[dict[str, float]], bool] | None = None,
+    ) -> list[dict[str, float]]:
+        """Train on the windows of fit rows, then let scorers learn; validate rows stop the one and scale the others."""
+        with one_thread():
+            return self._learn(rows, kinds, recipe, seed, on_epoch)
+
+    def _learn(
+        self,
+        rows: Array,
+        kinds: Kinds,
+        recipe: Recipe,
+        seed: int,
+        on_epoch: Callable[[dict[str, float]], bool] | None,
+    ) -> list[dict[str, float]]:
+        encoded = self.channels.encode(rows)[0]
+        held_out = apart(kinds.validate, self.length)
+        history: list[dict[str, float]] = []
+        if self.net is not None:
+            length = next(eye.length for eye in self.eyes if eye.net is not None)
+            fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, held_out))
+            with seeded(seed, self.device):
+                self.net.float()
+                watched_ = watched.batch(self.device, torch.float32) if len(watched) else None
+                history = train(Stack([self.net]), fit.batch(self.device, torch.float32), watched_, recipe, on_epoch)
+        self.settle()
+        passes: dict[tuple[int, bool], list[Pass]] = {}  # views of the same windows share them
+        for number, eye in enumerate(self.eyes):
+            key = eye.length, eye.net is not None
+            with torch.inference_mode(), seeded(seed + number, self.device):
+                if key not in passes:
+                    fit, watched = (self._windows(encoded, some, eye.length) for some in (kinds.fit, held_out))
+                    watched = watched if len(watched) else fit
+                    some = fit.thinned(LEARN_WINDOWS), watched.thinned(WATCHED_WINDOWS)
+                    passes[key] = [eye.see(self._batch(windows)) for windows in some]
+                eye.scorer.learn(*passes[key])
+            eye.scorer.float()  # as it will be stored
+        self.settle()
+        return history
+
+    def _windows(self, encoded: Encoded, runs: Places, length: int) -> Windows:
+        most = max(FEWEST_WINDOWS, FIT_CELLS // max(1, self.channels.width * length))
+        where = starts(runs, length, most)
+        if not len(where) and len(runs):  # every run is shorter: their mirror images fill windows up
+            where = np.concatenate([first + ending(last - first - 1, 1, length) for first, last in runs])
+        return Windows(encoded.x, encoded.mask, length, where)
+
+    def rarities(self, told: Sequence[Raw]) -> list[Rarity]:
+        """What rare means to each view, by what this fold or its like said of rows that they never saw."""
+        found = []
+        for number, eye in enumerate(self.eyes):
+            mine = [one.views[number] for one in told]
+            channels = rows = None
+            if eye.top is not None:
+                channels = Tails.learn(np.concatenate([one.columns for one in mine if one.columns is not None]))
+                mine = [_strangest(eye.top, channels, one) for one in mine]
+            if len(self.eyes) > 1:
+                rows = Tails.learn(np.concatenate([one.scores for one in mine])[:, None])
+            found.append(Rarity(channels, rows))
+        return found
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def raw(self, rows: Array, reduce: str, stride: int | str = 1, explained: bool = True) -> Raw:
+        """What each view says of rows `(T, d)` that follow each other; `stride` is that of the windows of a mean."""
+        encoded = self.channels.encode(rows)[0]
+        return Raw([self._read(eye, encoded, reduce, stride, explained) for eye in self.eyes], encoded.surprise)
+
+    def raw_some(self, rows: Array, step: int) -> Raw:
+        """What each view says of every `step`-th of some rows with a whole past, by the windows that end there."""
+        if len(rows) < 2 * self.length:
+            return self.raw(rows, "last")
+        encoded = self.channels.encode(rows)[0]
+        ends = np.arange(self.length - 1, len(rows), step)
+        views = [self._judge(eye, self._over(encoded, eye, ends - eye.length + 1), True) for eye in self.eyes]
+        return Raw(views, encoded.surprise[ends])
+
+    def raw_next(self, encoded: Encoded, new: int) -> Raw:
+        """What each view says of the last `new` of some rows, by the windows that end there: as `raw` by "last"."""
+        views = []
+        for eye in self.eyes:
+            kept = len(encoded.x) - new
+            first = kept - eye.length + 1
+            where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
+            told = self._judge(eye, self._over(encoded, eye, where), True)
+            views.append(told if first >= 0 else _begun(told, kept, eye.length))
+        return Raw(views, encoded.surprise[-new:])
+
+    def fuse(self, raw: Raw, rarities: Sequence[Rarity]) -> Reading:
+        """All views together, and what rows cost by themselves.
+
+        The Euclidean norm of the views' nats: what two views find strange is stranger, and what one alone finds very
+        strange is not drowned by the noise of the others.
+        """
+        nats, columns = [], self.unit * raw.surprise
+        for eye, told, rarity in zip(self.eyes, raw.views, rarities, strict=True):
+            mine = told if rarity.channels is None else _strangest(eye.top or 1, rarity.channels, told)
+            nats.append(mine.scores if rarity.rows is None else rarity.rows.nats(mine.scores[:, None])[:, 0])
+            columns = columns if told.columns is None else columns + _divided(nats[-1], told.columns)
+        scores = nats[0] if len(nats) == 1 else np.sqrt(np.square(nats).sum(axis=0))
+        scores = scores + self.unit * raw.surprise.sum(axis=1)
+        return Reading(scores, _divided(scores, columns))
+
+    def expected(self, rows: Array) -> Array:
+        """What each column of rows that follow each other is expected to be, `(T, d)`; windows lie side by side.
+
+        Seen from the window's other channels, by the first view that can tell; else what the net makes of it.
+        """
+        encoded = self.channels.encode(rows)[0]
+        eye = next((eye for eye in self.eyes if hasattr(eye.scorer, "expected")), None)
+        eye = eye or next((eye for eye in self.eyes if eye.net is not None), None)
+        if eye is None:
+            return np.full(rows.shape, np.nan)
+        n, length = len(rows), eye.length
+        first = np.append(np.arange(0, max(n - length, 0), length), max(n - length, 0))
+        windows = self._over(encoded, eye, first if n >= length else ending(n - 1, 1, length))
+        cells = np.empty((max(n, length), self.channels.width))
+        place = 0
+        with one_thread(), torch.inference_mode():
+            for some in self._blocks(windows, eye):
+                p = eye.see(self._batch(some))
+                told = eye.scorer.expected(p) if hasattr(eye.scorer, "expected") else p.px.mean
+                for window in told.double().cpu().numpy():
+                    cells[first[place] : first[place] + length] = window.T
+                    place += 1
+        return self.channels.inverse_transform(cells[-n:])
+
+    def _read(self, eye: Eye, encoded: Encoded, reduce: str, stride: int | str, explained: bool) -> Reading:
+        """What one view says of rows, in its scorer's own units."""
+        n, length = len(encoded.x), eye.length
+        explained = explained or eye.top is not None
+        if reduce == "last":
+            head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
+            head = _begun(head, 0, length)
+            if n < length:
+                return head
+            full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
+            return _put(lambda a, b: np.concatenate([a, b]), head, full)
+        step = max(1, length // WINDOWS_A_ROW) if stride == "auto" else int(stride)
+        first = np.arange(0, max(1, n - length + 1), step)
+        where: slice | Places = slice(0, n - length + 1, step)
+        if n < length:
+            where = ending(n - 1, 1, length)
+        elif first[-1] != n - length:
+            first = where = np.append(first, n - length)
+        told = self._judge(eye, self._over(encoded, eye, where), explained)
+        if n < length:
+            told = _begun(told, n - 1, length)
+        return _put(lambda a: over_rows(a, first, min(n, length), n), told)
+
+    def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
+        scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
+        with one_thread(), torch.inference_mode():
+            for some in self._blocks(windows, eye):
+                p = eye.see(self._batch(some))
+                score, cells = eye.scorer.judged(p) if explained else (eye.scorer(p), None)
+                scores.append(score.double().cpu().numpy())
+                if cells is not None:
+                    columns.append(self.channels.by_column(cells.flatten(2).sum(2).double().cpu().numpy()))
+        return Reading(np.concatenate(scores), np.concatenate(columns) if explained else None)
+
+    def _over(self, encoded: Encoded, eye: Eye, where: slice | Places) -> Windows:
+        return Windows(encoded.x, encoded.mask, eye.length, where)
+
+    def _blocks(self, windows: Windows, eye: Eye) -> list[Windows]:
+        size = max(1, CELLS // max(1, self.channels.width * eye.length))
+        return [windows[start : start + size] for start in range(0, len(windows), size)]
+
+    def _batch(self, windows: Windows) -> Batch:
+        return windows.batch(self.device, self.dtype)
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors, in the float32 that they were trained in."""
+        modules = {"net": self.net} | {f"view{number}": eye.scorer for number, eye in enumerate(self.eyes)}
+        return {
+            f"{place}.{name}": tensor.float() if tensor.is_floating_point() else tensor
+            for place, module in modules.items()
+            if module is not None
+            for name, tensor in module.state_dict().items()
+        }
+
+    def restore(self, weights: Mapping[str, Tensor]) -> SeriesFold:
+        """Take what `weights` gave; raises RuntimeError where it does not fit."""
+        modules = {"net": self.net} | {f"view{number}": eye.scorer for number, eye in enumerate(self.eyes)}
+        for place, module in modules.items():
+            if module is not None:
+                module.load_state_dict(below(f"{place}.", weights))
+        self.settle()
+        return self
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, then put its count back as it was: windows are too narrow to gain from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def below(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping has under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tree.items() if key.startswith(prefix)}
+
+
+def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
+    """Values of windows that begin at rows `first`, averaged over the windows that hold each of `n` rows."""
+    total, count = np.zeros((n, *values.shape[1:])), np.zeros(n)
+    for offset in range(length):
+        total[first + offset] += values
+        count[first + offset] += 1
+    return total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _put(how: Callable[..., Array], *readings: Reading) -> Reading:
+    columns = [one.columns for one in readings]
+    return Reading(how(*(one.scores for one in readings)), None if columns[0] is None else how(*columns))
+
+
+def _begun(told: Reading, before: int, length: int) -> Reading:
+    """What windows say that are filled up with their mirror image: it counts for as many rows as they really have."""
+    share = np.minimum(1, np.arange(before + 1, before + 1 + len(told.scores)) / length)
+    return Reading(told.scores * share, None if told.columns is None else told.columns * share[:, None])
+
+
+def _strangest(top: int, tails: Tails, told: Reading) -> Reading:
+    """The sum over the `top` channels that are strangest by their own tails; what is blamed stays as it was."""
+    assert told.columns is not None
+    nats = tails.nats(told.columns)
+    k = min(top, nats.shape[1])
+    return Reading(-np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1), told.columns)
+
+
+def _divided(scores: Array, columns: Array) -> Array:
+    """Scores `(n,)` divided among columns `(n, d)` as these are to each other; evenly where all are 0."""
+    columns = np.maximum(columns, 0)
+    whole = columns.sum(axis=1, keepdims=True)
+    share = np.divide(columns, whole, out=np.full_like(columns, 1 / columns.shape[1]), where=whole > 0)
+    return share * scores[:, None]

@@ -1,0 +1,71 @@
+"""Rows of a series in: their columns, times and groups, laid on a timeline."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from anomaly_ae.columns import ColumnsMixin
+from anomaly_ae.errors import DataError
+from anomaly_ae.series.timeline import Timeline, moments, usual_step
+
+Array = NDArray[np.float64]
+
+
+class Taken(NamedTuple):
+    """What `X` holds: codes `(n, d)`, and times `(n,)` as numbers and groups `(n,)` where there are any."""
+
+    codes: Array
+    times: Array | None
+    groups: NDArray[Any] | None
+    said: Any  # the times as they were given
+
+
+class SeriesRowsMixin(ColumnsMixin):
+    """Takes rows with a column of times and one of groups, or a table indexed by times, or an array."""
+
+    time: str | None
+    group: str | None
+    on_gap: str
+    on_duplicate: str
+    step_: float
+    window_: int
+
+    def _taken(self, X: ArrayLike, reset: bool = False) -> Taken:
+        if not reset:
+            check_is_fitted(self)
+        times = groups = None
+        said: Any = None
+        named = [name for name in (self.time, self.group) if name is not None]
+        if isinstance(X, pd.DataFrame):
+            if missing := [name for name in named if name not in X.columns]:
+                raise DataError(
+                    f"{type(self).__name__} needs the columns {named} for time and group, however: {missing} is not "
+                    "there. Give a table that has them."
+                )
+            if self.time is not None:
+                said, times = X[self.time].to_numpy(), moments(X[self.time], self.time)
+            elif isinstance(X.index, pd.DatetimeIndex):
+                said, times = X.index, moments(X.index, "the index")
+            if self.group is not None:
+                groups = X[self.group].to_numpy()
+            X = X.drop(columns=named)
+        elif named:
+            raise DataError(
+                f"{type(self).__name__} needs a DataFrame to find the columns {named}, however: {type(X).__name__}. "
+                "Give one, or leave out time and group."
+            )
+        codes = self._learn_columns(X) if reset else self._checked(X)
+        if reset:
+            self.step_ = usual_step(times, groups)
+        return Taken(codes, times, groups, said)
+
+    def _timeline(self, taken: Taken, longest_fill: int | None = None) -> Timeline:
+        fill = self.window_ if longest_fill is None else longest_fill
+        return Timeline.lay(
+            len(taken.codes), taken.times, taken.groups, self.step_, self.on_gap, self.on_duplicate, fill
+        )

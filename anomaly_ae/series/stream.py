@@ -1,0 +1,236 @@
+"""A series as it comes: rows scored one by one, in constant memory, as they would be together."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.explanation import Verdict
+from anomaly_ae.series.channels import Encoded, Standing
+from anomaly_ae.series.fold import Reading
+from anomaly_ae.series.timeline import GAP, MISSED
+
+Array = NDArray[np.float64]
+FORMAT = "anomaly_ae stream"
+VERSION = 1
+
+
+@dataclass
+class Tail:
+    """All that is kept of one series: what the next row's score depends on."""
+
+    cells: Array  # the last rows' cells (k, channels), NaN where absent
+    standing: Standing | None = None
+    time: float | None = None
+    scores: Array = field(default_factory=lambda: np.empty(0))  # before smoothing
+    columns: Array = field(default_factory=lambda: np.empty((0, 0)))
+
+
+class Stream:
+    r"""Rows of a fitted `SeriesDetector` as they come, from one series or from many at a time.
+
+    .. math:: s_t = s(x_{t-L+1}, \dots, x_t)
+
+    A row's score, p-value and contributions are those of a detector with `reduce="last"`, whatever its own `reduce`,
+    and threshold and events are those calibrated for them. Memory is that of `L` rows a series.
+
+    Parameters
+    ----------
+    detector : SeriesDetector
+        A fitted one.
+
+    Raises
+    ------
+    ConfigError
+        When the detector would replace rows by later duplicates.
+
+    References
+    ----------
+    Gama et al. (2014), A survey on concept drift adaptation, ACM Computing Surveys 46 (what a stream may keep).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomaly_ae import SeriesDetector
+    >>> X = np.random.default_rng(0).normal(size=(400, 2))
+    >>> det = SeriesDetector(reduce="last", random_state=0).fit(X[:300])
+    >>> stream = det.stream()
+    >>> scores = np.concatenate([stream.update(row) for row in X[300:]])
+    >>> np.allclose(scores, det.anomaly_score(X[300:]), atol=1e-6)
+    True
+    """
+
+    def __init__(self, detector: Any) -> None:
+        if detector.on_duplicate == "last":
+            raise ConfigError(
+                'A stream cannot take back a row, however: on_duplicate is "last". Choose "first", "keep" or "error".'
+            )
+        self.detector = detector
+        self.calibrated = detector.calibrated_["last"]
+        self.tails: dict[str, Tail] = {}
+
+    @property
+    def level(self) -> float:
+        """The score above which an event opens."""
+        return float(self.calibrated.events.level_)
+
+    def update(self, X: ArrayLike) -> Array:
+        """Scores of a row `(n_features,)`, or of rows `(n, n_features)` or a DataFrame, that come next: `(n,)`."""
+        return self.assess(X).anomaly_score
+
+    def assess(self, X: ArrayLike) -> Verdict:
+        """Everything there is to say of a row, or rows, that come next."""
+        if not isinstance(X, pd.DataFrame):
+            X = np.asarray(X, dtype=np.float64)
+            X = X[None] if X.ndim == 1 else X
+        taken = self.detector._taken(X)
+        n = len(taken.codes)
+        if taken.times is None and taken.groups is None:
+            return self.calibrated.verdict(self._next("", taken.codes))
+        keys = np.array([""] * n) if taken.groups is None else np.array([str(group) for group in taken.groups])
+        scores, columns = np.empty(n), np.empty((n, self.detector.n_features_in_))
+        for row in range(n):
+            time = None if taken.times is None else float(taken.times[row])
+            told = self._at(keys[row], taken.codes[row : row + 1], time, row)
+            scores[row], columns[row] = told.scores[-1], told.columns[-1]  # type: ignore[index]
+        return self.calibrated.verdict(Reading(scores, columns))
+
+    def _at(self, key: str, row: Array, time: float | None, number: int) -> Reading:
+        """A row at a time: what happened since the last one of its series decides whether it goes on."""
+        tail, detector = self.tails.get(key), self.detector
+        if tail is None or tail.time is None or time is None:
+            told = self._next(key, row)
+        else:
+            steps = (time - tail.time) / detector.step_
+            if steps < 0:
+                raise DataError(
+                    f"Rows need to be in order of time, however: row {number + 1} of these is {-steps:.4g} steps "
+                    "earlier than the one before. Give times in UTC or with their offset."
+                )
+            if steps == 0 and detector.on_duplicate == "error":
+                raise DataError(
+                    f"Rows need times of their own, however: row {number + 1} of these has the time of the one before. "
+                    'Choose on_duplicate="first" or "keep".'
+                )
+            if steps == 0 and detector.on_duplicate == "first":
+                return Reading(tail.scores.mean(keepdims=True), tail.columns.mean(axis=0, keepdims=True))
+            if steps > GAP and detector.on_gap == "error":
+                raise DataError(
+                    f"Rows need an even step, however: before row {number + 1} of these are {steps:.4g} steps of the "
+                    'usual length. Choose on_gap="split" or "fill".'
+                )
+            missed = round(steps) - 1 if detector.on_gap == "fill" and steps > MISSED else 0
+            if 0 < missed <= detector.window_:
+                row = np.vstack([np.full((missed, row.shape[1]), np.nan), row])
+            elif steps > GAP:
+                del self.tails[key]
+            told = self._next(key, row)
+        self.tails[key].time = time
+        return told
+
+    def _next(self, key: str, rows: Array) -> Reading:
+        """Rows that follow those of a series so far."""
+        fold, calibrated = self.detector.fold_, self.calibrated
+        tail = self.tails.get(key) or Tail(np.empty((0, fold.channels.width)))
+        encoded, tail.standing = fold.channels.encode(rows, tail.standing)
+        fresh = encoded.x.numpy() if encoded.mask is None else np.where(encoded.mask.numpy(), encoded.x.numpy(), np.nan)
+        cells = np.vstack([tail.cells, fresh])
+        absent = np.isnan(cells)
+        mask = torch.from_numpy(~absent) if absent.any() else None
+        known_cells = np.where(absent, 0.0, cells) if absent.any() else cells
+        told = fold.fuse(
+            fold.raw_next(Encoded(torch.from_numpy(known_cells), mask, encoded.surprise), len(rows)),
+            calibrated.rarities,
+        )
+        tail.cells = cells[max(0, len(cells) - fold.length + 1) :] if fold.length > 1 else cells[:0]
+        scores = np.append(tail.scores, told.scores)
+        columns = np.vstack([tail.columns.reshape(-1, rows.shape[1]), told.columns])
+        smooth = calibrated.smoothing
+        tail.scores, tail.columns = scores[-smooth:], columns[-smooth:]
+        self.tails[key] = tail
+        spans = [slice(max(0, end - smooth), end) for end in range(len(scores) - len(rows) + 1, len(scores) + 1)]
+        return Reading(
+            np.array([scores[span].mean() for span in spans]), np.array([columns[span].mean(axis=0) for span in spans])
+        )
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write where the stream stands, as JSON; the file appears complete or not at all."""
+        path = Path(path)
+        state = {
+            "format": FORMAT,
+            "version": VERSION,
+            "columns": self.detector.contract_.names,
+            "rows": self.detector.fold_.length,
+            "series": {
+                key: {
+                    "cells": _listed(tail.cells),
+                    "standing": None if tail.standing is None else [_listed(values) for values in tail.standing],
+                    "time": tail.time,
+                    "scores": _listed(tail.scores),
+                    "columns": _listed(tail.columns),
+                }
+                for key, tail in self.tails.items()
+            },
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(state))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def restore(self, path: str | os.PathLike[str]) -> Stream:
+        """Go on where `save` stood.
+
+        Raises
+        ------
+        DataError
+            When the file is no such state, or one of another model.
+        """
+        try:
+            state = json.loads(Path(path).read_text())
+            fits = state["format"] == FORMAT and state["version"] == VERSION
+            fits = fits and state["columns"] == self.detector.contract_.names
+            fits = fits and state["rows"] == self.detector.fold_.length
+            width = self.detector.fold_.channels.width
+            tails = {
+                key: Tail(
+                    _array(tail["cells"]).reshape(-1, width),
+                    None if tail["standing"] is None else Standing(*map(_array, tail["standing"])),
+                    tail["time"],
+                    _array(tail["scores"]),
+                    _array(tail["columns"]).reshape(-1, len(state["columns"])),
+                )
+                for key, tail in state["series"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"A stream goes on from a state that it saved, however: {path}: {error}.") from error
+        if not fits:
+            raise DataError(
+                f"A stream goes on from a state of its own model, however: {path} is of another. Begin anew."
+            )
+        self.tails = tails
+        return self
+
+
+def _listed(values: Array) -> list[Any]:
+    """Values as JSON has them; NaN is null there."""
+    cells = values.astype(object)
+    cells[np.isnan(values)] = None
+    return cells.tolist()
+
+
+def _array(values: list[Any]) -> Array:
+    return np.array(values, dtype=np.float64)

@@ -1,0 +1,63 @@
+"""How rare a row's score is, in nats. numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+KNOTS = 65
+TOP = 0.9  # beyond this quantile the tail is exponential in the logarithm of the score
+FEWEST = 10  # rows beyond it
+SMALLEST = 1e-9
+STEEPEST = 1e-2
+
+
+class Tails:
+    r"""For each of `k` columns of scores, :math:`-\log \hat P(S \ge s)` as validate rows have it; see `Fused`.
+
+    Ranks up to the .9 quantile `q`, then :math:`\log P = \log .1 - (\log s - \log q) / e` with `e` the mean excess.
+    `knots` `(k, 65)` are logarithms of scores, `last` the levels' upper end, `excess` and `origin` `(k,)`.
+    """
+
+    def __init__(self, knots: Array, last: float, excess: Array, origin: Array) -> None:
+        self.knots, self.last, self.excess, self.origin = knots, last, excess, origin
+
+    @classmethod
+    def learn(cls, scores: Array) -> Tails:
+        """From scores `(m, k)` of validate rows."""
+        low, middle = scores.min(axis=0), np.median(scores, axis=0)
+        origin = np.where(low < 0, 2 * low - middle, 0.0)
+        logs = np.log(np.maximum(scores - origin, SMALLEST))
+        last = max(0.5, min(TOP, 1 - FEWEST / len(scores)))
+        knots = np.quantile(logs, np.linspace(0, last, KNOTS), axis=0).T
+        beyond = logs > knots[:, -1]
+        excess = np.where(beyond, logs - knots[:, -1], 0.0).sum(axis=0) / np.maximum(beyond.sum(axis=0), 1)
+        return cls(knots, last, np.where(beyond.any(axis=0), np.maximum(excess, STEEPEST), 1.0), origin)
+
+    def nats(self, scores: Array) -> Array:
+        """Scores `(n, k)` as nats, each 0 or more."""
+        logs = np.log(np.maximum(scores - self.origin, SMALLEST))
+        levels = -np.log1p(-np.linspace(0, self.last, KNOTS))
+        inside = np.column_stack([np.interp(*pair, levels) for pair in zip(logs.T, self.knots, strict=True)])
+        inside[logs <= self.knots[:, 0]] = 0.0  # the least there was, also where all were alike
+        return inside + np.maximum(logs - self.knots[:, -1], 0) / self.excess
+
+    def exceeded_by(self, share: float) -> float:
+        """The score of the first column that so small a share of rows exceeds."""
+        nats, beyond = -np.log(share), -np.log1p(-self.last)
+        if nats <= beyond:
+            levels = -np.log1p(-np.linspace(0, self.last, KNOTS))
+            log = float(np.interp(nats, levels, self.knots[0]))
+        else:
+            log = float(self.knots[0, -1] + (nats - beyond) * self.excess[0])
+        return float(np.exp(log) + self.origin[0])
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """What was learned, as arrays."""
+        return {"knots": self.knots, "last": np.array([self.last]), "excess": self.excess, "origin": self.origin}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Array]) -> Tails:
+        return cls(state["knots"], float(state["last"][0]), state["excess"], state["origin"])

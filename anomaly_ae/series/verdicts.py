@@ -1,0 +1,143 @@
+"""Verdicts on series: scores, alarms, blame, what was expected, events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from anomaly_ae.explanation import Verdict
+from anomaly_ae.series.calibrated import Calibrated
+from anomaly_ae.series.events import Events, is_place
+from anomaly_ae.series.fold import Reading, SeriesFold
+from anomaly_ae.series.rows import SeriesRowsMixin, Taken
+from anomaly_ae.series.stream import Stream
+
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+
+class SeriesVerdictsMixin(SeriesRowsMixin):
+    """What is said of rows of a series, by the fold and the calibration of how windows become rows."""
+
+    fold_: SeriesFold
+    calibrated_: dict[str, Calibrated]
+    reduce: str
+    stride: int | str
+
+    @property
+    def _mine(self) -> Calibrated:
+        check_is_fitted(self)
+        return self.calibrated_[self.reduce]
+
+    @property
+    def calibration_scores_(self) -> Array:
+        """Scores of held-out rows `(m,)`, sorted."""
+        return self._mine.scores
+
+    @property
+    def threshold_(self) -> Any:
+        """The fitted threshold."""
+        return self._mine.threshold
+
+    @property
+    def events_(self) -> Events:
+        """The fitted event rule."""
+        return self._mine.events
+
+    @property
+    def offset_(self) -> float:
+        """`decision_function` is `score_samples - offset_`."""
+        return -self.threshold_.value_
+
+    def assess(self, X: ArrayLike) -> Verdict:
+        """Everything there is to say of rows, in one pass: score, p-value, alarm, contributions."""
+        return self._assess(self._taken(X), True)
+
+    def anomaly_score(self, X: ArrayLike) -> Array:
+        """How strange each row is, `(n,)`; larger is stranger."""
+        return self._assess(self._taken(X), False).anomaly_score
+
+    def score_samples(self, X: ArrayLike) -> Array:
+        """How normal each row is, `(n,)`: `-anomaly_score(X)`."""
+        return -self.anomaly_score(X)
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """`score_samples(X) - offset_`, `(n,)`; negative is an anomaly."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.intp]:
+        """+1 for normal rows, -1 for anomalies, `(n,)`."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: ArrayLike) -> Array:
+        """Conformal p-values, `(n,)`: the share of calibrate rows at least as strange."""
+        return self._assess(self._taken(X), False).p_value
+
+    def explain(self, X: ArrayLike) -> Array:
+        """What each column contributes to its row's score, `(n, n_features)`, each 0 or more: more is more to blame.
+
+        They add up to the row's `anomaly_score`.
+        """
+        return self.assess(X).contributions
+
+    def expected(self, X: ArrayLike) -> Array:
+        """What each column would be if it did what all others let expect, `(n, n_features)`, in the column's units.
+
+        NaN of flags and categories, which no window holds. Windows lie side by side, and of each channel its whole
+        window is left out.
+        """
+        taken = self._taken(X)
+        line = self._timeline(taken)
+        rows = line.rows(taken.codes)
+        return np.concatenate([self.fold_.expected(rows[first:last]) for first, last in line.bounds])[line.place]
+
+    def events(self, X: ArrayLike) -> pd.DataFrame:
+        """What happened in a series: one line an event, in order of its first row.
+
+        `start` and `end` (first and last row, in the words of the time column; row numbers from 0 without one), `peak`
+        where the score was highest, `rows`, `severity` (the peak's score over the level at which an event opens), and
+        of the channels to blame, most first, `channel_1`, `channel_1_share` of the event's contributions and
+        `channel_1_since`, from when on it deviated, and so on. `group` where there are groups.
+        """
+        return self.assess_events(X)[1]
+
+    def assess_events(self, X: ArrayLike) -> tuple[Verdict, pd.DataFrame, list[Places]]:
+        """The verdict on rows, the table of events, and the rows of each event."""
+        taken = self._taken(X)
+        verdict, line, mine = self._assess(taken, True), self._timeline(taken), self._mine
+        given = line.given()
+        found: list[tuple[dict[str, Any], Places]] = []
+        for first, last in line.bounds:
+            rows = given[first:last][given[first:last] >= 0]
+            scores, cells = verdict.anomaly_score[rows], verdict.contributions[rows]
+            for begin, end in mine.events.spans(scores):
+                told = mine.events.told(scores, cells, mine.usual, self.contract_.names, begin, end)
+                found.append(({k: rows[v] if is_place(k) else v for k, v in told.items()}, rows[begin:end]))
+        found.sort(key=lambda event: int(event[0]["start"]))
+        table = pd.DataFrame([event for event, _ in found], columns=mine.events.names(self.n_features_in_))
+        if taken.said is not None:
+            places = [str(name) for name in table if is_place(str(name))]
+            table = table.assign(**{name: taken.said[table[name].to_numpy(dtype=np.intp)] for name in places})
+        if taken.groups is not None:
+            table.insert(0, "group", taken.groups[np.array([rows[0] for _, rows in found], dtype=np.intp)])
+        return verdict, table, [rows for _, rows in found]
+
+    def stream(self) -> Stream:
+        """Rows as they come, scored one by one as `reduce="last"` scores them together: see `Stream`."""
+        check_is_fitted(self)
+        return Stream(self)
+
+    def _assess(self, taken: Taken, explained: bool) -> Verdict:
+        line, mine = self._timeline(taken), self._mine
+        rows = line.rows(taken.codes)
+        read = []
+        for first, last in line.bounds:
+            raw = self.fold_.raw(rows[first:last], self.reduce, self.stride, explained)
+            read.append(mine.reading(self.fold_, raw))
+        scores = np.concatenate([one.scores for one in read])[line.place]
+        columns = [one.columns for one in read if one.columns is not None]
+        return mine.verdict(Reading(scores, np.concatenate(columns)[line.place] if explained else None))

@@ -1,0 +1,61 @@
+"""Views: what looks at a series, over windows of its own length."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.nn.core import Part
+from anomaly_ae.scoring.scorers import Scorer
+
+__all__ = ["View"]
+
+
+class View(Part):
+    r"""A scorer that looks at windows of its own length, and how channels become a row's score.
+
+    .. math:: s_t = \sum_{c \in \text{top } k} -\log \hat P(E_c \ge e_{ct})
+
+    where :math:`e_{ct}` is what the scorer blames on channel `c` at row `t`, and the tail probability is the channel's
+    own over validate rows (see `Fused`): a channel that is always noisy needs more to be strange. With
+    `channels="all"` the scorer's own score counts, whatever it blames on whom.
+
+    Parameters
+    ----------
+    scorer : scorer
+        What judges windows.
+    window : int >= 1 or None, default=None
+        Rows a window; `None` is the detector's. Where there are few rows to learn from, at most a sixth of them.
+    channels : {"all"} or int >= 1, default="all"
+        How many channels count, the strangest ones.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+
+    References
+    ----------
+    Garg et al. (2021), An evaluation of anomaly detection and diagnosis in multivariate time series, arXiv:2109.11428.
+
+    Examples
+    --------
+    >>> from anomaly_ae import Mahalanobis, View
+    >>> View(Mahalanobis(), window=16, channels=1)
+    View(channels=1, scorer=Mahalanobis(), window=16)
+    """
+
+    def __init__(self, scorer: Any = None, window: int | None = None, channels: str | int = "all") -> None:
+        self.scorer = scorer
+        self.window = window
+        self.channels = channels
+
+    def check(self) -> None:
+        """Refuse hyperparameters that are out of range."""
+        if not isinstance(self.scorer, Scorer):
+            raise ConfigError(f"View needs a scorer, however: {self.scorer!r}. Give one.")
+        if self.window is not None and (not isinstance(self.window, Integral) or self.window < 1):
+            raise ConfigError(f"View needs a window of 1 row or more, however: {self.window!r}. Use None for any.")
+        if self.channels != "all" and (not isinstance(self.channels, Integral) or self.channels < 1):
+            raise ConfigError(f'View needs channels to be "all" or 1 or more, however: {self.channels!r}. Try 1.')

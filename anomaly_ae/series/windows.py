@@ -1,0 +1,173 @@
+"""Windows over rows in order of time: where they are, how long they are, and which rows are of which kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ae.nn.core import Batch
+
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+LONGEST = 256  # rows of an automatic window, at most
+USUAL = (16, 128)  # rows of one where no longer period shows
+SHORTEST_PERIOD = 4
+PROMINENT = 0.3  # autocorrelation of a period
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `length` rows over cells `x` `(rows, channels)`; nothing is copied before it is looked at.
+
+    `where` says at which row each begins, as a slice or numbers `(m,)`, or names all of its rows `(m, length)`.
+    """
+
+    x: Tensor
+    mask: Tensor | None
+    length: int
+    where: slice | Places
+
+    def __len__(self) -> int:
+        return len(range(*self.where.indices(len(self.x)))) if isinstance(self.where, slice) else len(self.where)
+
+    def __getitem__(self, some: slice) -> Windows:
+        if not isinstance(self.where, slice):
+            return Windows(self.x, self.mask, self.length, self.where[some])
+        starts = range(*self.where.indices(len(self.x)))[some]
+        return Windows(self.x, self.mask, self.length, slice(starts.start, starts.stop, starts.step))
+
+    def thinned(self, most: int) -> Windows:
+        """At most so many of the windows, evenly."""
+        if len(self) <= most or isinstance(self.where, slice):
+            return self
+        return Windows(
+            self.x, self.mask, self.length, self.where[np.linspace(0, len(self) - 1, most).round().astype(int)]
+        )
+
+    def batch(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The windows as rows of a batch: `(m, channels, length)`."""
+        mask = None if self.mask is None else self._cut(self.mask).to(device)
+        return Batch(self._cut(self.x).to(device, dtype), None if mask is None or mask.all() else mask)
+
+    def _cut(self, rows: Tensor) -> Tensor:
+        if not isinstance(self.where, slice) and self.where.ndim == 2:
+            return rows[torch.from_numpy(self.where)].transpose(1, 2)
+        if len(rows) < self.length:
+            return rows.new_empty(0, rows.shape[1], self.length)
+        windows = rows.unfold(0, self.length, 1)
+        return windows[self.where if isinstance(self.where, slice) else torch.from_numpy(self.where)]
+
+
+def ending(before: int, rows: int, length: int) -> Places:
+    """The rows of the windows that end at each of `rows` rows, of which `before` came earlier: `(rows, length)`.
+
+    Where too few have been, the window goes on as the series' mirror image: x1 x0 | x0 x1 x2. So nothing jumps, noise
+    stays noise, and no row is used before it was there.
+    """
+    last = before + np.arange(rows)[:, None]
+    at = last - np.arange(length - 1, -1, -1)
+    folded = at % (2 * (last + 1))
+    return np.where(folded > last, 2 * (last + 1) - 1 - folded, folded).astype(np.intp)
+
+
+class Kinds(NamedTuple):
+    """Runs `(k, 2)`, first row and last row + 1, of rows to fit, to validate and to calibrate."""
+
+    fit: Places
+    validate: Places
+    calibrate: Places
+
+
+PATTERN = "fvfcf"  # of blocks, so that each kind sees early and late rows
+TWICE_ABOVE = 2000  # rows; then the pattern is repeated
+
+
+def kinds_in_time(bounds: Places, turn: int = 0) -> Kinds:
+    """Divide runs of rows into blocks of three kinds, contiguous in time: 60 %, 20 % and 20 %.
+
+    At `turn` 0 to 4 the kinds move on by as many blocks, so that over five turns each row calibrates once.
+    """
+    lengths = bounds[:, 1] - bounds[:, 0]
+    total = int(lengths.sum())
+    blocks = len(PATTERN) * (2 if total > TWICE_ABOVE else 1)
+    edges = np.round(np.linspace(0, total, blocks + 1)).astype(np.intp)
+    begins = np.append(0, np.cumsum(lengths))[:-1]
+    found: dict[str, list[tuple[int, int]]] = {kind: [] for kind in PATTERN}
+    for first, length, begin in zip(bounds[:, 0], lengths, begins, strict=True):
+        for block in range(blocks):
+            low, high = max(edges[block], begin), min(edges[block + 1], begin + length)
+            if low < high:
+                runs = found[PATTERN[(block + turn) % len(PATTERN)]]
+                piece = (int(first + low - begin), int(first + high - begin))
+                if runs and runs[-1][1] == piece[0] and piece[0] != first:
+                    piece = (runs.pop()[0], piece[1])
+                runs.append(piece)
+    return Kinds(*(np.array(found[kind], dtype=np.intp).reshape(-1, 2) for kind in "fvc"))
+
+
+def apart(runs: Places, gap: int) -> Places:
+    """Runs of held-out rows without `gap` rows at either end, where some of that length are left, else as they are.
+
+    So no window in them touches, or lies next to, one of rows of another kind.
+    """
+    inner = runs + np.array([gap, -gap]) * (gap > 1)
+    inner = inner[inner[:, 1] - inner[:, 0] >= gap]
+    return inner if len(inner) else runs
+
+
+def starts(runs: Places, length: int, most: int | None = None) -> Places:
+    """Where windows begin that lie within runs, evenly thinned to about `most`."""
+    every = [np.arange(first, last - length + 1) for first, last in runs]
+    found = np.concatenate([*every, np.empty(0, dtype=np.intp)]).astype(np.intp)
+    if most is not None and len(found) > most:
+        found = found[np.round(np.linspace(0, len(found) - 1, most)).astype(np.intp)]
+    return found
+
+
+def longest_window(rows: int) -> int:
+    """The longest window that fits well into the blocks that so many rows are divided into."""
+    return max(1, rows // (12 if rows > TWICE_ABOVE else 6))
+
+
+def automatic(x: Array, runs: Places, rows: int) -> int:
+    """Length of window: an eighth of the rows, at least 16 and at most 128; or, if longer, the dominant period.
+
+    The period is the lag of the highest peak of the mean autocorrelation of channels `x` over runs of fit rows, if that
+    is above 0.3. Never more than 256, or a sixth of the rows (a twelfth above 2000).
+    """
+    longest = min(LONGEST, longest_window(rows))
+    usual = min(longest, max(USUAL[0], min(USUAL[1], rows // 8)))
+    return max(usual, dominant_period(x, runs, longest) or 0)
+
+
+def dominant_period(x: Array, runs: Places, longest: int) -> int | None:
+    """The lag in [4, `longest`] at which channels repeat themselves most, if they do."""
+    total, weight = np.zeros(longest + 1), 0.0
+    for first, last in runs:
+        n = last - first
+        if n < 2 * longest or longest <= SHORTEST_PERIOD:
+            continue
+        run = np.nan_to_num(x[first:last])
+        run = run - run.mean(axis=0)
+        spectrum = np.abs(np.fft.rfft(run, 2 * n, axis=0)) ** 2
+        lagged = np.fft.irfft(spectrum, axis=0)[: longest + 1]
+        whole = lagged[0]
+        live = whole > 1e-12 * n
+        if live.any():
+            unbiased = n / (n - np.arange(longest + 1))[:, None]
+            total += n * (lagged[:, live] / whole[live] * unbiased).mean(axis=1)
+            weight += n
+    if not weight:
+        return None
+    curve = total / weight
+    peaks = [
+        lag
+        for lag in range(SHORTEST_PERIOD, longest)
+        if curve[lag] >= PROMINENT and curve[lag - 1] < curve[lag] >= curve[lag + 1]
+    ]
+    return max(peaks, key=lambda lag: curve[lag]) if peaks else None

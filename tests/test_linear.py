@@ -1,0 +1,121 @@
+"""Scorers that are linear, against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.decomposition import PCA
+
+from anomaly_ae import Mahalanobis, Neighbours, PrincipalComponents, Whitened
+from anomaly_ae.nn.core import Batch, Pass, Sizes
+from anomaly_ae.series.tails import KNOTS, Tails
+
+
+def rows(n, seed=0, d=6):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ np.random.default_rng(7).normal(size=(d, d)) + 3
+
+
+def seen(X, shape=None):
+    x = torch.from_numpy(X).reshape(-1, *(shape or X.shape[1:]))
+    return Pass(Batch(x), Batch(x), x, (), None, None)
+
+
+def learned(scorer, shape=(6,), n=1500):
+    scorer.build(Sizes(shape))
+    scorer.double()
+    scorer.learn(seen(rows(n), shape), seen(rows(400, 1), shape))
+    return scorer
+
+
+def test_mahalanobis_is_the_negative_log_density_of_a_gaussian():
+    scorer, X, new = learned(Mahalanobis(ridge=1e-6)), rows(1500), rows(50, 2)
+    S = np.cov(X.T, bias=True)
+    S = S + 1e-6 * np.trace(S) / 6 * np.eye(6)
+    gaussian = multivariate_normal(X.mean(0), S)
+    assert np.allclose(scorer(seen(new)), -gaussian.logpdf(new) + gaussian.logpdf(X.mean(0)))
+
+
+def test_the_ridge_is_the_likeliest_of_held_out_rows():
+    X, held_out = rows(9, d=6), rows(400, 1)
+    scorer = Mahalanobis()
+    scorer.build(Sizes((6,)))
+    scorer.double().learn(seen(X), seen(held_out))
+
+    def likelihood(ridge):
+        S = np.cov(X.T, bias=True)
+        return multivariate_normal(X.mean(0), S + ridge * np.trace(S) / 6 * np.eye(6)).logpdf(held_out).mean()
+
+    best = max(np.logspace(-6, 0, 13), key=likelihood)
+    fixed = Mahalanobis(ridge=float(best))
+    fixed.build(Sizes((6,)))
+    fixed.double().learn(seen(X), seen(held_out))
+    assert np.allclose(scorer(seen(held_out)), fixed(seen(held_out)))
+
+
+@pytest.mark.parametrize("n", [1500, 5], ids=["tall", "wide"])
+def test_principal_components_are_probabilistic_pca(n):
+    X, new = rows(n), rows(50, 2)
+    scorer = PrincipalComponents(keep=0.9)
+    scorer.build(Sizes((6,)))
+    scorer.double().learn(seen(X), seen(new))
+    k = len(scorer.weights)
+    share = np.cumsum(PCA().fit(X).explained_variance_ratio_)
+    assert share[k - 1] >= 0.9 > (share[k - 2] if k > 1 else 0)
+    values, vectors = np.linalg.eigh(np.cov(X.T, bias=True))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    noise = values[k:].mean()
+    M = vectors[:, :k] / values[:k] @ vectors[:, :k].T + (np.eye(6) - vectors[:, :k] @ vectors[:, :k].T) / noise
+    off = new - X.mean(0)
+    assert np.allclose(scorer(seen(new)), 0.5 * np.einsum("ni,ij,nj->n", off, M, off))
+
+
+def test_what_a_channel_contributes_is_what_the_score_falls_by_without_it():
+    """By brute force: the channel's cells are moved to where the score is least."""
+    scorer, shape = learned(Mahalanobis(), (2, 3)), (2, 3)
+    new = rows(5, 3)
+    p = seen(new, shape)
+    blamed, whole = scorer.contributions(p).sum(2), scorer(p)
+    expected = scorer.expected(p)
+    for channel in range(2):
+        x = p.batch.x.clone()
+        x[:, channel] = expected[:, channel]
+        least = scorer(Pass(Batch(x), Batch(x), x, (), None, None))
+        assert np.allclose(whole - least, blamed[:, channel])
+        x[:, channel] += 0.01 * torch.randn_like(x[:, channel])
+        assert (scorer(Pass(Batch(x), Batch(x), x, (), None, None)) > least).all()
+
+
+@pytest.mark.parametrize(
+    "scorer", [Mahalanobis(), PrincipalComponents(keep=0.8), PrincipalComponents(0.8, inside=False)]
+)
+def test_a_channel_that_alone_is_wrong_is_blamed_most(scorer):
+    scorer = learned(scorer, (6, 1))
+    for channel in range(6):
+        new = rows(100, 4)
+        new[:, channel] += 30
+        assert (scorer.contributions(seen(new, (6, 1))).sum(2).argmax(1) == channel).float().mean() > 0.95
+
+
+def test_whitened_distances_run_from_euclid_s_to_mahalanobis():
+    X, new = rows(1500), rows(50, 2)
+    S = np.cov(X.T, bias=True)
+    for epsilon in (1e-4, 0.1, 1e4):
+        scorer = learned(Whitened(Neighbours(k=1), epsilon=epsilon))
+        values, vectors = np.linalg.eigh(S / (np.trace(S) / 6))
+        half = vectors * np.sqrt(epsilon / (values + epsilon)) @ vectors.T
+        memory = (np.vstack([X, rows(400, 1)]) - X.mean(0)) @ half
+        nearest = np.sqrt((((new - X.mean(0)) @ half)[:, None] - memory[None]) ** 2 @ np.ones(6)).min(1)
+        assert np.allclose(scorer(seen(new)), nearest, rtol=1e-3, atol=1e-5)
+
+
+def test_a_tail_is_a_rank_and_then_exponential_in_the_logarithm():
+    rng = np.random.default_rng(0)
+    scores = rng.pareto(2, size=(20_000, 1)) + 1  # P(S > s) = s^-2
+    tails = Tails.learn(scores)
+    at = np.array([[1.5], [3.0], [30.0], [300.0]])
+    assert np.allclose(tails.nats(at)[:, 0], 2 * np.log(at[:, 0]), rtol=0.1)
+    assert abs(np.log(tails.exceeded_by(1e-4)) - 0.5 * np.log(1e4)) < 0.3
+    assert tails.knots.shape == (1, KNOTS)
+    assert (np.diff(tails.nats(np.linspace(1, 99, 500)[:, None])[:, 0]) >= 0).all()
+    assert tails.nats(np.full((3, 1), 0.5)).max() == 0

@@ -1,0 +1,153 @@
+"""The pump, end to end: what is promised of faults on seeds that the repository does not hold."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from anomaly_ae import Mahalanobis, SeriesDetector, View
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "sample_data"))
+import make_pump  # noqa: E402 - it lies beside its files
+
+HOUR = pd.Timedelta("1h")
+LIVE = SeriesDetector(
+    views=[View(Mahalanobis(), window=32, channels=1)], reduce="last", time="time", random_state=0
+)  # as in configs/pump.yaml
+
+
+def run(*command, cwd, text=None):
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "anomaly-ae"), *map(str, command)],
+        cwd=cwd, input=text, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def judged(events, labels):
+    """Which faults were found, of which sensor faults the sensor was blamed, and how many events were none."""
+    start, end = (pd.to_datetime(events[name], utc=True) for name in ("start", "end"))
+    false = np.ones(len(events), dtype=bool)
+    found, blamed = {}, []
+    for fault in labels.itertuples():
+        first, last = pd.Timestamp(fault.start), pd.Timestamp(fault.end)
+        hit = ((start <= last) & (end >= first)).to_numpy()
+        false &= ~((start <= last + HOUR) & (end >= first)).to_numpy()  # temperatures take an hour to settle
+        found[fault.kind] = bool(hit.any())
+        if fault.sensor and hit.any():
+            blamed.append(events[hit].sort_values("rows")["channel_1"].iloc[-1] == fault.channels)
+    return found, blamed, int(false.sum())
+
+
+@pytest.fixture(scope="module")
+def normal():
+    return pd.read_csv(ROOT / "sample_data" / "pump_normal.csv")
+
+
+def verdicts(detector, seeds):
+    found, blamed, false, days = {}, [], 0, 0
+    for seed in seeds:
+        mixed, labels = make_pump.simulate(3, seed, make_pump.FAULTS)
+        kinds, right, wrong = judged(detector.events(mixed), labels)
+        for kind, hit in kinds.items():
+            found.setdefault(kind, []).append(hit)
+        blamed, false, days = blamed + right, false + wrong, days + 3
+        false, days = false + len(detector.events(make_pump.simulate(2, 1000 + seed)[0])), days + 2
+    return found, blamed, false / days
+
+
+def test_faults_are_found_and_sensors_blamed_live(normal):
+    found, blamed, false = verdicts(LIVE.fit(normal), range(101, 109))
+    assert sum(np.mean(hits) > 0.8 for hits in found.values()) >= 6, found
+    assert len(blamed) >= 20
+    assert np.mean(blamed) >= 0.8
+    assert false <= 1
+
+
+@pytest.mark.slow
+def test_faults_are_found_and_sensors_blamed_by_default(normal):
+    found, blamed, false = verdicts(SeriesDetector(time="time", random_state=0).fit(normal), range(101, 106))
+    assert sum(np.mean(hits) > 0.8 for hits in found.values()) >= 6, found
+    assert np.mean(blamed) >= 0.8
+    assert false <= 1
+
+
+def test_two_commands_from_a_file_to_events(tmp_path):
+    mixed, labels = make_pump.simulate(3, 77, make_pump.FAULTS)
+    mixed.to_csv(tmp_path / "mixed.csv", index=False)
+    config = ROOT / "configs" / "pump.yaml"
+    run("fit", config, "--data", ROOT / "sample_data" / "pump_normal.csv", "--model", "m", cwd=tmp_path)
+    done = run("score", "m", "mixed.csv", "--output", "scores.csv", "--events", "events.csv", "--json", cwd=tmp_path)
+    events = pd.read_csv(tmp_path / "events.csv")
+    found, blamed, false = judged(events, labels)
+    assert sum(found.values()) >= 6
+    assert np.mean(blamed) >= 0.8
+    assert false <= 3
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert scores["time"].tolist() == mixed["time"].tolist()
+    assert sorted(scores["event"].dropna().unique()) == events["event"].tolist()
+    assert len(json.loads(done.stdout)["events"]) == len(events)
+    piped = run("watch", "m", cwd=tmp_path, text=mixed[:600].to_csv(index=False))
+    live = pd.read_json(io.StringIO(piped.stdout), lines=True)
+    assert np.allclose(live["anomaly_score"], scores["anomaly_score"][:600], atol=1e-6)
+    for name in ("p.png", "p.svg"):
+        run("plot", "m", "mixed.csv", "--output", name, cwd=tmp_path)
+        assert (tmp_path / name).stat().st_size > 20_000
+    assert "<svg" in (tmp_path / "p.svg").read_text()[:2000]
+    told = run("info", "m", cwd=tmp_path).stdout
+    assert "Mahalanobis" in told
+
+
+def test_the_sample_is_what_its_script_writes(tmp_path):
+    (tmp_path / "make_pump.py").write_text((ROOT / "sample_data" / "make_pump.py").read_text())
+    subprocess.run([sys.executable, "make_pump.py"], cwd=tmp_path, check=True)
+    for name in ("normal", "mixed", "labels"):
+        file = f"pump_{name}.csv"
+        assert (tmp_path / file).read_bytes() == (ROOT / "sample_data" / file).read_bytes()
+
+
+def test_the_simulator_repeats_and_faults_are_all_that_differs():
+    plain, none = make_pump.simulate(3, 5)
+    again, _ = make_pump.simulate(3, 5)
+    assert plain.equals(again)
+    assert none.empty
+    assert not plain.equals(make_pump.simulate(3, 6)[0])
+    for kind in make_pump.SENSOR_FAULTS:
+        faulty, labels = make_pump.simulate(3, 5, [kind])
+        differs = faulty.ne(plain)
+        assert differs.any().pipe(lambda columns: columns[columns].index.tolist()) == [labels.channels[0]]
+        rows = faulty.time[differs.any(axis=1)]
+        assert labels.start[0] <= rows.iloc[0] <= rows.iloc[-1] <= labels.end[0]
+    every, labels = make_pump.simulate(3, 5, make_pump.FAULTS)
+    assert labels.kind.tolist() == list(make_pump.FAULTS)
+    assert (labels.start.to_numpy()[1:] > labels.end.to_numpy()[:-1]).all()
+    assert not every.isna().any().any()
+
+
+def test_physics():
+    """What a pump does: more speed, more head and current; each mode its flow; temperatures lag behind."""
+    table, _ = make_pump.simulate(4, 3)
+    by_mode = table.groupby("mode").median(numeric_only=True)
+    for mode, flow in make_pump.FLOW.items():
+        assert abs(by_mode.loc[mode, "flow_m3h"] - flow) < 2
+    for column in ("speed_rpm", "current_a", "discharge_bar", "winding_c", "valve_pct"):
+        assert by_mode[column].is_monotonic_increasing
+    lag = [table["winding_c"].corr(table["current_a"].shift(k)) for k in range(0, 120, 5)]
+    assert 3 <= int(np.argmax(lag)) <= 20
+
+
+def test_the_configuration_is_the_detector_of_these_tests():
+    from anomaly_ae import config
+
+    made, _ = config.load(ROOT / "configs" / "pump.yaml")
+    assert repr(made.views) == repr(LIVE.views)
+    assert made.reduce == LIVE.reduce
+    assert "SeriesDetector" in yaml.safe_load((ROOT / "configs" / "pump.yaml").read_text())

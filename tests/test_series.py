@@ -1,0 +1,483 @@
+"""Series: rows in order of time in, one score a row out, whatever stands between them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from anomaly_ae import (
+    TCN,
+    AutoencoderDetector,
+    Conformal,
+    Events,
+    KLScore,
+    Mahalanobis,
+    Neighbours,
+    PrincipalComponents,
+    ReconstructionError,
+    SeriesDetector,
+    VAEDetector,
+    View,
+    Whitened,
+    load,
+)
+from anomaly_ae.errors import AnomalyError, ConfigError, DataError
+from anomaly_ae.series.timeline import Timeline, usual_step
+from anomaly_ae.series.windows import PATTERN, apart, automatic, dominant_period, ending, kinds_in_time
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "sample_data"))
+QUICK = [View(Mahalanobis(), window=8, channels=1)]
+CONTEXT = {  # what scikit-learn checks of rows that know nothing of each other
+    "check_methods_sample_order_invariance": "a row's score depends on the rows before it",
+    "check_methods_subset_invariance": "a row's score depends on the rows around it",
+}
+
+
+def plant(n=1200, seed=0, d=4):
+    """Channels that follow two slow states, and noise."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(n)
+    states = np.column_stack([np.sin(2 * np.pi * t / 40), np.sin(2 * np.pi * t / 97 + 1)])
+    mix = np.random.default_rng(9).normal(size=(2, d))
+    return states @ mix + 0.1 * rng.normal(size=(n, d))
+
+
+def table(n=1200, seed=0, start="2026-01-01T00:00Z", freq="min"):
+    X = pd.DataFrame(plant(n, seed), columns=[f"sensor_{j}" for j in range(4)])
+    X.insert(0, "time", pd.date_range(start, periods=n, freq=freq).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return X
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return {
+        reduce: SeriesDetector(views=QUICK, reduce=reduce, random_state=0).fit(plant()) for reduce in ("mean", "last")
+    }
+
+
+BOTH = pytest.mark.parametrize("reduce", ["mean", "last"])
+
+
+@parametrize_with_checks([SeriesDetector()], expected_failed_checks=lambda estimator: CONTEXT)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+# --- what is promised of scores ---------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_signs_shapes_and_agreement(fitted, reduce):
+    det, X = fitted[reduce], plant(300, seed=1)
+    X[100:110, 2] += 3
+    score = det.anomaly_score(X)
+    verdict = det.assess(X)
+    assert score.shape == (300,)
+    assert (score == -det.score_samples(X)).all()
+    assert ((det.predict(X) == -1) == (score > det.threshold_.value_)).all()
+    assert (verdict.is_anomaly == (det.decision_function(X) < 0)).all()
+    assert ((det.p_values(X) > 0) & (det.p_values(X) <= 1)).all()
+    assert np.allclose(verdict.contributions.sum(axis=1), score)
+    assert (verdict.contributions >= 0).all()
+    assert verdict.contributions[100:110].argmax(axis=1).tolist() == [2] * 10
+    assert score[100:110].min() > np.quantile(score[:90], 0.99)
+
+
+def test_last_knows_nothing_of_what_comes_and_mean_does(fitted):
+    X = plant(200, seed=1)
+    later = X.copy()
+    later[120:] += 5
+    assert (fitted["last"].anomaly_score(X)[:120] == fitted["last"].anomaly_score(later)[:120]).all()
+    before = fitted["mean"].anomaly_score(later)[113:120] > fitted["mean"].anomaly_score(X)[113:120]
+    assert before.all()
+    assert np.allclose(fitted["mean"].anomaly_score(X)[:113], fitted["mean"].anomaly_score(later)[:113])
+
+
+@BOTH
+def test_the_mean_and_the_last_are_those_of_the_windows(fitted, reduce):
+    """Against a loop over windows, by what the one view says of each."""
+    det, X = fitted[reduce], plant(60, seed=2)
+    fold = det.fold_
+    raw = fold.raw(X, reduce).views[0].columns
+    encoded, _ = fold.channels.encode(X)
+    eye = fold.eyes[0]
+    each = np.array(
+        [fold._judge(eye, fold._over(encoded, eye, np.array([start])), True).columns[0] for start in range(60 - 7)]
+    )
+    if reduce == "last":
+        assert np.allclose(raw[7:], each)
+    else:
+        rows = [each[max(0, row - 7) : min(row, 52) + 1].mean(axis=0) for row in range(60)]
+        assert np.allclose(raw, rows)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 7])
+@BOTH
+def test_a_series_shorter_than_the_window_has_scores(fitted, reduce, n):
+    usual = np.quantile(fitted[reduce].calibration_scores_, 0.9)
+    score = fitted[reduce].anomaly_score(plant(300, seed=3)[:n])
+    assert score.shape == (n,)
+    assert np.isfinite(score).all()
+    assert score.max() < 20 * usual
+
+
+def test_where_a_series_begins_windows_are_its_mirror_image():
+    assert ending(0, 3, 4).tolist() == [[0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 1, 2]]
+    for seen in range(1, 12):
+        for length in range(1, 9):
+            padded = np.pad(np.arange(seen), (max(0, length - seen), 0), mode="symmetric")[-length:]
+            assert (ending(seen - 1, 1, length)[0] == padded).all()
+
+
+@BOTH
+def test_no_window_reaches_over_a_gap(reduce):
+    """What comes before the gap changes nothing after it, and the other way round."""
+    X = table(1200)
+    det = SeriesDetector(views=QUICK, reduce=reduce, time="time", random_state=0).fit(X)
+    new = table(200, seed=1)
+    new["time"] = [*new["time"][:100], *table(100, start="2026-01-01T09:00Z")["time"]]
+    changed = new.copy()
+    changed.iloc[:100, 1:] += 7
+    assert (det.anomaly_score(new)[100:] == det.anomaly_score(changed)[100:]).all()
+    assert (det.anomaly_score(new)[:100] != det.anomaly_score(changed)[:100]).all()
+    alone = det.anomaly_score(new.iloc[100:])
+    assert (det.anomaly_score(new)[100:] == alone).all()
+    assert (det.anomaly_score(new[100:].reset_index(drop=True)) == alone).all()
+
+
+@BOTH
+def test_no_window_reaches_over_a_group_and_rows_may_lie_in_any_order_of_groups(reduce):
+    X = pd.concat([table(600).assign(pump="a"), table(600, seed=5).assign(pump="b")])
+    det = SeriesDetector(views=QUICK, reduce=reduce, time="time", group="pump", random_state=0).fit(X)
+    a, b = table(80, seed=6).assign(pump="a"), table(80, seed=7).assign(pump="b")
+    together = pd.concat([a, b]).sort_values("time", kind="stable").reset_index(drop=True)
+    score = det.anomaly_score(together)
+    assert (score[(together.pump == "a").to_numpy()] == det.anomaly_score(a)).all()
+    assert (score[(together.pump == "b").to_numpy()] == det.anomaly_score(b)).all()
+
+
+def test_kinds_of_rows_are_blocks_in_time_and_windows_of_two_kinds_never_meet():
+    bounds = np.array([[0, 700], [700, 3000]])
+    for turn in range(5):
+        kinds = kinds_in_time(bounds, turn)
+        rows = [np.concatenate([np.arange(*run) for run in runs]) for runs in kinds]
+        assert sorted(np.concatenate(rows).tolist()) == list(range(3000))
+        assert np.allclose([len(some) / 3000 for some in rows], [0.6, 0.2, 0.2], atol=0.01)
+        held_out = [np.arange(first, last) for first, last in apart(kinds.calibrate, 50)]
+        distance = np.abs(np.concatenate(held_out)[:, None] - np.concatenate(rows[:2])[None]).min()
+        assert distance >= 50
+        assert all(not (first < 700 < last) for runs in kinds for first, last in runs)
+    calibrated = np.concatenate([np.arange(*run) for turn in range(5) for run in kinds_in_time(bounds, turn).calibrate])
+    assert sorted(calibrated.tolist()) == list(range(3000))
+    assert sorted(PATTERN) == ["c", "f", "f", "f", "v"]
+
+
+def test_the_window_is_the_period_where_one_shows():
+    t = np.arange(3000)
+    rng = np.random.default_rng(0)
+    wave = np.sin(2 * np.pi * t / 150)[:, None] + 0.3 * rng.normal(size=(3000, 2))
+    whole = np.array([[0, 3000]])
+    assert abs(dominant_period(wave, whole, 250) - 150) <= 2
+    assert dominant_period(rng.normal(size=(3000, 2)), whole, 250) is None
+    assert abs(automatic(wave, whole, 3000) - 150) <= 2
+    assert automatic(rng.normal(size=(3000, 2)), whole, 3000) == 128
+    assert automatic(rng.normal(size=(400, 2)), np.array([[0, 400]]), 400) == 50
+
+
+# --- times ----------------------------------------------------------------------------------------------------------
+
+
+def test_times_of_all_kinds_say_the_same():
+    X, new = table(800), table(100, seed=1)
+    scores = []
+    for make in (
+        lambda X: X,
+        lambda X: X.assign(time=pd.to_datetime(X.time)),
+        lambda X: X.assign(time=pd.to_datetime(X.time).dt.tz_convert("Europe/Berlin")),
+        lambda X: X.assign(time=np.arange(len(X)) * 60.0),
+    ):
+        det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(make(X))
+        assert det.step_ == 60
+        scores.append(det.anomaly_score(make(new)))
+    indexed = SeriesDetector(views=QUICK, random_state=0).fit(X.set_index(pd.to_datetime(X.time)).drop(columns="time"))
+    scores.append(indexed.anomaly_score(new.set_index(pd.to_datetime(new.time)).drop(columns="time")))
+    scores.append(SeriesDetector(views=QUICK, random_state=0).fit(X.iloc[:, 1:]).anomaly_score(new.iloc[:, 1:]))
+    for score in scores[1:]:
+        assert (score == scores[0]).all()
+
+
+def test_clocks_that_are_set_back_are_told_of_and_offsets_help():
+    local = pd.date_range("2026-10-25T00:00", periods=300, freq="min", tz="UTC").tz_convert("Europe/Berlin")
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(800))
+    new = table(300, seed=1)
+    with pytest.raises(DataError, match=r"row 61 is earlier .* times in UTC or with their offset"):
+        det.predict(new.assign(time=local.tz_localize(None)))
+    assert len(det.predict(new.assign(time=local))) == 300
+    assert len(det.predict(new.assign(time=[moment.isoformat() for moment in local]))) == 300
+
+
+def test_gaps_split_fill_or_refuse():
+    X = table(800)
+    new = table(100, seed=1).drop(index=range(50, 56)).reset_index(drop=True)
+    split, fill, error = (
+        SeriesDetector(views=QUICK, time="time", on_gap=on_gap, random_state=0).fit(X)
+        for on_gap in ("split", "fill", "error")
+    )
+    assert len(split.anomaly_score(new)) == len(fill.anomaly_score(new)) == 94
+    assert (split.anomaly_score(new)[50:] == split.anomaly_score(new[50:].reset_index(drop=True))).all()
+    gone = table(100, seed=1)
+    gone.iloc[50:56, 1:] = np.nan
+    assert np.allclose(fill.anomaly_score(new), split.anomaly_score(gone)[[*range(50), *range(56, 100)]])
+    with pytest.raises(DataError, match=r"row 51 are 7 steps .* on_gap"):
+        error.predict(new)
+    jittered = table(100, seed=1).drop(index=[50]).reset_index(drop=True)  # one row is missing: no gap
+    assert len(error.predict(jittered)) == 99
+
+
+def test_duplicates_are_refused_or_one_is_kept():
+    X, new = table(800), table(100, seed=1)
+    twice = new.loc[[*range(50), 49, *range(50, 100)]].reset_index(drop=True)
+    twice.iloc[50, 1:] += 9
+    score = {}
+    for which in ("first", "last", "keep"):
+        det = SeriesDetector(views=QUICK, time="time", on_duplicate=which, random_state=0).fit(X)
+        score[which] = det.anomaly_score(twice)
+        assert len(score[which]) == 101
+    assert (np.delete(score["first"], 50) == det.anomaly_score(new)).all()
+    assert score["first"][49] == score["first"][50]
+    assert score["last"][49] == score["last"][50] > score["first"][49]
+    with pytest.raises(DataError, match=r"row 51 has the time of the one before \(1 such rows\)"):
+        clone(det).set_params(on_duplicate="error").fit(X).predict(twice)
+
+
+def test_the_usual_step_is_that_within_groups():
+    times, groups = np.array([0.0, 0, 1, 1, 2, 2, 9]), np.array(list("abababa"))
+    assert usual_step(times, groups) == 1
+    line = Timeline.lay(7, times, groups, 1.0)
+    assert line.source.tolist() == [0, 2, 4, 6, 1, 3, 5]
+    assert line.bounds.tolist() == [[0, 3], [3, 4], [4, 7]]
+    assert (line.source[line.place] == np.arange(7)).all()
+
+
+# --- channels -------------------------------------------------------------------------------------------------------
+
+
+def test_flags_do_not_drown_what_is_measured():
+    rng = np.random.default_rng(0)
+    X = plant()
+    flags = (rng.random((1200, 20)) < 0.5).astype(float)
+    plain = SeriesDetector(views=QUICK, random_state=0).fit(X)
+    flagged = SeriesDetector(views=QUICK, random_state=0).fit(np.column_stack([X, flags]))
+    new = plant(200, seed=1)
+    some = np.column_stack([new, rng.random((200, 20)) < 0.5])
+    assert np.allclose(plain.anomaly_score(new), flagged.anomaly_score(some))
+    only = SeriesDetector(views=[View(Neighbours(k=1, exact=1))], window=4, random_state=0).fit(flags)
+    assert len(np.unique(only.anomaly_score(some[:, 4:]))) > 10  # all are flags: then they are looked at
+
+
+def test_a_sensor_that_stands_still_is_strange_and_blamed():
+    det = SeriesDetector(views=QUICK, reduce="last", random_state=0).fit(plant())
+    new = plant(300, seed=1)
+    new[100:160, 3] = new[100, 3]
+    verdict = det.assess(new)
+    assert verdict.is_anomaly[115:160].all()
+    assert (verdict.contributions[120:160].argmax(axis=1) == 3).all()
+
+
+def test_a_constant_channel_that_changes_is_strange():
+    X = np.column_stack([plant(), np.full(1200, 3.0)])
+    det = SeriesDetector(views=QUICK, random_state=0).fit(X)
+    new = X[:200].copy()
+    new[100:, 4] = 3.5
+    assert (det.predict(new)[100:] == -1).all()
+    assert (det.explain(new)[100:].argmax(axis=1) == 4).all()
+
+
+def test_missing_values_are_told_by_the_mask_and_cost_little():
+    X = plant()
+    X[np.random.default_rng(0).random(X.shape) < 0.05] = np.nan
+    det = SeriesDetector(random_state=0).fit(X)
+    new = plant(300, seed=1)
+    holes = new.copy()
+    holes[np.random.default_rng(1).random(new.shape) < 0.05] = np.nan
+    assert np.isfinite(det.anomaly_score(holes)).all()
+    assert (det.predict(holes) == -1).mean() < 0.1
+    stretch = new.copy()
+    stretch[100:200] = np.nan
+    assert np.isfinite(det.anomaly_score(stretch)).all()
+
+
+@pytest.mark.parametrize("d", [1, 500])
+def test_one_channel_and_five_hundred(d):
+    rng = np.random.default_rng(0)
+    X = np.sin(np.arange(600) / 7)[:, None] * rng.normal(size=d) + 0.1 * rng.normal(size=(600, d))
+    det = SeriesDetector(random_state=0).fit(X[:500])
+    score = det.anomaly_score(np.vstack([X[500:], X[500:] + 3]))
+    assert score[130:].min() > score[:90].max()
+
+
+def test_units_that_change_by_a_thousand_are_pointed_out():
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(1200))
+    new = table(200, seed=1)
+    new["sensor_2"] *= 1000
+    event = det.events(new).iloc[0]
+    assert event.channel_1 == "sensor_2"
+    assert event.rows == 200
+
+
+def test_a_table_of_all_kinds_of_columns():
+    X = table(900)
+    X["state"] = np.where(np.arange(900) % 100 < 50, "run", "idle")
+    X["ready"] = True
+    det = SeriesDetector(time="time", random_state=0).fit(X)
+    new = X[:100].copy()
+    new.loc[50:60, "sensor_1"] += 9
+    assert det.explain(new)[55].argmax() == 1
+    assert det.expected(new).shape == (100, 6)
+
+
+# --- compositions ---------------------------------------------------------------------------------------------------
+
+TRAINED = {"max_epochs": 2, "steps_per_epoch": 10}
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        AutoencoderDetector(**TRAINED),
+        AutoencoderDetector(backbone=TCN(), **TRAINED),
+        VAEDetector(backbone=TCN(), **TRAINED),
+        VAEDetector(scorer=ReconstructionError() + 0.1 * KLScore(), **TRAINED),
+        AutoencoderDetector(effort="fast", calibration="cross", **TRAINED),
+    ],
+    ids=["dense", "tcn", "vae", "sum", "cross"],
+)
+def test_the_parts_of_both_detectors_work_on_windows(inner, tmp_path):
+    det = SeriesDetector(inner, window=16, random_state=0).fit(plant(600))
+    assert len(det.views_) == len(SeriesDetector._default_views) + 1
+    new = plant(200, seed=1)
+    new[100:120, 1] += 4
+    score = det.anomaly_score(new)
+    assert score[100:120].min() > np.quantile(score[:80], 0.9)
+    assert len(det.history_) >= 2
+    det.save(tmp_path / "model")
+    assert (load(tmp_path / "model").anomaly_score(new) == score).all()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [("window", 4), ("stride", 5), ("reduce", "last"), ("smoothing", 5), ("random_state", 1)],
+)
+def test_every_parameter_moves_the_score(parameter, value):
+    views = [View(Mahalanobis()), View(Neighbours(k=1, exact=1, sample=50))]
+    usual = SeriesDetector(views=views, window=16, random_state=0)
+    new = plant(200, seed=1)
+    other = clone(usual).set_params(**{parameter: value})
+    assert not np.allclose(usual.fit(plant()).anomaly_score(new), other.fit(plant()).anomaly_score(new))
+
+
+@pytest.mark.parametrize(
+    ("rule", "fewer"),
+    [(Events(every=10**9), True), (Events(shortest=50), True), (Events(merge=0), False), (Events(hysteresis=1), False)],
+)
+def test_every_parameter_of_the_event_rule_moves_events(rule, fewer):
+    new = plant(600, seed=1)
+    for start in (100, 130, 300):
+        new[start : start + 8, 1] += 1.0
+    usual = SeriesDetector(views=QUICK, random_state=0).fit(plant()).events(new)
+    other = SeriesDetector(views=QUICK, event_rule=rule, random_state=0).fit(plant()).events(new)
+    assert not other.equals(usual)
+    if fewer:
+        assert len(other) < len(usual)
+
+
+def test_the_threshold_is_the_detector_s():
+    detector = AutoencoderDetector(threshold=Conformal(alpha=0.2))
+    det = SeriesDetector(detector, views=QUICK, random_state=0).fit(plant())
+    assert det.threshold_.alpha == 0.2
+    assert abs((det.predict(plant(4000, seed=2)) == -1).mean() - 0.2) < 0.06
+
+
+def test_false_alarms_are_about_as_many_as_asked():
+    rates = [
+        (
+            SeriesDetector(views=QUICK, reduce="last", random_state=0).fit(plant(2000, s)).predict(plant(2000, 50 + s))
+            == -1
+        ).mean()
+        for s in range(6)
+    ]
+    assert 0.01 < np.mean(rates) < 0.08
+
+
+def test_a_model_is_the_same_to_the_bit_after_saving(fitted, tmp_path):
+    det, new = fitted["mean"], plant(200, seed=1)
+    det.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert (again.anomaly_score(new) == det.anomaly_score(new)).all()
+    assert (again.explain(new) == det.explain(new)).all()
+    assert again.events(new).equals(det.events(new))
+    assert (again.stream().update(new) == det.stream().update(new)).all()
+    assert repr(again) == repr(det)
+
+
+def test_what_is_expected_is_what_the_others_say():
+    rng = np.random.default_rng(0)
+    one = np.cumsum(rng.normal(size=2000)) * 0.1
+    X = np.column_stack([one, 2 * one, -one]) + 0.01 * rng.normal(size=(2000, 3))
+    det = SeriesDetector(views=QUICK, random_state=0).fit(X[:1500])
+    new = X[1500:].copy()
+    new[:, 1] += 5
+    assert np.abs(det.expected(new)[:, 1] - X[1500:, 1]).mean() < 0.2
+
+
+BAD = {
+    "unsorted": (lambda X: X.iloc[::-1], "in order of time"),
+    "a time that is none": (lambda X: X.assign(time=["soon", *X.time[1:]]), "'soon' in row 1"),
+    "a channel missing": (lambda X: X.drop(columns="sensor_1"), "sensor_1"),
+    "no time": (lambda X: X.drop(columns="time"), "time"),
+    "no rows": (lambda X: X[:0], "0 sample|a row or more"),
+    "infinity": (lambda X: X.assign(sensor_0=np.inf), "infinity|finite"),
+    "an array": (lambda X: X.iloc[:, 1:].to_numpy(), "DataFrame"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows_are_refused_with_their_place(case):
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(600))
+    change, words = BAD[case]
+    with pytest.raises(ValueError, match=words):
+        det.predict(change(table(50, seed=1)))
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [([], "needs views"), ([Mahalanobis()], "needs views"), ([View()], "needs a scorer"),
+     ([View(Mahalanobis(), window=0)], "a window of 1"), ([View(Mahalanobis(), channels="some")], "channels"),
+     ([View(Mahalanobis(ridge=-1))], "ridge"), ([View(PrincipalComponents(keep=2))], "keep"),
+     ([View(Whitened(KLScore()))], "rows alone"), ([View(Whitened(Neighbours(), epsilon=0))], "epsilon"),
+     ([View(KLScore())], "KLScore needs a latent with a posterior")],
+)  # fmt: skip
+def test_views_that_cannot_work_are_refused(views, words):
+    with pytest.raises(AnomalyError, match=words):
+        SeriesDetector(views=views).fit(plant(300))
+
+
+def test_globals_are_left_alone(fitted):
+    before = torch.get_num_threads(), torch.random.get_rng_state()
+    fitted["mean"].predict(plant(100))
+    SeriesDetector(views=QUICK, random_state=0).fit(plant(300))
+    assert torch.get_num_threads() == before[0]
+    assert (torch.random.get_rng_state() == before[1]).all()
+
+
+def test_set_params_reaches_into_the_detector():
+    det = SeriesDetector(VAEDetector()).set_params(detector__divergence__beta=4, window=8)
+    assert det.detector.divergence.beta == 4
+    with pytest.raises(ConfigError):
+        SeriesDetector(views=QUICK, event_rule=Events(every=0)).fit(plant(300))

@@ -1,0 +1,173 @@
+"""Live: rows as they come have the scores that they would have together; and the pipe around it."""
+
+import json
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_series import QUICK, plant, table
+
+from anomaly_ae import AutoencoderDetector, Neighbours, PrincipalComponents, SeriesDetector, View
+from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.ops.watch import watch
+
+VIEWS = [*QUICK, View(PrincipalComponents(keep=0.9), window=20), View(Neighbours(k=2, exact=1, sample=100), window=5)]
+
+
+@pytest.fixture(scope="module")
+def causal():
+    return SeriesDetector(views=VIEWS, reduce="last", random_state=0).fit(plant())
+
+
+@pytest.mark.parametrize("pieces", [[1] * 60, [3] * 20, [1, 7, 30, 22], [60]], ids=["ones", "threes", "mixed", "all"])
+@pytest.mark.parametrize("smoothing", [1, 4])
+def test_a_stream_says_what_batch_says(smoothing, pieces):
+    det = SeriesDetector(views=VIEWS, reduce="last", smoothing=smoothing, random_state=0).fit(plant(600))
+    X = plant(60, seed=1)
+    X[20:30, 2] = X[20, 2]  # stands still
+    X[40, 1] = np.nan
+    stream, ends = det.stream(), np.cumsum([0, *pieces])
+    told = [stream.assess(X[first:last]) for first, last in pairwise(ends)]
+    batch = det.assess(X)
+    assert np.allclose(np.concatenate([one.anomaly_score for one in told]), batch.anomaly_score, atol=1e-6, rtol=1e-6)
+    assert np.allclose(np.concatenate([one.contributions for one in told]), batch.contributions, atol=1e-6, rtol=1e-5)
+    assert (np.concatenate([one.is_anomaly for one in told]) == batch.is_anomaly).all()
+
+
+def test_a_net_says_so_too():
+    inner = AutoencoderDetector(max_epochs=2, steps_per_epoch=5)
+    det = SeriesDetector(inner, window=8, reduce="last", random_state=0).fit(plant(400))
+    X = plant(30, seed=1)
+    stream = det.stream()
+    assert np.allclose(np.concatenate([stream.update(row) for row in X]), det.anomaly_score(X), atol=1e-6)
+
+
+def test_a_detector_of_means_streams_as_its_causal_twin(causal):
+    mean = SeriesDetector(views=VIEWS, reduce="mean", random_state=0).fit(plant())
+    X = plant(100, seed=1)
+    assert np.allclose(mean.stream().update(X), causal.anomaly_score(X))
+    assert (mean.stream().assess(X).p_value == causal.p_values(X)).all()
+
+
+def test_groups_and_gaps_in_a_stream_are_those_of_batch():
+    X = pd.concat([table(500).assign(pump="a"), table(500, seed=5).assign(pump="b")])
+    det = SeriesDetector(views=VIEWS, reduce="last", time="time", group="pump", random_state=0).fit(X)
+    a, b = table(60, seed=6).assign(pump="a"), table(60, seed=7).assign(pump="b").drop(index=range(30, 40))
+    new = pd.concat([a, b]).sort_values("time", kind="stable").reset_index(drop=True)
+    stream = det.stream()
+    scores = np.concatenate([stream.update(new[i : i + 1]) for i in range(len(new))])
+    assert np.allclose(scores, det.anomaly_score(new), atol=1e-6)
+    with pytest.raises(DataError, match="in order of time"):
+        stream.update(new[:1])
+
+
+@pytest.mark.parametrize("on_gap", ["split", "fill"])
+def test_what_is_missing_is_split_or_filled_as_in_batch(on_gap):
+    det = SeriesDetector(views=VIEWS, reduce="last", time="time", on_gap=on_gap, window=8, random_state=0)
+    det.fit(table(600))
+    new = table(100, seed=1).drop(index=[20, *range(50, 55)]).reset_index(drop=True)
+    stream = det.stream()
+    scores = np.concatenate([stream.update(new[i : i + 1]) for i in range(len(new))])
+    assert np.allclose(scores, det.anomaly_score(new), atol=1e-6)
+
+
+def test_a_stream_goes_on_where_it_was_saved(causal, tmp_path):
+    X = plant(100, seed=1)
+    first = causal.stream()
+    first.update(X[:37])
+    first.save(tmp_path / "state.json")
+    again = causal.stream().restore(tmp_path / "state.json")
+    assert (again.update(X[37:]) == first.update(X[37:])).all()
+    other = SeriesDetector(views=QUICK, reduce="last", random_state=0).fit(plant(300))
+    with pytest.raises(DataError, match="of its own model"):
+        other.stream().restore(tmp_path / "state.json")
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(DataError, match="a state that it saved"):
+        causal.stream().restore(tmp_path / "none.json")
+
+
+def test_memory_does_not_grow(causal):
+    X, stream = plant(3000, seed=1), causal.stream()
+    stream.update(X[:500])
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for row in X[500:2500]:
+        stream.update(row)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 50_000
+
+
+def test_duplicates_cannot_be_taken_back():
+    det = SeriesDetector(views=QUICK, time="time", on_duplicate="last", random_state=0).fit(table(300))
+    with pytest.raises(ConfigError, match="cannot take back a row"):
+        det.stream()
+
+
+# --- the pipe -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watch") / "model"
+    SeriesDetector(views=VIEWS, reduce="last", time="time", random_state=0).fit(table(1200)).save(folder)
+    return folder
+
+
+def watched(model, lines, **options):
+    records, sentences = [], []
+    summary = watch(model, lines, records.append, sentences.append, **options)
+    return summary, records, sentences
+
+
+def rows(n=120):
+    new = table(n, seed=1)
+    new.loc[60:79, "sensor_2"] += 4
+    return new
+
+
+def test_csv_and_json_lines_say_what_batch_says(model):
+    from anomaly_ae import load
+
+    new = rows()
+    lines = new.to_csv(index=False).splitlines(keepends=True)
+    objects = [json.dumps(row) + "\n" for row in new.to_dict("records")]
+    for given in (lines, objects):
+        summary, records, sentences = watched(model, given)
+        assert np.allclose([record["anomaly_score"] for record in records], load(model).anomaly_score(new), atol=1e-6)
+        assert summary.rows == 120
+        assert summary.events == 1
+        assert "opens" in sentences[0]
+        assert "sensor_2" in sentences[0]
+        assert [record["time"] for record in records] == new["time"].tolist()
+        assert max(records[70]["blamed"], key=records[70]["blamed"].get) == "sensor_2"
+        events = [record["event"] for record in records]
+        assert events.index("opens") in range(60, 70)
+
+
+def test_a_bad_row_is_told_of_and_does_not_stop_the_watch(model):
+    lines = rows(40).to_csv(index=False).splitlines(keepends=True)
+    lines[5] = lines[5].replace("Z,", "Z,oops", 1)
+    lines[9] = "one,two\n"
+    summary, records, _ = watched(model, lines)
+    assert summary.bad_rows == 2
+    assert "oops" in records[4]["error"]
+    assert "5 fields" in records[8]["error"]
+    assert "anomaly_score" in records[39]
+
+
+def test_a_watch_goes_on_where_it_stopped(model, tmp_path):
+    lines = rows(100).to_csv(index=False).splitlines(keepends=True)
+    _, whole, _ = watched(model, lines)
+    _, first, _ = watched(model, lines[:51], state=tmp_path / "state.json")
+    _, second, _ = watched(model, [lines[0], *lines[51:]], state=tmp_path / "state.json")
+    assert [record["anomaly_score"] for record in first + second] == [record["anomaly_score"] for record in whole]
+
+
+def test_a_header_that_lacks_a_column_is_refused(model):
+    with pytest.raises(DataError, match="lacks"):
+        watched(model, ["time,sensor_0\n", "2026-01-01T00:00Z,1\n"])
+    with pytest.raises(DataError, match="has none"):
+        watched(model, [])
