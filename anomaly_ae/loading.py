@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from anomaly_ae import detectors, storage
-from anomaly_ae.series import detector as series
+from anomaly_ae import storage
 
 
 def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) -> Any:
@@ -26,5 +25,10 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
         When the folder is missing, no model, damaged, or of a newer version.
     """
     stored = storage.load(path)
-    of_series = not series.SERIES_DETECTORS.keys().isdisjoint(stored.config.get("detector", ()))
-    return (series if of_series else detectors).restore(stored, path, parts or {})
+    if "SeriesDetector" in stored.config.get("detector", ()):
+        from anomaly_ae.series.detector import restore as series  # a job on rows need not wait for it
+
+        return series(stored, path, parts or {})
+    from anomaly_ae.detectors import restore
+
+    return restore(stored, path, parts or {})

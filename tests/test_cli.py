@@ -387,7 +387,7 @@ def test_an_interrupted_job_leaves_nothing(place, tmp_path):
     job = [SHELL, "score", place / "model", "long.csv", "--output", "out.csv", "--no-track"]
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a job in the background may ignore it)
     with subprocess.Popen(job, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
-        while process.poll() is None and not list(tmp_path.glob(".out.csv.*")):
+        while process.poll() is None and not (tmp_path / "out.csv.job.json").exists():
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
