@@ -56,7 +56,8 @@ class _Remembering(Scorer):
         rows = torch.cat([crowd, self._places(validate)])
         self.keeps_all = len(rows) <= self.exact
         if not self.keeps_all:
-            self._settle(crowd[: self.sample].clone(), crowd)
+            spaced = torch.linspace(0, len(crowd) - 1, min(self.sample, len(crowd)), device=crowd.device)
+            self._settle(crowd[spaced.round().long()], crowd)
             return self(validate)
         return self._left_out(validate, rows, len(crowd))
 
@@ -140,7 +141,7 @@ class Neighbours(_Remembering):
     exact : int >= 1, default=20000
         Up to so many fit and validate rows all are remembered.
     sample : int >= 1, default=512
-        Above, as many drawn at random.
+        Above, as many of the fit rows, which come in random order (windows: evenly spaced in time).
 
     Raises
     ------

@@ -22,8 +22,8 @@ from anomaly_ae import storage
 from anomaly_ae.data.contract import Contract
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
-from anomaly_ae.estimator import AXES, FOLDS, Detector
-from anomaly_ae.scoring.linear import Mahalanobis, PrincipalComponents, Whitened
+from anomaly_ae.estimator import AXES, Detector
+from anomaly_ae.scoring.linear import PrincipalComponents, Whitened
 from anomaly_ae.scoring.neighbours import Neighbours
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
@@ -32,7 +32,7 @@ from anomaly_ae.series.events import Events
 from anomaly_ae.series.fold import Raw, SeriesFold, below
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View
-from anomaly_ae.series.windows import Kinds, apart, automatic, kinds_in_time, longest_window
+from anomaly_ae.series.windows import TURNS, Kinds, apart, automatic, kinds_in_time, longest_window
 from anomaly_ae.version import __version__
 
 Array = NDArray[np.float64]
@@ -49,8 +49,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
 
     Each view `v` scores windows of its own length; windows become rows, by their mean over the windows that hold a row,
     or by the one that ends there; rows of held-out blocks say how rare that is. Without a `detector` no net is trained:
-    the default views are shapes in time (`PrincipalComponents`), windows that were seen (`Neighbours`), and linear
-    relations of each channel with all others at all lags (`Mahalanobis`). With one, its net sees windows as well.
+    the default views are shapes in time (`PrincipalComponents`) and windows that were seen (`Neighbours`). With one,
+    its net sees windows as well. `View(Mahalanobis(), window=32, channels=1)` knows linear relations of each channel
+    with all others at all lags: the sharper eye, and the quicker to blame, where a plant repeats itself.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
     flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
@@ -58,7 +59,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     group into another. Where a series begins, or is shorter than a window, windows are filled up with its mirror image,
     and what they say counts for as many rows as they have.
 
-    Without a net, five blocks of rows take turns in being held out, and the views then learn from four fifths of all
+    Without a net, three blocks of rows take turns in being held out, and the views then learn from five sixths of all
     rows. With one, blocks of 60 % train, 20 % validate and 20 % calibrate, a window apart from each other. Rows that
     follow each other are alike: the rate of false alarms of a conformal threshold is then right on average over many
     stretches of normal operation, but alarms come in clusters, and one calibration of `m` rows is worth that of fewer.
@@ -70,8 +71,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         `StandardizedError`) becomes a further view.
     views : sequence of View or None, default=None
         What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`,
-        `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))`, `View(Mahalanobis(), window=32, channels=1)`, and, with
-        a detector, its own.
+        `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))` and, with a detector, its own.
     window : int >= 1 (rows) or "auto", default="auto"
         Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
@@ -150,7 +150,6 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.95, inside=False)),
         View(Whitened(Neighbours(k=1, exact=1, sample=2000))),
-        View(Mahalanobis(), window=32, channels=1),
     )
 
     def __init__(
@@ -225,8 +224,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         rows = line.rows(taken.codes)
         rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
         needs_net = any(view.scorer.reads_net for view in self.views_)
-        turns = FOLDS if inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net) else 1
-        divided = [kinds_in_time(line.bounds, turn) for turn in range(turns if len(rows) >= FOLDS else 1)]
+        by_turns = inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net)
+        turns = range(TURNS) if by_turns and len(rows) >= 2 * TURNS else [None]
+        divided = [kinds_in_time(line.bounds, turn) for turn in turns]
         self.window_ = self._window(rows, divided[0].fit)
         learning = _Learning(self, rows, rng, len(divided) + (len(divided) > 1))
         folds = [learning.fold(kinds) for kinds in divided]

@@ -83,26 +83,30 @@ class Kinds(NamedTuple):
     calibrate: Places
 
 
-PATTERN = "fvfcf"  # of blocks, so that each kind sees early and late rows
+ONCE = "fvfcf"  # of blocks, so that each kind sees early and late rows
+THIRDS = "ccfvff"  # where thirds take turns: held-out rows far from those that were learned, as new rows are
+TURNS = 3
 TWICE_ABOVE = 2000  # rows; then the pattern is repeated
 
 
-def kinds_in_time(bounds: Places, turn: int = 0) -> Kinds:
+def kinds_in_time(bounds: Places, turn: int | None = None) -> Kinds:
     """Divide runs of rows into blocks of three kinds, contiguous in time: 60 %, 20 % and 20 %.
 
-    At `turn` 0 to 4 the kinds move on by as many blocks, so that over five turns each row calibrates once.
+    At `turn` 0 to 2 a third of the rows calibrates, a sixth validates and half is fitted on; over the three turns each
+    row calibrates once.
     """
     lengths = bounds[:, 1] - bounds[:, 0]
     total = int(lengths.sum())
-    blocks = len(PATTERN) * (2 if total > TWICE_ABOVE else 1)
+    pattern = ONCE * (2 if total > TWICE_ABOVE else 1) if turn is None else THIRDS[2 * turn :] + THIRDS[: 2 * turn]
+    blocks = len(pattern)
     edges = np.round(np.linspace(0, total, blocks + 1)).astype(np.intp)
     begins = np.append(0, np.cumsum(lengths))[:-1]
-    found: dict[str, list[tuple[int, int]]] = {kind: [] for kind in PATTERN}
+    found: dict[str, list[tuple[int, int]]] = {kind: [] for kind in pattern}
     for first, length, begin in zip(bounds[:, 0], lengths, begins, strict=True):
         for block in range(blocks):
             low, high = max(edges[block], begin), min(edges[block + 1], begin + length)
             if low < high:
-                runs = found[PATTERN[(block + turn) % len(PATTERN)]]
+                runs = found[pattern[block]]
                 piece = (int(first + low - begin), int(first + high - begin))
                 if runs and runs[-1][1] == piece[0] and piece[0] != first:
                     piece = (runs.pop()[0], piece[1])
