@@ -28,7 +28,8 @@ demo: $(INSTALLED)
 	@echo "      look at the runs in a browser                 cd demo && ../$(BIN)/anomaly-ae ui"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not timed" -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m timed
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -411,6 +411,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("seconds", "tries", "job"), QUICK, ids=["help", "import", "score"])
 def test_it_is_quick(place, tmp_path, seconds, tries, job):
     write(rows(1000, 1), tmp_path / "new.csv")

@@ -307,6 +307,7 @@ def test_torchs_globals_are_left_alone():
     assert before[1:] == after[1:]
 
 
+@pytest.mark.timed
 def test_a_default_fit_on_100_rows_takes_at_most_a_second():
     X, seconds = normal_rows(100), {}
     for detector in (AutoencoderDetector, VAEDetector):
