@@ -192,7 +192,7 @@ def check(
     with _reported(quiet or json_) as progress:
         from anomaly_ae.ops import check as checking
 
-        summary = checking.check(model, input, _dialect(delimiter, decimal, encoding, missing), progress)
+        summary = checking.check(model, input, progress, _dialect(delimiter, decimal, encoding, missing))
     typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
     if summary.findings and not (quiet or json_):
         typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)

@@ -368,9 +368,9 @@ def done(*args):
     return result
 
 
-def refused(*args, words):
+def refused(*args, words, code=2):
     result = run(*args)
-    assert result.exit_code == 2, result.stderr + repr(result.exception)
+    assert result.exit_code == code, result.stderr + repr(result.exception)
     assert result.stderr.startswith("error: ")
     assert all(word in result.stderr for word in words), result.stderr
 
@@ -462,8 +462,8 @@ def test_a_cell_of_another_type_is_refused_with_its_place(place, tmp_path, name,
     cells = dressed(TRAIN)[name].astype(str).tolist()
     cells[row - 1] = cell
     dressed(TRAIN).assign(**{name: cells}).to_csv(tmp_path / "bad.csv", index=False)
-    args = "score", place / "model", tmp_path / "bad.csv", "--output", tmp_path / "out.csv"
-    refused(*args, words=["bad.csv", f"row {row}", f"'{name}'", f"'{cell}'"])
+    args = "score", place / "model", tmp_path / "bad.csv", "--output", tmp_path / "out.csv", "--on-bad-row", "fail"
+    refused(*args, words=["bad.csv", f"row {row}", f"'{name}'", f"'{cell}'"], code=3)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -480,8 +480,8 @@ WRONG_PARQUET = [
 @pytest.mark.parametrize(("name", "value"), WRONG_PARQUET, ids=str)
 def test_a_parquet_column_of_another_type_is_refused(place, tmp_path, name, value):
     typed(NORMAL).assign(**{name: value}).to_parquet(tmp_path / "bad.parquet")
-    args = "score", place / "model", tmp_path / "bad.parquet", "--output", tmp_path / "out.csv"
-    refused(*args, words=["bad.parquet", f"'{name}'", "row 1"])
+    args = "score", place / "model", tmp_path / "bad.parquet", "--output", tmp_path / "out.csv", "--on-bad-row", "fail"
+    refused(*args, words=["bad.parquet", f"'{name}'", "row 1"], code=3)
 
 
 BAD_FILES = {

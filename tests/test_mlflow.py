@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 
-from anomaly_ae import AutoencoderDetector, Conformal, Quantile, VAEDetector, load
+from anomaly_ae import AutoencoderDetector, Conformal, Quantile, VAEDetector, load, score_file
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.mlflow import LogEpochs
-from anomaly_ae.ops import job
+from anomaly_ae.ops.fitting import fit as fit_file
 
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 
@@ -38,8 +38,8 @@ def jobs(tmp_path_factory):
         rows.to_csv("normal.csv", index=False)
         rows.iloc[:50].assign(speed=9.0).to_csv("night.csv", index=False)
         Path("vae.yaml").write_text(CONFIG)
-        fit = job.fit("normal.csv", "model", "vae.yaml")
-        score = job.score("model", "night.csv", "scores.csv")
+        fit = fit_file("normal.csv", "model", "vae.yaml")
+        score = score_file("model", "night.csv", "scores.csv", track=True)
         client = mlflow.MlflowClient(tracking_uri=fit.tracking_uri)
         yield folder, fit, score, client
     finally:
@@ -109,7 +109,7 @@ def test_the_tracking_uri_of_the_environment_is_respected(jobs, tmp_path, monkey
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "night shift")
-    summary = job.score(folder / "model", folder / "night.csv", tmp_path / "scores.csv")
+    summary = score_file(folder / "model", folder / "night.csv", tmp_path / "scores.csv", track=True)
     assert summary.tracking_uri == uri
     client = mlflow.MlflowClient(tracking_uri=uri)
     run = client.get_run(summary.run_id)
@@ -121,7 +121,7 @@ def test_a_store_that_fails_costs_a_warning_and_not_the_result(jobs, tmp_path, m
     folder, *_ = jobs
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.warns(UserWarning, match="Tracking failed: .* The result is complete"):
-        summary = job.score(folder / "model", folder / "night.csv", tmp_path / "scores.csv")
+        summary = score_file(folder / "model", folder / "night.csv", tmp_path / "scores.csv", track=True)
     assert summary.run_id is None
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 50
 
@@ -132,7 +132,7 @@ def test_a_job_that_fails_logs_no_run(jobs, tmp_path):
     before = len(client.search_runs(experiments))
     pd.DataFrame({"flow": [1.0], "head": [2.0]}).to_csv(tmp_path / "short.csv", index=False)
     with pytest.raises(ValueError, match="lacks 'speed'"):
-        job.score(folder / "model", tmp_path / "short.csv", tmp_path / "scores.csv")
+        score_file(folder / "model", tmp_path / "short.csv", tmp_path / "scores.csv", track=True)
     assert len(client.search_runs(experiments)) == before
 
 

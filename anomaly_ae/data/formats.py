@@ -69,7 +69,8 @@ def to_parquet(messages: Path, path: Path) -> None:
     with (
         pa.OSFile(str(messages)) as source,
         pa.ipc.open_stream(source) as reader,
-        pyarrow.parquet.ParquetWriter(path, reader.schema) as writer,
+        # numbers hardly repeat: dictionaries of them cost more than all the rest
+        pyarrow.parquet.ParquetWriter(path, reader.schema, use_dictionary=_texts(reader.schema)) as writer,
     ):
         pending: list[pa.RecordBatch] = []
         for batch in reader:
@@ -79,3 +80,7 @@ def to_parquet(messages: Path, path: Path) -> None:
                 pending = []
         if pending:
             writer.write_table(pa.Table.from_batches(pending))
+
+
+def _texts(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_string(field.type)]

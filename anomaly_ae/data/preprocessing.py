@@ -225,7 +225,8 @@ class Encoding:
             beyond = np.maximum(usual - self.state["gap_level"][0], 0)
             nats[:, self.gappy] *= np.divide(beyond, usual, out=np.zeros_like(usual), where=usual > 0)
             surprise += nats
-        z[absent] = 0.0
+        if absent.any():
+            z[absent] = 0.0
         parts, there = [z], [~absent]
         if len(self.booleans):
             parts.append(np.nan_to_num(codes[:, self.booleans]))
@@ -256,9 +257,13 @@ class Encoding:
     def _out_of_range(self, z: Array, low: Array, high: Array) -> Array:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
         m = len(self.plain)
-        excess = z[:, :m] - np.clip(z[:, :m], low[:m], high[:m])
+        excess = np.clip(z[:, :m], low[:m], high[:m])
+        np.subtract(z[:, :m], excess, out=excess)
         with np.errstate(over="ignore"):
-            nats = np.nan_to_num(0.5 * excess * excess, posinf=HUGE)
+            nats = 0.5 * excess
+            nats *= excess
+        np.fmin(nats, HUGE, out=nats)
+        nats[np.isnan(z[:, :m])] = 0.0
         if m == self.columns:
             return nats
         surprise = np.zeros((len(z), self.columns))
@@ -349,8 +354,11 @@ def _moments(raw: Array, standardize: bool) -> Array:
 
 def _scaled(raw: Array, mean: Array, scale: Array, squash: bool) -> Array:
     with np.errstate(over="ignore"):
-        z = np.clip((raw - mean) / scale, -HUGE, HUGE)
+        z = raw - mean  # and then in place: blocks are read faster than memory for new ones is got
+        z /= scale
+        np.clip(z, -HUGE, HUGE, out=z)
     if squash:
         far = np.abs(z) > LINEAR
-        z[far] = np.sign(z[far]) * LINEAR * (1 + np.log(np.abs(z[far]) / LINEAR))
+        if far.any():
+            z[far] = np.sign(z[far]) * LINEAR * (1 + np.log(np.abs(z[far]) / LINEAR))
     return z

@@ -51,7 +51,7 @@ class CheckSummary:
     findings: list[Finding]
 
 
-def check(model: Path_, input: Path_, dialect: Dialect | None = None, progress: Progress | None = None) -> CheckSummary:
+def check(model: Path_, input: Path_, progress: Progress | None = None, dialect: Dialect | None = None) -> CheckSummary:
     r"""Compare the columns of a table with those that a model was fitted on; writes nothing.
 
     Memory does not grow with the table's length. Cells of another type are counted and are neither gaps nor out of
