@@ -54,7 +54,8 @@ class AutoencoderDetector(Detector):
 
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
-    `scorer=Fused([StandardizedError(), Neighbours(k=1, p=1), Neighbours(k=5), RandomFeatures()])`.
+    `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
+    weights=[0.3, 1, 1, 1])`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -96,7 +97,8 @@ class VAEDetector(Detector):
 
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`,
     `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
-    `scorer=Fused([NegativeELBO(), Neighbours(k=1, p=1), Neighbours(k=5), RandomFeatures()])`.
+    `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
+    weights=[0.3, 1, 1, 1])`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
