@@ -64,8 +64,8 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         reaches into a default as well.
     effort : {"fast", "default", "best"}, default="default"
         Accuracy against speed, where no scorer is given: "fast" asks the net alone, in float32, whose scores depend on
-        other rows in their seventh digit; "default" fuses it with neighbours and denoisers of neighbourhoods in closed form;
-        "best" with more of them.
+        other rows in their seventh digit; "default" fuses it with neighbours and denoisers of neighbourhoods, in closed
+        form; "best" with more of them.
     members : int >= 1, default=1
         Nets of an ensemble, trained at once, that differ by their first weights and the order of batches. A net's
         score is the mean of theirs; `Disagreement` asks where they differ.

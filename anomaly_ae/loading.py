@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anomaly_ae import storage
+from anomaly_ae.errors import ConfigError
 
 
 def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) -> Any:
@@ -32,3 +33,19 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
     from anomaly_ae.detectors import restore
 
     return restore(stored, path, parts or {})
+
+
+def load_for_rows(path: str | os.PathLike[str]) -> Any:
+    """As `load`, of a detector whose rows need no neighbours in time.
+
+    Raises
+    ------
+    ConfigError
+        When the folder holds a detector of series.
+    """
+    if storage.kind(path) == "SeriesDetector":
+        raise ConfigError(
+            f"A job on rows needs a model of rows, however: {path} is one of series. Use its own methods, or "
+            "anomaly-ae score."
+        )
+    return load(path)

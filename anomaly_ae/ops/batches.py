@@ -15,7 +15,7 @@ from anomaly_ae.data.sources import Trouble
 from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
-from anomaly_ae.loading import load
+from anomaly_ae.loading import load_for_rows
 from anomaly_ae.ops.verdicts import Teller
 
 
@@ -74,7 +74,7 @@ def score_batches(
     {'row': [1, 2], 'is_anomaly': [False, True]} []
     {'row': [], 'is_anomaly': []} ['an infinite number']
     """
-    detector = model if isinstance(model, Detector) else load(model)
+    detector = model if isinstance(model, Detector) else load_for_rows(model)
     contract = detector.contract_
     names = list(getattr(detector, "feature_names_in_", contract.names))
     coder = Coder(contract.columns, names, refuse_unseen=on_unseen == "reject")

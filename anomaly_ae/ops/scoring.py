@@ -23,7 +23,7 @@ from anomaly_ae.data.sources import Position, Source, Wanted, expand, open_sourc
 from anomaly_ae.data.streams import STDIN
 from anomaly_ae.errors import BadRowsError, ConfigError, DataError
 from anomaly_ae.estimator import Detector
-from anomaly_ae.loading import load
+from anomaly_ae.loading import load_for_rows
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.overlap import in_order, pool
 from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream
@@ -155,7 +155,7 @@ def score_file(
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv")
     _check_apart(names, target, aside)
-    job = Job(load(model), names, several, dialect, keep, top, on_unseen)
+    job = Job(load_for_rows(model), names, several, dialect, keep, top, on_unseen)
     if aside is None and on_bad_row != "skip":
         allowed = _Allowed(0, 0.0)  # nowhere to put a bad row
     options = {
