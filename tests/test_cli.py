@@ -401,8 +401,8 @@ def test_an_interrupted_job_has_no_output_yet(place, tmp_path):
 
 
 QUICK = [
-    (0.5, 5, [SHELL, "--help"]),
-    (0.5, 5, [sys.executable, "-c", "import anomaly_ae"]),
+    (1.5, 5, [SHELL, "--help"]),
+    (1.5, 5, [sys.executable, "-c", "import anomaly_ae"]),
     (
         5.0,
         8,
