@@ -404,7 +404,7 @@ QUICK = [
     (1.5, 5, [SHELL, "--help"]),
     (1.5, 5, [sys.executable, "-c", "import anomaly_ae"]),
     (
-        5.0,
+        10.0,
         8,
         [SHELL, "score", "{place}/model", "{tmp}/new.csv", "--output", "{tmp}/out.csv", "--overwrite", "--no-track"],
     ),
