@@ -50,7 +50,8 @@ def train(
     batch_size = min(recipe.batch_size, len(fit))
     steps_per_epoch = recipe.steps_per_epoch or min(25, math.ceil(3 * len(fit) / batch_size))
     clock = Clock(steps=recipe.max_epochs * steps_per_epoch if recipe.schedule else 0, rows=len(fit))
-    optimizer = optimizer or AdamW(stack.weights, recipe.weight_decay)
+    weights = stack.weights
+    optimizer = optimizer or AdamW(weights, recipe.weight_decay)
     batches = [_batches(fit, batch_size) for _ in stack.nets]
     width = fit.x[0].numel()  # the gradient is taken per column, so that clip_norm means the same for any table
     watched = None if validate is None else validate.take(slice(recipe.validate_rows))
@@ -63,7 +64,7 @@ def train(
         sums: dict[str, Tensor] = {}
         for _ in range(steps_per_epoch):
             terms = stack([next(rows) for rows in batches], clock)
-            gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum() / width, stack.weights)
+            gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum() / width, weights)
             learning_rate = _cosine(recipe.learning_rate, clock)
             optimizer.step(_clipped(gradients, recipe.clip_norm, len(stack.nets)), learning_rate)
             clock.step += 1
