@@ -38,6 +38,7 @@ from anomaly_ae.scoring.calibration import Reservoir, lower_median, p_values, sp
 from anomaly_ae.version import __version__
 
 Array = NDArray[np.float64]
+EPOCHS, FAST_EPOCHS = 40, 16
 FOLDS = 5
 CROSS_BELOW = 1000  # rows; above it a fifth of them calibrates well enough
 HELD_OUT_EVERY = 5  # partial_fit sets every fifth row aside to calibrate
@@ -63,16 +64,16 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
         reaches into a default as well.
     effort : {"fast", "default", "best"}, default="default"
-        Accuracy against speed, where no scorer is given: "fast" asks the net alone, in float32, whose scores depend on
-        other rows in their seventh digit; "default" fuses it with neighbours and denoisers of neighbourhoods, in closed
-        form; "best" with more of them.
+        Accuracy against speed, where no scorer is given: "fast" asks the net alone, trained for fewer epochs and read
+        in float32, whose scores depend on other rows in their seventh digit; "default" fuses it with neighbours and
+        denoisers of neighbourhoods, in closed form; "best" with more of them.
     members : int >= 1, default=1
         Nets of an ensemble, trained at once, that differ by their first weights and the order of batches. A net's
         score is the mean of theirs; `Disagreement` asks where they differ.
     calibration : {"auto", "split", "cross"}, default="auto"
         Divide the rows once ("split"), or rotate through five folds ("cross"); "auto" rotates below 1000 rows.
-    max_epochs : int >= 1, default=40
-        Upper bound on epochs.
+    max_epochs : int >= 1 or None, default=None
+        Upper bound on epochs; `None` is 40, or 16 with `effort="fast"`.
     steps_per_epoch : int >= 1 or None, default=None
         Batches an epoch. `None` is three passes over the fit rows, at most 25 batches, so that training time does not
         grow with the number of rows.
@@ -114,7 +115,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         "effort": [StrOptions({"fast", "default", "best"})],
         "members": [Interval(Integral, 1, None, closed="left")],
         "calibration": [StrOptions({"auto", "split", "cross"})],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), None],
         "steps_per_epoch": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -140,7 +141,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         effort: str = "default",
         members: int = 1,
         calibration: str = "auto",
-        max_epochs: int = 40,
+        max_epochs: int | None = None,
         steps_per_epoch: int | None = None,
         batch_size: int = 256,
         learning_rate: float = 5e-3,
@@ -229,7 +230,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         context.call_on_fit_task_begin(estimator=self, X=rows)
         self.folds_, self._reservoirs, self._learned, records = [], [], [], []
         for number, split in enumerate(divided):
-            task = context.subcontext(task_name=f"net {number + 1} of {len(divided)}", max_subtasks=self.max_epochs)
+            task = context.subcontext(task_name=f"net {number + 1} of {len(divided)}", max_subtasks=self.epochs)
             task.call_on_fit_task_begin(estimator=self)
 
             def on_epoch(record: dict[str, float], task: Any = task) -> bool:
@@ -288,7 +289,12 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
 
     def _recipe(self, **changes: Any) -> Recipe:
         mine = {field.name: getattr(self, field.name) for field in fields(Recipe) if hasattr(self, field.name)}
-        return Recipe(**(mine | changes))
+        return Recipe(**(mine | {"max_epochs": self.epochs} | changes))
+
+    @property
+    def epochs(self) -> int:
+        """Upper bound on epochs: `max_epochs`, or what the effort makes of `None`."""
+        return self.max_epochs or (FAST_EPOCHS if self.effort == "fast" else EPOCHS)
 
     def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
         parts = {axis: clone(part) if part is not None else None for axis, part in self.parts_.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, threads, train
+from anomaly_ae.overlap import in_order, pool
 from anomaly_ae.scoring.scorers import Scorer
 
 Array = NDArray[np.float64]
+Result = TypeVar("Result")
 BLOCK = 8192  # rows a forward pass; jobs align their blocks to it, so that resumed scores are the same to the bit
 LEARN_ROWS = 16_384  # fit rows, and half as many validate rows, that a scorer learns from at most
 FEW = 50  # rows that do not make a scorer learn again
@@ -175,25 +177,44 @@ class Fold:
         self, X: Array, explained: bool, score_of: Callable[[Pass], Tensor] | None = None
     ) -> tuple[Array, Array]:
         unit, score_of = self.scorer.unit, score_of or self.scorer
-        scores, shares = [], []
-        with threads(self.net), torch.inference_mode():
-            for start in range(0, len(X), BLOCK):
-                cells = self.encoding.transform(X[start : start + BLOCK])
-                p = self.passed(self._batch(cells))
-                score, lost = self.scorer.judged(p) if explained else (score_of(p), None)
-                scores.append(score.double().cpu().numpy() + unit * cells.surprise.sum(axis=1))
-                if lost is not None:
-                    shares.append(self.encoding.by_column(lost.double().cpu().numpy()) + unit * cells.surprise)
-        return np.concatenate(scores), np.concatenate(shares) if shares else np.empty((len(X), 0))
+
+        def judged(rows: Array) -> tuple[Array, Array]:
+            cells = self.encoding.transform(rows)
+            p = self.passed(self._batch(cells))
+            score, lost = self.scorer.judged(p) if explained else (score_of(p), None)
+            scores = score.double().cpu().numpy() + unit * cells.surprise.sum(axis=1)
+            if lost is None:
+                return scores, np.empty((len(rows), 0))
+            return scores, self.encoding.by_column(lost.double().cpu().numpy()) + unit * cells.surprise
+
+        scores, shares = zip(*self._by_block(X, judged, alone=score_of is not self.scorer), strict=True)
+        return np.concatenate(scores), np.concatenate(shares)
 
     def read(self, X: Array, reading: Callable[[Pass], Tensor]) -> Array:
         """What `reading` sees in the passes over codes `(n, d)`, put together: `n` rows."""
-        blocks = []
-        with threads(self.net), torch.inference_mode():
-            for start in range(0, len(X), BLOCK):
-                cells = self.encoding.transform(X[start : start + BLOCK])
-                blocks.append(reading(self.net(self._batch(cells))).double().cpu().numpy())
-        return np.concatenate(blocks)
+
+        def read(rows: Array) -> Array:
+            seen: Array = reading(self.net(self._batch(self.encoding.transform(rows)))).double().cpu().numpy()
+            return seen
+
+        return np.concatenate(self._by_block(X, read))
+
+    def _by_block(self, X: Array, work: Callable[[Array], Result], alone: bool = False) -> list[Result]:
+        """Do work on each block of rows, as many at once as torch has threads; one after the other if it is `alone`.
+
+        Blocks on a thread each are quicker than threads within a block, whose products of matrices are small.
+        """
+        blocks = [X[start : start + BLOCK] for start in range(0, len(X), BLOCK)]
+
+        def quietly(rows: Array) -> Result:
+            with torch.inference_mode():  # a thread has its own
+                return work(rows)
+
+        if alone or len(blocks) == 1 or torch.get_num_threads() == 1 or self._device.type != "cpu":
+            with threads(self.net):
+                return [quietly(rows) for rows in blocks]
+        with pool(torch.get_num_threads()) as workers:
+            return list(in_order(workers, quietly, blocks))
 
     def reconstruct(self, X: Array) -> Array:
         """Codes `(n, d)` as the net expects them."""

@@ -15,7 +15,7 @@ NN_PARTS = [f"nn.{name}" for name in ("corruptions", "divergences", "latents", "
 FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
-    ["errors", "version"],
+    ["errors", "overlap", "version"],
     ["nn.core", "series.spectra"],
     ["nn.densities", "nn.layers"],
     ["nn.convolutions"],
@@ -25,7 +25,7 @@ FLOORS = [
     ["nn.model"],
     ["nn.stack"],
     ["nn.training"],
-    ["scoring.attribution", "scoring.calibration", "scoring.scorers", "scoring.thresholds"],
+    ["scoring.attribution", "scoring.calibration", "scoring.scorers", "scoring.search", "scoring.thresholds"],
     ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.random_features", "scoring.variational"],
     ["scoring.linear", "series.tails", "series.views", "series.windows"],
     ["series.events"],
@@ -46,7 +46,7 @@ FLOORS = [
     ["adapters"],
     ["config"],
     ["mlflow"],
-    ["ops.check", "ops.describe", "ops.journal", "ops.overlap", "ops.report", "ops.tracking", "ops.verdicts"],
+    ["ops.check", "ops.describe", "ops.journal", "ops.report", "ops.tracking", "ops.verdicts"],
     ["ops.batches", "ops.fitting", "ops.sinks"],
     ["ops.scoring", "ops.series"],
     ["ops.series_plot", "ops.watch"],

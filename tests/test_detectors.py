@@ -108,6 +108,33 @@ def test_the_same_seed_gives_the_same_fit_and_another_does_not(detector):
     assert not np.array_equal(one, other)
 
 
+@BOTH
+def test_blocks_scored_on_several_threads_have_the_same_scores(detector):
+    det = detector(max_epochs=2, random_state=0).fit(normal_rows(2000))
+    X, before = normal_rows(20_000, seed=1), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = det.assess(X)
+        torch.set_num_threads(2)
+        shared = det.assess(X)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(alone.anomaly_score, shared.anomaly_score)
+    np.testing.assert_array_equal(alone.contributions, shared.contributions)
+
+
+def test_less_effort_is_fewer_epochs_unless_they_are_given():
+    X = normal_rows(1200)
+
+    def epochs(**how):
+        return (
+            AutoencoderDetector(patience=None, steps_per_epoch=1, random_state=0, **how).fit(X).history_["epoch"].max()
+        )
+
+    assert (epochs(), epochs(effort="fast"), epochs(effort="fast", max_epochs=20)) == (40, 16, 20)
+
+
 @ALL
 def test_anomalies_of_several_kinds_score_high(fitted, which):
     det, X = fitted[which], normal_rows(400, seed=1)

@@ -24,6 +24,7 @@ from anomaly_ae.errors import ConfigError, IncompatiblePartsError
 from anomaly_ae.nn.core import Batch, Sizes
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import seeded
+from anomaly_ae.scoring.search import Search
 
 DIM = 4
 
@@ -148,15 +149,42 @@ def test_a_curved_surface_is_known_by_its_tangents(net):
     assert np.median(outward) > 5 * np.median(along)
 
 
-def test_of_many_rows_some_keep_the_map_of_their_neighbourhood(net):
-    part, _ = learned(LocalDenoiser(20, exact=199, sample=30), net)
-    assert part.map.shape == (30, DIM, DIM)
-    whole, _ = learned(LocalDenoiser(20), net)
-    whole.memory = torch.from_numpy(rows(150))
-    p = passed(net, part.memory.numpy())  # at home, both have the same neighbours
-    torch.testing.assert_close(part(p), whole(p))
-    new = passed(net, rows(300, 2) * 1.5)
-    assert np.corrcoef(part(new), whole(new))[0, 1] > 0.7
+@pytest.mark.parametrize(("p", "k"), [(2.0, 10), (2.0, 1), (1.0, 10)])
+def test_among_many_rows_nearly_the_nearest_are_found(p, k):
+    memory, new = torch.from_numpy(rows(6000)), torch.from_numpy(rows(500, 1))
+    search = Search(memory, p, k)
+    distance, which = search(new, k)
+    distance = distance.numpy()
+    oracle = np.linalg.norm(new[:, None] - memory[None], ord=p, axis=2)
+    np.testing.assert_allclose(distance, np.take_along_axis(oracle, which.numpy(), 1), rtol=1e-12)
+    best = np.sort(oracle)[:, :k]
+    assert (np.abs(distance - best) < 1e-12).mean() > 0.95
+    assert (distance.mean() / best.mean()) < 1.01
+
+
+def test_what_a_search_finds_depends_on_no_other_row():
+    memory, new = torch.from_numpy(rows(6000)), torch.from_numpy(rows(100, 1))
+    search = Search(memory, most=5)
+    distance, which = search(new, 5)
+    for i in (0, 50, 99):
+        one = search(new[i : i + 1], 5)
+        assert torch.equal(one[1][0], which[i])
+        torch.testing.assert_close(one[0][0], distance[i], rtol=1e-12, atol=0)
+    assert torch.equal(search(new.flip(0), 5)[1].flip(0), which)
+
+
+def test_a_known_row_is_found_however_far_away_it_lies():
+    memory = torch.from_numpy(rows(6000))
+    memory[17] = 1e4
+    search = Search(memory)
+    assert search(memory, 1)[0].abs().max() < 1e-12
+    assert (search(memory, 1, search.everyone)[0] > 1e-6).all()  # and not by itself
+
+
+def test_where_many_rows_are_known_few_neighbours_say_how_they_lie(net):
+    part = LocalDenoiser()
+    assert [part._count(n) for n in (100, 5000, 5001)] == [40, 40, 10]
+    assert LocalDenoiser(k=7)._count(9000) == 7
 
 
 # --- what is remembered ----------------------------------------------------------------------------------------------

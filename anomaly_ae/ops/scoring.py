@@ -25,10 +25,10 @@ from anomaly_ae.errors import BadRowsError, ConfigError, DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.loading import load_for_rows
 from anomaly_ae.ops.journal import Identity, Journal
-from anomaly_ae.ops.overlap import in_order, pool
 from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream
 from anomaly_ae.ops.tracking import digest, tracked
 from anomaly_ae.ops.verdicts import TOP_ROWS, Block, Teller, Told, blocks
+from anomaly_ae.overlap import in_order, pool
 from anomaly_ae.scoring.thresholds import promised_rate
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done

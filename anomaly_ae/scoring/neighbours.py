@@ -11,12 +11,13 @@ from torch import Tensor
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
 from anomaly_ae.scoring.scorers import Scorer, divided, present
+from anomaly_ae.scoring.search import Search, chunks, rows_of
 
 __all__ = ["LocalDenoiser", "Neighbours"]
 
 SPACES = ("input", "code", "residual")
-CELLS = 4_000_000  # held at a time, of distances or of neighbours' cells
-SPARE = 4  # candidates beyond k, so that rounding in the search decides nothing
+MANY, FEW = 40, 10  # neighbours of a denoiser: few suffice
+DENSE = 5_000  # above so many remembered rows
 TIGHTEST = 1e-3  # local spacing, in units of the median one: copies of a row are no infinitely dense place
 TINY = 1e-12
 
@@ -28,23 +29,22 @@ class _Remembering(Scorer):
     """
 
     numbers_only = True
-    k: int
+    k: int | None
     p: float
     space: str
     exact: int
     sample: int
     memory: Tensor
+    search: Search | None = None
 
     @property
     def reads_net(self) -> bool:  # type: ignore[override]
         return self.space != "input"
 
     def build(self, sizes: Sizes) -> None:
-        for name in ("k", "p", "exact", "sample"):
-            if not 1 <= getattr(self, name) < inf or (name != "p" and not isinstance(getattr(self, name), Integral)):
-                raise ConfigError(
-                    f"{type(self).__name__} needs {name} of 1 or more, however: {getattr(self, name)!r}. Try 1."
-                )
+        for name, value in (("k", self._count(0)), ("p", self.p), ("exact", self.exact), ("sample", self.sample)):
+            if not 1 <= value < inf or (name != "p" and not isinstance(value, Integral)):
+                raise ConfigError(f"{type(self).__name__} needs {name} of 1 or more, however: {value!r}. Try 1.")
         if self.space not in SPACES:
             raise ConfigError(
                 f"{type(self).__name__} needs a space from {SPACES}, however: {self.space!r}. Choose one."
@@ -57,7 +57,7 @@ class _Remembering(Scorer):
         self.keeps_all = len(rows) <= self.exact
         if not self.keeps_all:
             spaced = torch.linspace(0, len(crowd) - 1, min(self.sample, len(crowd)), device=crowd.device)
-            self._settle(crowd[spaced.round().long()], crowd)
+            self._settle(crowd[spaced.round().long()])
             return self(validate)
         return self._left_out(validate, rows, len(crowd))
 
@@ -68,12 +68,13 @@ class _Remembering(Scorer):
 
     def _left_out(self, p: Pass, rows: Tensor, first: int) -> Tensor:
         """Remember `rows`, and judge those of a pass, which are `rows` from `first` on, each without itself."""
-        self._settle(rows.float().to(rows.dtype), None)  # as they will be stored
+        self._settle(rows)
         return self._score(p, torch.arange(first, len(rows), device=rows.device))
 
-    def _settle(self, memory: Tensor, crowd: Tensor | None) -> None:
-        """Remember these rows, which were drawn from a `crowd` if there is one."""
-        self.memory = memory
+    def _settle(self, memory: Tensor) -> None:
+        """Remember these rows."""
+        self.memory = memory.float().to(memory.dtype)  # as they will be stored
+        self.search = None
 
     def forward(self, p: Pass) -> Tensor:
         return self._score(p, None)
@@ -106,13 +107,24 @@ class _Remembering(Scorer):
         return torch.cat([x, present(p, p.batch.x - p.px.mean).flatten(1)], dim=1)
 
     def _nearest(self, p: Pass, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Distances to the `k` nearest and which they are; one search serves all scorers that remember the same."""
-        memory = self.memory.to(p.batch.x.dtype)
-        key = self.p, self.space, memory.shape, float(memory.sum()), own is None
-        if key not in p.notes or p.notes[key][0].shape[1] < min(self.k, len(memory) - 1):
-            p.notes[key] = nearest(self._places(p), memory, self.k, self.p, own)
+        """Distances to the nearest and which they are; one search serves all scorers that remember the same."""
+        k = self._count(len(self.memory))
+        search = self._searched(p.batch.x)
+        key = self.p, self.space, search.memory.shape, search.check, own is None
+        if key not in p.notes or p.notes[key][0].shape[1] < min(k, len(search.memory) - 1):
+            p.notes[key] = search(self._places(p), k, own)
         distance, which = p.notes[key]
-        return distance[:, : self.k], which[:, : self.k]
+        return distance[:, :k], which[:, :k]
+
+    def _searched(self, like: Tensor) -> Search:
+        """The search in what is remembered, made when first it is needed."""
+        if self.search is None or self.search.memory.dtype != like.dtype:
+            self.search = Search(self.memory.to(like.dtype), self.p, self._count(len(self.memory)))
+        return self.search
+
+    def _count(self, remembered: int) -> int:
+        """How many neighbours to look for."""
+        return self.k or 0
 
 
 class Neighbours(_Remembering):
@@ -140,7 +152,7 @@ class Neighbours(_Remembering):
         Where distances are taken; "residual" is the row and its residual side by side.
     exact : int >= 1, default=20000
         Up to so many fit and validate rows all are remembered.
-    sample : int >= 1, default=512
+    sample : int >= 1, default=20000
         Above, as many of the fit rows, which come in random order (windows: evenly spaced in time).
 
     Raises
@@ -169,7 +181,7 @@ class Neighbours(_Remembering):
         correction: float = 0.0,
         space: str = "input",
         exact: int = 20_000,
-        sample: int = 512,
+        sample: int = 20_000,
     ) -> None:
         self.k = k
         self.p = p
@@ -184,11 +196,11 @@ class Neighbours(_Remembering):
             raise ConfigError(f"Neighbours needs correction in [0, 1], however: {self.correction!r}. Try 0.5.")
         self.register_buffer("spacing", torch.ones(1))
 
-    def _settle(self, memory: Tensor, crowd: Tensor | None) -> None:
-        super()._settle(memory, crowd)
+    def _settle(self, memory: Tensor) -> None:
+        super()._settle(memory)
         if self.correction:
-            everyone = torch.arange(len(memory), device=memory.device)
-            own = nearest(memory, memory, self.k, self.p, everyone)[0].mean(1)
+            search = self._searched(memory)
+            own = search(search.memory, self._count(len(memory)), search.everyone)[0].mean(1)
             self.spacing = own.clamp(min=max(TINY, TIGHTEST * float(own.median())))
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:
@@ -197,8 +209,8 @@ class Neighbours(_Remembering):
         return score / self.spacing[which].mean(1).to(score.dtype) ** self.correction if self.correction else score
 
     def _score_and_off(self, p: Pass) -> tuple[Tensor, Tensor]:
-        score, which, memory = self._score(p, None), self._nearest(p, None)[1], self.memory.to(p.batch.x.dtype)
-        return score, _among(memory, which) - self._places(p)
+        score, which, memory = self._score(p, None), self._nearest(p, None)[1], self._searched(p.batch.x).memory
+        return score, _means(memory, which) - self._places(p)
 
 
 class LocalDenoiser(_Remembering):
@@ -213,15 +225,13 @@ class LocalDenoiser(_Remembering):
     from all rows the score grows with the distance without bound. The memory holds rows as they are standardised: it
     is stored with the model.
 
-    Where not all rows are remembered, each of the sampled ones keeps the map of its own `k` nearest among all, and a
-    row goes by that of the nearest.
-
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 
     Parameters
     ----------
-    k : int >= 1, default=40
-        How many neighbours.
+    k : int >= 1 or None, default=None
+        How many neighbours. `None` is 40, or 10 where more than 5,000 rows are remembered, which lie so dense that
+        their tangents are known by few, in a quarter of the time.
     ridge : float > 0, default=1
         :math:`\lambda` in units of the neighbours' mean square distance from their mean: how much noise the
         denoiser expects.
@@ -247,11 +257,14 @@ class LocalDenoiser(_Remembering):
     """
 
     p = 2.0
-    centre: Tensor
-    map: Tensor
 
     def __init__(
-        self, k: int = 40, ridge: float = 1.0, space: str = "input", exact: int = 20_000, sample: int = 512
+        self,
+        k: int | None = None,
+        ridge: float = 1.0,
+        space: str = "input",
+        exact: int = 20_000,
+        sample: int = 20_000,
     ) -> None:
         self.k = k
         self.ridge = ridge
@@ -263,18 +276,9 @@ class LocalDenoiser(_Remembering):
         super().build(sizes)
         if not self.ridge > 0:
             raise ConfigError(f"LocalDenoiser needs ridge above 0, however: {self.ridge!r}. Try 1.")
-        self.register_buffer("centre", torch.zeros(0))
-        self.register_buffer("map", torch.zeros(0))
 
-    def _settle(self, memory: Tensor, crowd: Tensor | None) -> None:
-        super()._settle(memory, crowd)
-        width = memory.shape[1]
-        self.centre = self.map = memory.new_zeros(0)
-        if crowd is not None and len(memory) * width * width <= CELLS:
-            near = crowd[nearest(memory, crowd, self.k, 2.0, None)[1]]
-            self.centre = near.mean(1)
-            unit = torch.eye(width, dtype=memory.dtype, device=memory.device).expand(len(memory), -1, -1)
-            self.map = self._residual(near - self.centre[:, None], unit).transpose(1, 2).contiguous()
+    def _count(self, remembered: int) -> int:
+        return (FEW if remembered > DENSE else MANY) if self.k is None else self.k
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:
         return self._off(p, own).norm(dim=1)
@@ -284,71 +288,28 @@ class LocalDenoiser(_Remembering):
         return off.norm(dim=1), off
 
     def _off(self, p: Pass, own: Tensor | None) -> Tensor:
+        """What is left of rows by the denoiser of their neighbours."""
         places, which = self._places(p), self._nearest(p, own)[1]
-        mapped = len(self.map) > 0
-        cells = places.shape[1] * (places.shape[1] if mapped else self.k)
-        pairs = zip(_chunks(places, cells), _chunks(which, cells), strict=True)
-        return torch.cat([self._mapped(x, i[:, 0]) if mapped else self._among(x, i) for x, i in pairs])
-
-    def _mapped(self, x: Tensor, nearest: Tensor) -> Tensor:
-        """What is left of rows by the map of their nearest."""
-        return torch.bmm(self.map[nearest], (x - self.centre[nearest])[:, :, None])[:, :, 0]
-
-    def _among(self, x: Tensor, which: Tensor) -> Tensor:
-        """What is left of rows by the denoiser of their own neighbours."""
-        near = self.memory[which].to(x.dtype)
-        centre = near.mean(1, keepdim=True)
-        return self._residual(near - centre, x[:, None] - centre)[:, 0]
+        memory = self._searched(places).memory
+        cells = which.shape[1] * places.shape[1]
+        pairs = zip(chunks(places, cells), chunks(which, cells), strict=True)
+        return torch.cat([self._residual(rows_of(memory, near), x) for x, near in pairs])
 
     def _residual(self, near: Tensor, x: Tensor) -> Tensor:
-        """What the denoisers of centred neighbours `(n, k, width)` leave of rows `(n, m, width)`."""
+        """What the denoisers of neighbours `(n, k, width)` leave of rows `(n, width)`."""
         k, width = near.shape[1:]
-        spread = self.ridge * near.square().sum((1, 2)) / k + TINY
-        level = spread[:, None, None]
+        centre = near.mean(1, keepdim=True)
+        near, x = near.sub_(centre), (x[:, None] - centre).transpose(1, 2)
         turned = near.transpose(1, 2)
+        spread = self.ridge * near.square().sum((1, 2)) / k + TINY
+        small = turned @ near if width <= k else near @ turned  # the smaller of scatter and Gram matrix
+        small.diagonal(dim1=1, dim2=2).add_(spread[:, None])
+        factor = torch.linalg.cholesky(small)
         if width <= k:
-            scatter = turned @ near
-            scatter.diagonal(dim1=1, dim2=2).add_(spread[:, None])
-            return level * _solved(scatter, x.transpose(1, 2)).transpose(1, 2)
-        gram = near @ turned
-        gram.diagonal(dim1=1, dim2=2).add_(spread[:, None])
-        return x - _solved(gram, near @ x.transpose(1, 2)).transpose(1, 2) @ near
+            return (spread[:, None, None] * torch.cholesky_solve(x, factor))[:, :, 0]
+        return (x - turned @ torch.cholesky_solve(near @ x, factor))[:, :, 0]
 
 
-def nearest(places: Tensor, memory: Tensor, k: int, p: float, own: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Distances to the `k` nearest of `memory`, nearest first, and which they are: `(n, k)`.
-
-    `own` `(n,)` says which of `memory` a row is itself: that one is no neighbour of it.
-    """
-    k = min(k, max(1, len(memory) - (own is not None)))
-    squares, rough, found = memory.square().sum(1), memory.float(), []
-    step = max(1, CELLS // max(len(memory), (k + SPARE) * memory.shape[1]))
-    for start in range(0, len(places), step):
-        some = places[start : start + step]
-        # the search rounds: products of matrices for Euclid's norm, else float32; the nearest are measured exactly
-        far = squares - 2 * some @ memory.T if p == 2 else torch.cdist(some.float(), rough, p=p)
-        if own is not None:
-            far[torch.arange(len(some)), own[start : start + step]] = torch.inf
-        near = far.topk(min(k + SPARE, len(memory)), largest=False, sorted=False).indices
-        off = memory[near] - some[:, None]
-        distance = off.square().sum(2).sqrt() if p == 2 else off.abs().pow(p).sum(2).pow(1 / p)
-        if own is not None:
-            distance = torch.where(near == own[start : start + step, None], torch.inf, distance)
-        distance, order = distance.sort(dim=1, stable=True)
-        found.append((distance[:, :k], near.gather(1, order)[:, :k]))
-    distances, which = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return distances if own is None else distances.nan_to_num(posinf=0.0), which
-
-
-def _among(memory: Tensor, which: Tensor) -> Tensor:
+def _means(memory: Tensor, which: Tensor) -> Tensor:
     """Means of the rows of `memory` that `which` `(n, k)` names: `(n, width)`."""
-    return torch.cat([memory[some].mean(1) for some in _chunks(which, which.shape[1] * memory.shape[1])])
-
-
-def _chunks(rows: Tensor, cells: int) -> tuple[Tensor, ...]:
-    """Rows in pieces, of which each takes at most `CELLS` at `cells` a row."""
-    return rows.split(max(1, CELLS // max(1, cells)))
-
-
-def _solved(matrices: Tensor, sides: Tensor) -> Tensor:
-    return torch.cholesky_solve(sides, torch.linalg.cholesky(matrices))
+    return torch.cat([rows_of(memory, some).mean(1) for some in chunks(which, which.shape[1] * memory.shape[1])])

@@ -361,7 +361,7 @@ class _Learning:
         detector, inner = self.detector, self.detector._inner()
         self.done += 1
         name = f"net {self.done} of {self.folds}"
-        task = self.context.subcontext(task_name=name, max_subtasks=inner.max_epochs)
+        task = self.context.subcontext(task_name=name, max_subtasks=inner.epochs)
         task.call_on_fit_task_begin(estimator=detector)
 
         def on_epoch(record: dict[str, float]) -> bool:

@@ -25,11 +25,11 @@ def workers() -> int:
 
 
 @contextlib.contextmanager
-def pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads that each compute on one core; torch's count of threads is then as it was."""
+def pool(most: int = MOST_WORKERS) -> Iterator[ThreadPoolExecutor]:
+    """At most so many threads that each compute on one core; torch's count of threads is then as it was."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    threads = ThreadPoolExecutor(workers(), "anomaly-ae", torch.set_num_threads, (1,))
+    threads = ThreadPoolExecutor(min(most, workers()), "anomaly-ae", torch.set_num_threads, (1,))
     try:
         yield threads
     finally:
