@@ -9,8 +9,8 @@ __all__ = ["Search", "chunks", "rows_of"]
 
 CELLS = 500_000  # held at a time, of distances or of neighbours' cells
 EVERYONE = 2048  # up to so many rows each is looked at
-CENTRES = 128
-LISTED = 640  # rows that a centre knows, or more for many neighbours
+CENTRES = 64
+LISTED = 1024  # rows that a centre knows, or more for many neighbours
 ROUNDS = 5  # of k-means
 SPARE = 4  # candidates beyond k where the search rounds to float32
 
@@ -18,7 +18,7 @@ SPARE = 4  # candidates beyond k where the search rounds to float32
 class Search:
     """Finds the nearest of `memory` `(m, width)`: exactly up to 2048 rows, nearly so above.
 
-    There, 128 centres (by k-means) each know the 640 rows that are nearest to them, beginning with those that have no
+    There, 64 centres (by k-means) each know the 1,024 rows that are nearest to them, beginning with those that have no
     nearer centre, and a row looks for neighbours among those of its own centre. What it finds depends on no other row.
 
     References
