@@ -117,7 +117,7 @@ def failure(error: Exception) -> Line:
 # --- labelled tables -------------------------------------------------------------------------------------------------
 
 TABULAR = ("protocol", "table", "seed", "method", "rows_train", "rows_test", "auroc", "ap")
-TABULAR += ("fit_seconds", "score_seconds", "error")
+TABULAR += ("alarms_1", "alarms_5", "fit_seconds", "score_seconds", "error")
 MIXED = ("seed", "method", "kind", "rows_train", "rows_normal", "rows_planted", "auroc", "ap", "right_column", "error")
 MIXED_DEFAULT = ("AutoencoderDetector", "IsolationForest", "PyOD-AutoEncoder")
 
@@ -176,6 +176,9 @@ def detect(path: Path, protocol: str, seed: int, method: str, factory: Factory) 
             detector = factory(seed)
             _, fit_seconds = timed(lambda: detector.fit(train))
             score, score_seconds = timed(lambda: detector.anomaly_score(test))
+            if hasattr(detector, "p_values"):
+                p = detector.p_values(test[y[test_rows] == 0])
+                line |= {f"alarms_{percent}": f"{(p <= percent / 100).mean():.6f}" for percent in (1, 5)}
         seconds = {"fit_seconds": round(fit_seconds, 4), "score_seconds": round(score_seconds, 4)}
         return [line | ranking(y[test_rows], score) | seconds]
     except Exception as error:

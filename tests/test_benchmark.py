@@ -102,7 +102,7 @@ def test_goes_on_where_it_stopped(data, tmp_path):
     assert len(keys(whole)) == len(set(keys(whole))) == 8
     assert whole.startswith(first)
     lines = whole.splitlines(keepends=True)
-    failed = "clean,one,1,1-NN,,,,,,,ValueError: no\n"
+    failed = f"clean,one,1,1-NN{9 * ','}ValueError: no\n"
     for spoiled in (
         [*lines[:3], *lines[4:]],
         [*lines[:-1], lines[-1][:20]],
@@ -128,6 +128,9 @@ def test_measures_ours_peers_and_configurations(data, tmp_path, quick):
     assert (lines["auroc"] > 0.9).all()
     assert (lines["rows_train"] + lines["rows_test"] == 1000).all()
     assert (lines[["fit_seconds", "score_seconds"]] > 0).all().all()
+    assert lines["alarms_5"].isna().tolist() == [False, True, True, False]  # peers have no p-values
+    assert (lines["alarms_1"].dropna() <= lines["alarms_5"].dropna()).all()
+    assert (lines["alarms_5"].dropna() < 0.1).all()
 
 
 def test_a_failure_is_a_line(data, tmp_path):

@@ -91,6 +91,14 @@ def test_a_loaded_detector_is_the_one_that_was_saved(tmp_path, kind, calibration
     assert (back.n_features_in_, back.n_rows_seen_) == (4, len(X))
 
 
+def test_neighbours_among_many_rows_come_back_too(tmp_path):
+    many = np.random.default_rng(3).normal(size=(4000, 4))  # more than are looked at one by one
+    det = AutoencoderDetector(max_epochs=1, random_state=0).fit(many)
+    back = load(det.save(tmp_path / "model"))
+    np.testing.assert_array_equal(back.anomaly_score(NEW), det.anomaly_score(NEW))
+    np.testing.assert_array_equal(back.explain(NEW), det.explain(NEW))
+
+
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_the_learning_curves_come_back_exactly(tmp_path, kind):
     detector = loads(dumps(DETECTORS[kind])).fit(X).partial_fit(X)  # the last epoch has no validate loss
