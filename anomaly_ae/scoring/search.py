@@ -69,7 +69,7 @@ class Search:
         spare = 0 if self.p == 2 else SPARE
         found = []
         start = 0
-        for some in chunks(places, max(len(memory), (k + spare) * memory.shape[1])):
+        for some in chunks(places, len(memory)):
             if self.p == 2:
                 far = torch.addmm(squares, some, memory.T, alpha=-2)  # less the row's own square, which is the same
             else:
@@ -78,8 +78,7 @@ class Search:
             if itself is not None:
                 far.masked_fill_(itself, torch.inf)
             near = far.topk(min(k + spare, len(memory)), largest=False, sorted=False).indices
-            off = rows_of(memory, near).sub_(some[:, None])
-            distance = off.square().sum(2).sqrt() if self.p == 2 else off.abs().pow(self.p).sum(2).pow(1 / self.p)
+            distance = self._measured(memory, some, near)
             if itself is not None:
                 distance.masked_fill_(itself.gather(1, near), torch.inf)
             distance, rank = distance.sort(dim=1, stable=True)
@@ -87,6 +86,15 @@ class Search:
             start += len(some)
         distances, which = (torch.cat(parts) for parts in zip(*found, strict=True))
         return distances.nan_to_num(posinf=0.0) if own is not None else distances, which
+
+    def _measured(self, memory: Tensor, places: Tensor, which: Tensor) -> Tensor:
+        """Distances of places to those rows of memory that `which` `(n, k)` names, without a search's rounding."""
+        found = []
+        cells = which.shape[1] * memory.shape[1]
+        for some, near in zip(chunks(places, cells), chunks(which, cells), strict=True):
+            off = rows_of(memory, near).sub_(some[:, None])
+            found.append(off.square().sum(2).sqrt() if self.p == 2 else off.abs().pow(self.p).sum(2).pow(1 / self.p))
+        return torch.cat(found)
 
 
 def chunks(rows: Tensor, cells: int) -> tuple[Tensor, ...]:
