@@ -108,11 +108,10 @@ class _Remembering(Scorer):
 
     def _nearest(self, p: Pass, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """Distances to the nearest and which they are; one search serves all scorers that remember the same."""
-        k = self._count(len(self.memory))
-        search = self._searched(p.batch.x)
-        key = self.p, self.space, search.memory.shape, search.check, own is None
-        if key not in p.notes or p.notes[key][0].shape[1] < min(k, len(search.memory) - 1):
-            p.notes[key] = search(self._places(p), k, own)
+        k, memory = self._count(len(self.memory)), self.memory
+        key = self.p, self.space, memory.shape, float(memory.sum()), own is None
+        if key not in p.notes or p.notes[key][0].shape[1] < min(k, len(memory) - 1):
+            p.notes[key] = self._searched(p.batch.x)(self._places(p), k, own)
         distance, which = p.notes[key]
         return distance[:, :k], which[:, :k]
 
@@ -209,7 +208,7 @@ class Neighbours(_Remembering):
         return score / self.spacing[which].mean(1).to(score.dtype) ** self.correction if self.correction else score
 
     def _score_and_off(self, p: Pass) -> tuple[Tensor, Tensor]:
-        score, which, memory = self._score(p, None), self._nearest(p, None)[1], self._searched(p.batch.x).memory
+        score, which, memory = self._score(p, None), self._nearest(p, None)[1], self.memory.to(p.batch.x.dtype)
         return score, _means(memory, which) - self._places(p)
 
 
@@ -290,7 +289,7 @@ class LocalDenoiser(_Remembering):
     def _off(self, p: Pass, own: Tensor | None) -> Tensor:
         """What is left of rows by the denoiser of their neighbours."""
         places, which = self._places(p), self._nearest(p, own)[1]
-        memory = self._searched(places).memory
+        memory = self.memory.to(places.dtype)
         cells = which.shape[1] * places.shape[1]
         pairs = zip(chunks(places, cells), chunks(which, cells), strict=True)
         return torch.cat([self._residual(rows_of(memory, near), x) for x, near in pairs])

@@ -32,7 +32,6 @@ class Search:
         self.memory = memory
         self.p = p
         self.squares = memory.square().sum(1)
-        self.check = float(self.squares.sum())  # to tell memories apart
         self.everyone = torch.arange(len(memory), device=memory.device)
         self.centres = _centres(memory) if len(memory) > EVERYONE else None
         self.lists = None if self.centres is None else self._lists(self.centres, max(LISTED, 16 * most))
@@ -65,15 +64,13 @@ class Search:
         whole = listed is self.everyone
         memory = self.memory if whole else self.memory.index_select(0, listed)
         squares = self.squares if whole else self.squares[listed]
-        rough = memory.float() if self.p != 2 else memory
         spare = 0 if self.p == 2 else SPARE
-        found = []
-        start = 0
+        found, start = [], 0
         for some in chunks(places, len(memory)):
             if self.p == 2:
                 far = torch.addmm(squares, some, memory.T, alpha=-2)  # less the row's own square, which is the same
             else:
-                far = torch.cdist(some.float(), rough, p=self.p)
+                far = torch.cdist(some.float(), memory.float(), p=self.p)
             itself = None if own is None else listed == own[start : start + len(some), None]
             if itself is not None:
                 far.masked_fill_(itself, torch.inf)
