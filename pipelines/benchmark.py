@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -215,7 +216,7 @@ def peak_mib() -> float:
 
 
 def clock(rows: int, columns: int, threads: int, factory: Factory, results: Any) -> None:
-    """Put seconds to fit, rows scored a second, those of the bare nets, and MiB before and at the peak into a queue."""
+    """Put seconds to fit, rows scored a second, by the bare nets too, the model's size and MiB into a queue."""
     import torch
 
     torch.set_num_threads(threads)
@@ -228,7 +229,14 @@ def clock(rows: int, columns: int, threads: int, factory: Factory, results: Any)
     line = {"fit seconds": fit_seconds, "rows/s scored": rows / score_seconds}
     if hasattr(detector, "folds_"):
         line["rows/s bare net"] = rows / np.median([timed(lambda: forward(detector, X))[1] for _ in range(3)])
+        line["MB of the model"] = saved_mb(detector)
     results.put(line | {"MiB at start": before, "MiB at peak": peak})
+
+
+def saved_mb(detector: Any) -> float:
+    """Megabytes of the model folder of a fitted detector."""
+    with TemporaryDirectory() as folder:
+        return sum(file.stat().st_size for file in detector.save(Path(folder) / "model").iterdir()) / 1e6
 
 
 def forward(detector: Any, X: np.ndarray) -> None:

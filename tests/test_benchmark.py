@@ -382,3 +382,4 @@ def test_the_bare_net_is_faster_than_scoring(quick, monkeypatch):
     benchmark.clock(5000, 8, 1, benchmark.chosen("1-NN", [quick], [])["quick"], lines)
     line = lines.get()
     assert 0 < line["rows/s scored"] < line["rows/s bare net"]
+    assert line["MB of the model"] > 4000 * 8 * 4 / 1e6  # the rows that it remembers, in float32
