@@ -101,12 +101,12 @@ def fit(
 
 
 def _log_fit(detector: Detector, model: Path, data: Path, config: str) -> str:
-    from anomaly_ae import mlflow
+    from anomaly_ae.mlflow import runs
     from anomaly_ae.ops.report import score_histogram
 
     figure = score_histogram(detector.calibration_scores_, detector.threshold_.value_, "Calibrate rows")
     text = config or configuration.dumps(detector)
-    return mlflow.log_fit(detector, data, digest(data), model, digest(model / "manifest.json"), text, figure)
+    return runs.log_fit(detector, data, digest(data), model, digest(model / "manifest.json"), text, figure)
 
 
 class _EpochProgress:

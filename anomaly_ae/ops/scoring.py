@@ -381,7 +381,7 @@ def _check_apart(names: Sequence[str], target: Path, aside: Path | None) -> None
 
 
 def _log(detector: Detector, summary: ScoreSummary, sample: np.ndarray) -> str:
-    from anomaly_ae import mlflow
+    from anomaly_ae.mlflow import runs
     from anomaly_ae.ops.report import score_histogram
 
     model, source = Path(summary.model), Path(summary.inputs[0])
@@ -399,4 +399,4 @@ def _log(detector: Detector, summary: ScoreSummary, sample: np.ndarray) -> str:
     }
     known = {name: value for name, value in numbers.items() if value is not None}
     digests = digest(*summary.inputs), digest(model / "manifest.json")
-    return mlflow.log_score(source, digests[0], summary.rows, model, digests[1], known, asdict(summary), figure)
+    return runs.log_score(source, digests[0], summary.rows, model, digests[1], known, asdict(summary), figure)

@@ -16,7 +16,7 @@ Summary = TypeVar("Summary", bound=Any)
 
 def tracked(summary: Summary, log: Callable[[], str]) -> Summary:
     """The summary with its run."""
-    from anomaly_ae import mlflow
+    from anomaly_ae.mlflow.store import tracking_uri
 
     try:
         run_id = log()
@@ -24,7 +24,7 @@ def tracked(summary: Summary, log: Callable[[], str]) -> Summary:
         reason = str(error) if isinstance(error, AnomalyError) else f"Tracking failed: {type(error).__name__}: {error}"
         warnings.warn(f"{' '.join(reason.split())[:500]} The result is complete.", UserWarning, stacklevel=2)
         return summary
-    return replace(summary, run_id=run_id, tracking_uri=mlflow.tracking_uri())
+    return replace(summary, run_id=run_id, tracking_uri=tracking_uri())
 
 
 def digest(*paths: str | Path) -> str:

@@ -1,0 +1,116 @@
+"""The app, its options, and how every command reports: shared by the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anomaly_ae.version import __version__
+
+if TYPE_CHECKING:
+    from anomaly_ae.data.dialect import Dialect
+    from anomaly_ae.ops.fitting import Progress
+
+app = typer.Typer(
+    help="Learn what normal rows look like, then say of new rows how strange they are and which column is to blame.",
+    epilog="Exit codes: 0 done; 1 failed; 2 usage, configuration or input; 3 too many bad rows; 4 a gate was crossed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Track = Annotated[bool, typer.Option("--track/--no-track", help="Log a run in MLflow (MLFLOW_TRACKING_URI).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+
+
+Delimiter = Annotated[str | None, typer.Option(help="What stands between fields; else as the header has it.")]
+Decimal = Annotated[str, typer.Option(help="What stands before decimals: a point or a comma.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of CSV; else UTF-8, or as its byte order mark says.")]
+Missing = Annotated[
+    list[str], typer.Option(help="What else stands for a missing value, beside NA and the like; may be given again.")
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"anomaly-ae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def names(given: list[str]) -> list[str]:
+    return [name for names in given for name in names.split(",") if name]
+
+
+def dialect_of(delimiter: str | None, decimal: str, encoding: str | None, missing: list[str]) -> Dialect:
+    from anomaly_ae.data.dialect import Dialect
+
+    return Dialect(delimiter, decimal, encoding, tuple(missing))
+
+
+@contextlib.contextmanager
+def reported(quiet: bool) -> Iterator[Progress | None]:
+    """Errors as one sentence and an exit code; warnings as one line each; a progress bar on a terminal."""
+    # MLflow and OpenTelemetry print notices of their own; what people need of them is in our messages
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    warnings.simplefilter("default", UserWarning)
+    warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
+    try:
+        with _bar() if not quiet and sys.stderr.isatty() else contextlib.nullcontext() as progress:
+            yield progress
+    except ValueError as error:  # ours, and scikit-learn's of a parameter out of range
+        fail(error, 3 if type(error).__name__ == "BadRowsError" else 2)
+    except OSError as error:
+        fail(error, 1)
+    except KeyboardInterrupt:
+        fail("interrupted; what is there is whole, and the same command again goes on with it", 130)
+
+
+def fail(error: object, code: int) -> None:
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda share, what: bar.update(task, completed=share, description=what)
+
+
+def finish(summary: Any, told: Any, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), indent=2))
+    elif not quiet:
+        typer.echo(told(summary), err=True)
+
+
+def told_run(s: Any) -> list[str]:
+    return [f"run       {s.run_id} in {s.tracking_uri}; look at it with: anomaly-ae ui"] if s.run_id else []

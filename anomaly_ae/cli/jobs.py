@@ -1,0 +1,234 @@
+"""`anomaly-ae fit`, `score` and `check`."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anomaly_ae.cli.app import (
+    Decimal,
+    Delimiter,
+    Encoding,
+    Json,
+    Missing,
+    Overwrite,
+    Quiet,
+    Track,
+    app,
+    dialect_of,
+    fail,
+    finish,
+    names,
+    reported,
+    told_run,
+)
+
+if TYPE_CHECKING:
+    from anomaly_ae.ops.fitting import FitSummary
+    from anomaly_ae.ops.scoring import ScoreSummary
+
+
+class OnBadRow(enum.StrEnum):
+    """What to do with a row that cannot be scored."""
+
+    quarantine = "quarantine"
+    skip = "skip"
+    fail = "fail"
+
+
+class OnUnseen(enum.StrEnum):
+    """What to do with a category that was not there at fit."""
+
+    score = "score"
+    reject = "reject"
+
+
+class FormatName(enum.StrEnum):
+    """Formats of an output."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class FailOn(enum.StrEnum):
+    """Kinds of findings of a check."""
+
+    any = "any"
+    missing_column = "missing-column"
+    extra_column = "extra-column"
+    type = "type"
+    missing_values = "missing-values"
+    range = "range"
+    unseen_category = "unseen-category"
+
+
+@app.command()
+def fit(
+    config: Annotated[Path | None, typer.Argument(help="YAML file of a detector; without it the default one.")] = None,
+    data: Annotated[Path, typer.Option(help="CSV or Parquet file of normal rows.")] = ...,  # type: ignore[assignment]
+    model: Annotated[Path, typer.Option(help="Folder to write the model to.")] = ...,  # type: ignore[assignment]
+    exclude: Annotated[list[str], typer.Option(help="Column to leave out; may be given again, or a,b.")] = [],  # noqa: B006
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
+    time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
+    overwrite: Overwrite = False,
+    track: Track = True,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from a file of normal rows and write a model folder."""
+    with reported(quiet or json_) as progress:
+        dialect = dialect_of(delimiter, decimal, encoding, missing)
+        if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text()):
+            from anomaly_ae.ops import series
+
+            made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite)
+            return finish(made, series.told_fit, json_, quiet)
+        from anomaly_ae.ops import fitting
+
+        summary = fitting.fit(data, model, config, names(exclude), dialect, overwrite, track, progress)
+    return finish(summary, _told_fit, json_, quiet)
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
+    input: Annotated[list[str], typer.Argument(help="CSV, Parquet or Arrow files, 'patterns*.csv', or - for CSV.")],
+    output: Annotated[str, typer.Option(help="File for scores: .csv, .jsonl, .parquet; or - for standard output.")],
+    keep: Annotated[list[str], typer.Option(help="Column to copy to the output; may be given again, or a,b.")] = [],  # noqa: B006
+    top: Annotated[int, typer.Option(min=0, help="How many blamed columns to name a row.")] = 3,
+    on_bad_row: Annotated[
+        OnBadRow, typer.Option(help="What to do with a row that cannot be scored.")
+    ] = OnBadRow.quarantine,
+    max_bad_rows: Annotated[str, typer.Option(help="More bad rows than this, by number or share, are exit 3.")] = "1%",
+    rejects: Annotated[
+        Path | None, typer.Option(help="CSV file for bad rows, with place and reason; else OUTPUT.rejects.csv.")
+    ] = None,
+    on_unseen: Annotated[OnUnseen, typer.Option(help="What to do with a category unseen at fit.")] = OnUnseen.score,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
+    format: Annotated[FormatName | None, typer.Option(help="Format of the output; else by its ending.")] = None,
+    events: Annotated[Path | None, typer.Option(help="File for the events of a series: CSV or Parquet.")] = None,
+    overwrite: Overwrite = False,
+    track: Track = True,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score every row of files: how strange, whether alarming, and which columns are to blame.
+
+    The same command again does nothing where the job is complete, and goes on where it was interrupted.
+    """
+    if json_ and output == "-":
+        fail("standard output carries scores or --json, however: both were asked for. Give --output a file.", 2)
+    with reported(quiet or json_) as progress:
+        from anomaly_ae import storage
+
+        dialect = dialect_of(delimiter, decimal, encoding, missing)
+        if storage.kind(model) == "SeriesDetector":
+            from anomaly_ae.ops import series
+
+            if len(input) != 1 or output == "-":
+                fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
+            made = series.score(model, input[0], output, events, names(keep), top, dialect, overwrite)
+            return finish(made, series.told_score, json_, quiet)
+        if events is not None:
+            fail(f"--events needs a model of series, however: {model} is none. Leave it out.", 2)
+        from anomaly_ae.ops import scoring
+
+        summary = scoring.score_file(
+            model,
+            input,
+            output,
+            keep=names(keep),
+            top=top,
+            on_bad_row=on_bad_row.value,
+            max_bad_rows=max_bad_rows,
+            rejects=rejects,
+            on_unseen=on_unseen.value,
+            dialect=dialect,
+            format=None if format is None else format.value,
+            overwrite=overwrite,
+            track=track,
+            progress=progress,
+        )
+    return finish(summary, _told_score, json_, quiet)
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
+    input: Annotated[Path, typer.Argument(help="CSV or Parquet file to compare with the rows of the fit.")],
+    fail_on: Annotated[list[FailOn], typer.Option(help="Finding to exit 4 on; may be given again.")] = [],  # noqa: B006
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories."""
+    with reported(quiet or json_) as progress:
+        from anomaly_ae.ops import check as checking
+
+        summary = checking.check(model, input, progress, dialect_of(delimiter, decimal, encoding, missing))
+    typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
+    if summary.findings and not (quiet or json_):
+        typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)
+    found = [finding.kind for finding in summary.findings if {"any", finding.kind.replace(" ", "-")} & set(fail_on)]
+    if found:
+        kinds = ", ".join(sorted(set(found)))
+        fail(f"--fail-on needs a file as at fit, however: {len(found)} findings ({kinds}). Repair {input}.", 4)
+
+
+def _told_fit(s: FitSummary) -> str:
+    promise = "" if s.promised_false_alarm_rate is None else _promise(s.promised_false_alarm_rate, s.nets)
+    lines = [
+        f"fitted    {s.detector}",
+        f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, at most {s.epochs} epochs",
+        f"threshold {s.threshold:.6g}{promise}",
+        f"model     {s.model}",
+    ]
+    if s.constant_columns:
+        lines.insert(2, f"note      constant in these rows: {', '.join(s.constant_columns)}")
+    return "\n".join(lines + told_run(s))
+
+
+def _promise(rate: float, nets: int) -> str:
+    return f", false alarms at most {rate:.2g}" + (f" (cross-fitted: at most {2 * rate:.2g})" if nets > 1 else "")
+
+
+def _told_score(s: ScoreSummary) -> str:
+    promise = (
+        "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
+    )
+    done = f"complete  already; {s.scored:,} rows were scored" if s.complete_already else f"scored    {s.scored:,} rows"
+    again = f", {s.resumed_rows:,} of them before the interruption" if 0 < s.resumed_rows < s.scored else ""
+    lines = [
+        f"{done}{again} in {s.seconds:.1f} s",
+        f"alarms    {s.alarms:,} ({s.alarm_rate:.1%}{promise})",
+        f"output    {s.output}",
+    ]
+    if s.ignored_columns:
+        shown = ", ".join(s.ignored_columns[:8]) + (", ..." if len(s.ignored_columns) > 8 else "")
+        lines.insert(1, f"note      columns the model does not know, ignored: {shown}")
+    if s.rejected:
+        where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
+        lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
+    lines += told_run(s)
+    if s.top_anomalies:
+        lines += ["", "strangest rows"]
+    for row in s.top_anomalies:
+        place = f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
+        lines.append(f"  {place} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""`anomaly-ae plot` and `watch`: for series."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomaly_ae.cli.app import Overwrite, Quiet, app, fail, names, reported
+
+
+@app.command()
+def plot(
+    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
+    output: Annotated[Path, typer.Option(help="Picture to write: PNG, SVG or PDF by its ending.")],
+    channel: Annotated[list[str], typer.Option(help="Channel to draw; may be given again, or a,b.")] = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a series: channels, what was expected of them, the score, its threshold, and events."""
+    with reported(quiet):
+        from anomaly_ae.ops import series_plot
+
+        target, events = series_plot.plot(model, input, output, names(channel), overwrite)
+    if not quiet:
+        typer.echo(f"drawn     {len(events)} events in {target}", err=True)
+
+
+@app.command()
+def watch(
+    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    state: Annotated[Path | None, typer.Option(help="File to go on from, and to keep where the stream stands.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many blamed channels to name an alarm.")] = 3,
+    quiet: Quiet = False,
+) -> None:
+    """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error."""
+    with reported(quiet=True):
+        from anomaly_ae.ops import watch as watching
+
+        summary = watching.watch(
+            model,
+            sys.stdin,
+            lambda record: print(json.dumps(record, default=str), flush=True),
+            lambda sentence: None if quiet else typer.echo(sentence, err=True),
+            state,
+            top,
+        )
+    if not quiet:
+        typer.echo(f"watched   {summary.rows:,} rows: {summary.alarms:,} alarms, {summary.events} events", err=True)
+    if summary.bad_rows:
+        fail(f"A watch needs rows that can be scored, however: {summary.bad_rows} cannot. Look at their error.", 3)
