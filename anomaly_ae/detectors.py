@@ -16,6 +16,7 @@ from anomaly_ae.data.preprocessing import Encoding, Preprocessing
 from anomaly_ae.errors import ModelFolderError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import Fold
+from anomaly_ae.monitoring.profile import Profile
 from anomaly_ae.nn.backbones import Dense
 from anomaly_ae.nn.corruptions import GaussianNoise
 from anomaly_ae.nn.discrete import Mixed
@@ -158,6 +159,8 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
             none = np.empty((0, detector.n_features_in_))
             detector._keep(fold, none, none, np.random.RandomState(0))
         detector.calibration_scores_ = stored.arrays["calibration_scores"]
+        profile = _below("profile/", stored.arrays)
+        detector.profile_ = Profile.from_state(detector.contract_.columns, profile) if profile else None
         detector.threshold_ = clone(threshold).fit(detector.calibration_scores_)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ModelFolderError(

@@ -30,6 +30,7 @@ from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import ExplanationMixin, known
 from anomaly_ae.folds import Fold
+from anomaly_ae.monitoring.profile import Profile, References
 from anomaly_ae.nn.core import Part
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
@@ -103,6 +104,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
     threshold_: Any
     n_rows_seen_: int
     parts_: dict[str, Any]  # the composition that was fitted
+    profile_: Profile | None  # what normal rows look like, for `monitoring`
     _reservoirs: list[Reservoir]  # of calibrate rows
     _learned: list[Reservoir]  # of fit rows, for scorers to learn from when more arrive
 
@@ -229,6 +231,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         context = self._init_callback_context(max_subtasks=len(divided))
         context.call_on_fit_task_begin(estimator=self, X=rows)
         self.folds_, self._reservoirs, self._learned, records = [], [], [], []
+        references = References(rows, len(divided))
         for number, split in enumerate(divided):
             task = context.subcontext(task_name=f"net {number + 1} of {len(divided)}", max_subtasks=self.epochs)
             task.call_on_fit_task_begin(estimator=self)
@@ -243,9 +246,10 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
             )
             records += [{"net": number + 1, **record} for record in history]
             self._keep(fold, rows[split.calibrate], rows[split.fit], rng)
+            references.add(*fold.assess(rows[references.choose(split.calibrate)]))
             task.call_on_fit_task_end(estimator=self)
         self.history_ = pd.DataFrame(records)
-        self.n_rows_seen_ = len(rows)
+        self.n_rows_seen_, self.profile_ = len(rows), references.profile(self.contract_.columns)
         self._calibrate([fold.remember(rows[s.calibrate]) for fold, s in zip(self.folds_, divided, strict=True)])
         context.call_on_fit_task_end(estimator=self)
         return self
@@ -264,6 +268,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         rng = check_random_state(self.random_state)
         if first:
             self.n_rows_seen_, self.history_, self.parts_ = 0, pd.DataFrame(), self.parts()
+            self.profile_ = None
             self.folds_, self._reservoirs, self._learned = [], [], []
         numbers = self.n_rows_seen_ + np.arange(len(rows))
         held_out, learned = rows[numbers % HELD_OUT_EVERY == 0], rows[numbers % HELD_OUT_EVERY != 0]
@@ -284,7 +289,12 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         self.n_rows_seen_ += len(rows)
         kept = [reservoir.rows for reservoir in self._reservoirs]
         if sum(map(len, kept)) >= min(200, len(getattr(self, "calibration_scores_", ()))):
-            self._calibrate([fold.scores(X) for fold, X in zip(self.folds_, kept, strict=True) if len(X)])
+            told = [fold.assess(X) for fold, X in zip(self.folds_, kept, strict=True) if len(X)]
+            self._calibrate([scores for scores, _ in told])
+            codes, shares = np.concatenate(kept), np.concatenate([shares for _, shares in told])
+            once = np.ones(self.n_features_in_ + 1)  # rows of a sample are no neighbours
+            rows_, cross = (self.n_rows_seen_, self.n_rows_seen_), len(kept) > 1
+            self.profile_ = Profile.learn(self.contract_.columns, codes, shares, rows_, cross, once[1:], once)
         return self
 
     def _recipe(self, **changes: Any) -> Recipe:
@@ -387,7 +397,9 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
             },
         }
         weights: dict[str, torch.Tensor] = {}
-        arrays = {"calibration_scores": self.calibration_scores_}
+        arrays: dict[str, NDArray[Any]] = {"calibration_scores": self.calibration_scores_}
+        if self.profile_ is not None:
+            arrays |= {f"profile/{name}": array for name, array in self.profile_.state.items()}
         for number, fold in enumerate(self.folds_):
             weights |= {f"{number}/{name}": tensor for name, tensor in fold.weights().items()}
             arrays |= {

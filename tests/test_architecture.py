@@ -29,7 +29,10 @@ FLOORS = [
     ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.random_features", "scoring.variational"],
     ["scoring.linear", "series.tails", "series.views", "series.windows"],
     ["series.events"],
-    ["data.contract"],
+    ["data.contract", "monitoring.dependence", "monitoring.martingale"],
+    ["monitoring.profile"],
+    ["monitoring.drift"],
+    ["monitoring.history"],
     ["data.drafts", "data.formats", "data.preprocessing", "data.rejects", "data.streams", "data.dialect"],
     ["data.records"],
     ["data.sifting"],
@@ -80,6 +83,7 @@ def imported(path, only_ours=True):
                 "anomaly_ae.data",
                 "anomaly_ae.series",
                 "anomaly_ae.mlflow",
+                "anomaly_ae.monitoring",
                 "anomaly_ae.cli",
             ):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]

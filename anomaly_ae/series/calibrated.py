@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +23,10 @@ USUAL = 0.99  # share of calibrate rows on which a channel contributes no more t
 
 @dataclass
 class Calibrated:
-    """One way from windows to rows, calibrated by `scores` `(m,)` of held-out rows; `usual` `(d,)` of channels."""
+    """One way from windows to rows, calibrated by `scores` `(m,)` of held-out rows; `usual` `(d,)` of channels.
+
+    `held_out` are their readings run by run, there only right after learning.
+    """
 
     rarities: list[Rarity]
     scores: Array
@@ -31,6 +34,7 @@ class Calibrated:
     threshold: Any
     events: Events
     smoothing: int
+    held_out: list[Reading] = field(default_factory=list)
 
     @classmethod
     def learn(
@@ -51,7 +55,8 @@ class Calibrated:
                 "SeriesDetector needs a training that stays finite, however: scores of calibrate rows are not. Lower "
                 "the detector's learning_rate."
             )
-        return cls(rarities, scores, np.quantile(columns, USUAL, axis=0), threshold, events, smoothing)._set()
+        usual = np.quantile(columns, USUAL, axis=0)
+        return cls(rarities, scores, usual, threshold, events, smoothing, told)._set()
 
     def _set(self) -> Self:
         self.threshold = clone(self.threshold).fit(self.scores)

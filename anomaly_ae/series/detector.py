@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -23,6 +24,8 @@ from anomaly_ae.data.contract import Contract
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
 from anomaly_ae.estimator import AXES, Detector
+from anomaly_ae.monitoring.dependence import correlation_time
+from anomaly_ae.monitoring.profile import MOST, Profile
 from anomaly_ae.scoring.linear import PrincipalComponents, Whitened
 from anomaly_ae.scoring.neighbours import Neighbours
 from anomaly_ae.scoring.scorers import StandardizedError
@@ -38,6 +41,7 @@ from anomaly_ae.version import __version__
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 ENOUGH_ROWS = 2000  # to calibrate what is causal, where each row takes a window of its own
+LONGEST_RECORD = 1_000_000  # cells to tell correlation times from
 EPOCHS = ["net", "epoch"]  # what a history without a net has
 
 
@@ -252,7 +256,28 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
             self.calibrated_[reduce] = Calibrated.learn(
                 self.fold_, self.fold_.rarities(seen), told, self.parts_["threshold"], self._events_rule, self.smoothing
             )
+        held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
+        self.profile_ = self._profile(taken.codes, held_out, len(divided) > 1)
         return self
+
+    def _profile(self, codes: Array, held_out: int, by_turns: bool) -> Profile:
+        """What rows look like, and what was said of those held out, which are so many."""
+        readings, self._mine.held_out = self._mine.held_out, []
+        told = np.concatenate(
+            [np.column_stack([one.columns, one.scores]) for one in readings if one.columns is not None]
+        )
+        lengths = [len(one.scores) for one in readings]
+        most = max(MOST, LONGEST_RECORD // codes.shape[1])
+        first = max(0, (len(codes) - most) // 2)
+        return Profile.learn(
+            self.contract_.columns,
+            codes[:: math.ceil(len(codes) / MOST)],
+            told[:, :-1],
+            (len(codes), held_out),
+            by_turns,
+            correlation_time(codes[first : first + most]),
+            correlation_time(told, held_out / len(told), lengths),
+        )
 
     @property
     def _events_rule(self) -> Events:
@@ -308,7 +333,8 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
                 "step": self.step_,
             },
         }
-        arrays = dict(self.fold_.channels.state)
+        arrays: dict[str, NDArray[Any]] = dict(self.fold_.channels.state)
+        arrays |= {f"profile/{name}": array for name, array in self.profile_.state.items()} if self.profile_ else {}
         for reduce, calibrated in self.calibrated_.items():
             arrays |= {f"{reduce}/{name}": array for name, array in calibrated.state.items()}
         return storage.save(path, storage.Stored(config, self.fold_.weights(), arrays, self.history_), overwrite)
@@ -327,6 +353,8 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
         if fitted["feature_names_in"]:
             detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
         detector.window_, detector.step_, detector.history_ = fitted["window"], fitted["step"], stored.history
+        profile = below("profile/", arrays)
+        detector.profile_ = Profile.from_state(detector.contract_.columns, profile) if profile else None
         channels = Channels.from_state(detector.parts_["preprocessing"], arrays)
         detector.fold_ = detector._new_fold(channels, 0).restore(stored.weights)
         detector.calibrated_ = {

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.explanation import Verdict
+from anomaly_ae.monitoring.profile import Profile
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.events import Events, is_place
 from anomaly_ae.series.fold import Reading, SeriesFold
@@ -25,6 +26,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
 
     fold_: SeriesFold
     calibrated_: dict[str, Calibrated]
+    profile_: Profile | None
     reduce: str
     stride: int | str
 

@@ -1,0 +1,203 @@
+"""How far rows have moved away from those of the fit: of the score, and of each column. numpy and scipy only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from anomaly_ae.monitoring.profile import Counts, Profile
+
+Array = NDArray[np.float64]
+LEVEL = 0.001  # of a test on a batch: what a gate calls drift in one of so many normal batches
+QUESTIONS = 4  # asked of each column: values, contributions, gaps, range
+
+
+@dataclass(frozen=True)
+class FeatureDrift:
+    """One column of some rows beside the reference rows.
+
+    `p_value` is that of the strongest of four questions, times four: have its values moved (Kolmogorov and Smirnov; of
+    classes chi-square), does it contribute more to the scores (Kolmogorov and Smirnov, one-sided), has it more or fewer
+    gaps (Fisher), more values beyond the range or categories of the fit (binomial)? `adjusted` allows for all columns
+    (Benjamini and Yekutieli); the column `drifts` where it is below the level. Dates move on by nature: of them only
+    contributions and gaps count. `statistic` is the greatest distance of the two distributions of values, in [0, 1],
+    `psi` their population stability index; `excess`, in [0, 1], the column's part in the growth of the mean score since
+    the fit, 0 where the score has not grown. `reference` and `seen` are shares of the bins that `labels` name.
+    """
+
+    name: str
+    kind: str
+    p_value: float
+    adjusted: float
+    drifts: bool
+    why: str
+    statistic: float
+    psi: float
+    excess: float
+    residual_p_value: float
+    missing: float
+    missing_reference: float
+    beyond: float
+    labels: list[str]
+    reference: list[float]
+    seen: list[float]
+
+
+@dataclass(frozen=True)
+class ScoreDrift:
+    """Scores beside the calibrate scores: are they larger?
+
+    `ks` is the greatest excess of one distribution function over the other, in [0, 1], and `p_value` that of finding
+    as much by chance, one-sided; `wasserstein` the mean distance between equal quantiles, in units of the score; `psi`
+    the population stability index over deciles.
+    """
+
+    ks: float
+    p_value: float
+    wasserstein: float
+    psi: float
+
+
+def score_drift(scores: Array, calibration: Array, time: float = 1.0, factor: float = 1.0) -> ScoreDrift:
+    """Compare scores `(n,)` with sorted calibrate scores `(m,)`; `time` is their correlation time, in rows.
+
+    `factor` is by how much a score of a normal row may be more often beyond a value than calibrate scores are: 2 where
+    these are cross-fitted, for that is what cross-fitting promises.
+    """
+    both = np.concatenate([scores, calibration])
+    above, normal = (
+        1 - np.searchsorted(np.sort(some), both, side="right") / len(some) for some in (scores, calibration)
+    )
+    excess = float(max(0.0, (above - np.minimum(1, factor * normal)).max()))
+    bins = np.searchsorted(np.quantile(calibration, np.arange(1, 10) / 10), both, side="left")
+    counts = [np.bincount(some, minlength=10) for some in (bins[: len(scores)], bins[len(scores) :])]
+    return ScoreDrift(
+        ks=excess,
+        p_value=_one_sided(excess, len(scores) / time, len(calibration) / time / factor**2),
+        wasserstein=float(stats.wasserstein_distance(scores, calibration)),
+        psi=population_stability(counts[0], counts[1]),
+    )
+
+
+def feature_drift(profile: Profile, counts: Counts, level: float = LEVEL) -> list[FeatureDrift]:
+    """Compare every column with the profile; those that drift come first, in order of what they add to the score."""
+    grown = np.maximum(0.0, _mean(counts) - _mean(profile.reference))
+    excess = grown / grown.sum() if grown.sum() > 0 else grown
+    told = [_compared(profile, counts, place) for place in range(len(profile.columns))]
+    adjusted = stats.false_discovery_control([feature["p_value"] for feature in told], method="by")
+    features = [
+        FeatureDrift(**feature, adjusted=float(p), drifts=bool(p < level), excess=float(part))
+        for feature, p, part in zip(told, adjusted, excess, strict=True)
+    ]
+    return sorted(features, key=lambda feature: (not feature.drifts, -feature.excess, feature.p_value))
+
+
+def population_stability(seen: NDArray[np.int64], reference: NDArray[np.int64]) -> float:
+    r"""Population stability index of counts, each bin with half a row more so that none is empty.
+
+    .. math:: \sum_k (p_k - q_k) \ln \frac{p_k}{q_k}
+    """
+    p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (seen, reference))
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def rate_interval(alarms: int, rows: int, time: float = 1.0, coverage: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval for a rate of alarms, as wide as if only every `time`-th row were told."""
+    n = max(rows / time, 1e-9)
+    k, tail = alarms / rows * n, (1 - coverage) / 2
+    low = stats.beta.ppf(tail, k, n - k + 1) if alarms else 0.0
+    high = stats.beta.ppf(1 - tail, k + 1, n - k) if alarms < rows else 1.0
+    return float(low), float(high)
+
+
+def _compared(profile: Profile, counts: Counts, place: int) -> dict[str, Any]:
+    column, reference = profile.columns[place], profile.reference
+    seen, normal = counts.cells[place], reference.cells[place]
+    time, residual_time = float(profile.time[place]), float(profile.residual_time[place])
+    # of rows that were looked at, as many are worth a test as there are correlation times among all of them
+    looked = counts.looked / max(1, counts.rows)
+    thin, thin_normal = max(1.0, time * looked), max(1.0, time * normal.sum() / profile.fit_rows)
+    ks, psi = _distance(seen, normal), population_stability(seen, normal)
+    ordered = column.kind in ("number", "boolean")
+    if not seen.sum() or not normal.sum() or column.kind == "date":
+        moved = 1.0
+    elif ordered:
+        moved = _two_sided(ks, seen.sum() / thin, normal.sum() / thin_normal)
+    else:
+        moved = _classes(seen / thin, normal / thin_normal)
+    parts, parts_normal = counts.residuals[place], reference.residuals[place]
+    above, above_normal = (1 - np.cumsum(some) / max(1, some.sum()) for some in (parts, parts_normal))
+    excess = float(max(0.0, (above - np.minimum(1, profile.factor * above_normal)).max()))
+    thin = max(1.0, residual_time * looked)
+    thin_normal = max(1.0, residual_time * parts_normal.sum() / profile.told_rows)
+    blamed = _one_sided(excess, parts.sum() / thin, parts_normal.sum() / thin_normal / profile.factor**2)
+    gaps = _gaps(counts, reference, place, time)
+    out = 1.0 if column.kind == "date" else _beyond(counts, place, profile.fit_rows, time)
+    questions = {
+        "its values": moved,
+        "its part in the scores": blamed,
+        "its gaps": gaps,
+        "values unseen at fit": out,
+    }
+    why = min(questions, key=lambda question: questions[question])
+    labels = profile.labels(place)
+    return {
+        "name": column.name,
+        "kind": column.kind,
+        "p_value": min(1.0, QUESTIONS * questions[why]),
+        "why": why,
+        "statistic": ks,
+        "psi": psi,
+        "residual_p_value": blamed,
+        "missing": float(counts.missing[place] / max(1, counts.rows)),
+        "missing_reference": float(reference.missing[place] / max(1, reference.rows)),
+        "beyond": float(counts.beyond[place] / max(1, counts.rows)),
+        "labels": labels,
+        "reference": (normal / max(1, normal.sum()))[: len(labels)].tolist(),
+        "seen": (seen / max(1, seen.sum()))[: len(labels)].tolist(),
+    }
+
+
+def _mean(counts: Counts) -> Array:
+    return counts.totals / np.maximum(1, counts.residuals.sum(axis=1))
+
+
+def _distance(seen: NDArray[np.int64], normal: NDArray[np.int64]) -> float:
+    if not seen.sum() or not normal.sum():
+        return 0.0
+    return float(np.abs(np.cumsum(seen) / seen.sum() - np.cumsum(normal) / normal.sum()).max())
+
+
+def _two_sided(distance: float, n: float, m: float) -> float:
+    return float(stats.kstwobign.sf(distance * math.sqrt(n * m / (n + m))))
+
+
+def _one_sided(excess: float, n: float, m: float) -> float:
+    return math.exp(-2 * excess**2 * n * m / (n + m)) if n and m else 1.0
+
+
+def _classes(seen: Array, normal: Array) -> float:
+    """Chi-square of two rows of counts; classes that hold less than five are put together."""
+    rare = (seen + normal) < 5
+    table = np.stack([np.append(row[~rare], row[rare].sum()) for row in (seen, normal)])
+    table = table[:, table.sum(axis=0) > 0]
+    return float(stats.chi2_contingency(table, correction=False).pvalue) if table.shape[1] > 1 else 1.0
+
+
+def _gaps(counts: Counts, reference: Counts, place: int, time: float) -> float:
+    table = [
+        [round(some.missing[place] / time), round((some.rows - some.missing[place]) / time)]
+        for some in (counts, reference)
+    ]
+    return float(stats.fisher_exact(table).pvalue)
+
+
+def _beyond(counts: Counts, place: int, fit_rows: int, time: float) -> float:
+    # a new row is beyond the range of n others with probability 2 / (n + 1) at most
+    hits, n = math.ceil(counts.beyond[place] / time), math.ceil((counts.rows - counts.missing[place]) / time)
+    return float(stats.binom.sf(hits - 1, max(hits, n), min(1.0, 2 / (fit_rows / time + 1))))

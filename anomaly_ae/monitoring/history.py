@@ -1,0 +1,152 @@
+"""Batch after batch of one model and one asset: what is found in each, and what they say together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_ae.errors import ConfigError
+from anomaly_ae.monitoring.drift import LEVEL, feature_drift, rate_interval, score_drift
+from anomaly_ae.monitoring.martingale import Martingale
+from anomaly_ae.monitoring.profile import Counts, Profile
+from anomaly_ae.scoring.thresholds import promised_rate
+
+Array = NDArray[np.float64]
+EVER = 0.01  # probability that the martingale of exchangeable scores ever alarms
+KEPT = 1000  # batches that a history has in full
+
+
+@dataclass(frozen=True)
+class Normal:
+    """What a model promises and remembers: its profile, calibrate scores `(m,)` (sorted), and its rate of false alarms."""
+
+    profile: Profile
+    calibration: Array
+    promised: float | None
+
+    @classmethod
+    def of(cls, detector: Any) -> Normal:
+        """That of a fitted detector of rows or of series; raises ConfigError where it has no profile."""
+        if detector.profile_ is None:
+            raise ConfigError(
+                "Monitoring needs a model with a profile of normal rows, however: this one was fitted without one. Fit "
+                "it again with this version."
+            )
+        rate = promised_rate(detector.threshold_)
+        promised = None if rate is None else rate * detector.profile_.factor
+        return cls(detector.profile_, detector.calibration_scores_, promised)
+
+    def martingale(self) -> Martingale:
+        """One that knows the calibrate scores, where those of new rows are exchangeable with them."""
+        return Martingale() if self.profile.factor > 1 else Martingale.of(self.calibration)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is kept of a batch of rows: counts, alarms, and every `step`-th score, in order."""
+
+    counts: Counts
+    alarms: int
+    scores: Array
+    step: int
+
+
+@dataclass
+class History:
+    """The batches of one model and asset so far, in order of their event times, and the martingale over all of them.
+
+    A batch is known by its digest: one that comes again changes nothing. One that comes late takes its place among the
+    others by its event time; the martingale bets in the order of arrival.
+    """
+
+    martingale: Martingale
+    batches: list[dict[str, Any]] = field(default_factory=list)
+
+    def find(self, digest: str) -> dict[str, Any] | None:
+        """What was found in a batch, if it was here before."""
+        return next((batch for batch in self.batches if batch["digest"] == digest), None)
+
+    def add(self, normal: Normal, evidence: Evidence, digest: str, event_time: datetime, name: str) -> dict[str, Any]:
+        """Judge a batch and remember it; plain data."""
+        apart = 1 if normal.profile.score_time == 1 else 2 * normal.profile.score_time
+        thin = max(1, math.ceil(apart / evidence.step))
+        rng = np.random.default_rng(list(digest.encode()))
+        already = self.martingale.highest >= math.log10(1 / EVER)
+        self.martingale.update(evidence.scores[::thin], rng)
+        found = judged(normal, evidence, self.martingale, already)
+        batch = {
+            "digest": digest,
+            "name": name,
+            "event_time": event_time.astimezone(UTC).isoformat(timespec="seconds"),
+            **found,
+        }
+        self.batches.append(batch)
+        self.batches.sort(key=lambda batch: batch["event_time"])
+        del self.batches[:-KEPT]
+        return batch
+
+    def to_json(self) -> dict[str, Any]:
+        """The history as plain data."""
+        return {"martingale": self.martingale.to_json(), "batches": self.batches}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> History:
+        """The history that `to_json` gave; raises KeyError or TypeError at anything else."""
+        return cls(Martingale.from_json(data["martingale"]), list(data["batches"]))
+
+
+def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: bool = False) -> dict[str, Any]:
+    """What is found in a batch, as plain data; `already` says that the martingale alarmed before it came."""
+    rows, time = evidence.counts.rows, normal.profile.score_time
+    low, high = rate_interval(evidence.alarms, rows, time)
+    score = score_drift(evidence.scores, normal.calibration, max(1.0, time / evidence.step), normal.profile.factor)
+    features = feature_drift(normal.profile, evidence.counts)
+    drifting = [feature.name for feature in features if feature.drifts]
+    surely, _ = rate_interval(evidence.alarms, rows, time, 1 - 2 * LEVEL)
+    level = math.log10(1 / EVER)
+    alarm = martingale.highest >= level
+    crossed = {
+        "alarms": normal.promised is not None and surely > normal.promised,
+        "scores": score.p_value < LEVEL,
+        "features": bool(drifting),
+        "martingale": alarm,
+    }
+    findings = []
+    if crossed["alarms"]:
+        findings.append(
+            f"{evidence.alarms / rows:.1%} of the rows alarm (95 % interval {low:.1%} to {high:.1%}), where at most "
+            f"{normal.promised:.1%} is promised of normal rows."
+        )
+    if crossed["scores"]:
+        findings.append(f"Scores are larger than at fit (distance {score.ks:.2f}, p = {score.p_value:.1e}).")
+    findings += [
+        f"{feature.name} has drifted: {feature.why} (adjusted p = {feature.adjusted:.1e})."
+        for feature in [feature for feature in features if feature.drifts][:5]
+    ]
+    if len(drifting) > 5:
+        findings.append(f"{len(drifting) - 5} more columns have drifted.")
+    if alarm and not already:
+        findings.append(
+            "Scores have become stranger over time: a bet on it has multiplied its capital by "
+            f"{10 ** min(martingale.highest, 300):.3g}. Of normal rows {1 / EVER:.0f} is reached with probability "
+            f"{EVER:.0%} at most, ever."
+        )
+    return {
+        "rows": rows,
+        "alarms": evidence.alarms,
+        "alarm_rate": evidence.alarms / rows,
+        "alarm_interval": [low, high],
+        "promised": normal.promised,
+        "score": asdict(score),
+        "martingale": {"log10": martingale.log10, "highest": martingale.highest, "level_log10": level, "alarm": alarm},
+        "drifting": drifting,
+        "crossed": [name for name, is_so in crossed.items() if is_so],
+        "findings": findings,
+        "features": [asdict(feature) for feature in features],
+    }
