@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import clone
 
 from anomaly_ae import storage
-from anomaly_ae.data.contract import Contract
 from anomaly_ae.data.preprocessing import Encoding, Preprocessing
 from anomaly_ae.errors import ModelFolderError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import Fold
-from anomaly_ae.monitoring.profile import Profile
+from anomaly_ae.keeping import recall
 from anomaly_ae.nn.backbones import Dense
 from anomaly_ae.nn.corruptions import GaussianNoise
 from anomaly_ae.nn.discrete import Mixed
@@ -29,6 +27,7 @@ from anomaly_ae.scoring.neighbours import LocalDenoiser, Neighbours
 from anomaly_ae.scoring.scorers import Scorer, StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
 from anomaly_ae.scoring.variational import NegativeELBO
+from anomaly_ae.storage import below
 
 
 def _by_effort(own: Scorer) -> dict[str, Scorer]:
@@ -139,17 +138,12 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
     try:
         detector = storage.from_tree(stored.config["detector"], names, "the model folder")
         resolved = {axis: storage.from_tree(tree, names) for axis, tree in stored.config["parts"].items()}
-        fitted = stored.config["fitted"]
-        detector.contract_ = Contract.from_json(stored.config["contract"])
+        fitted = recall(detector, stored)
         detector.parts_, threshold = dict(resolved), resolved.pop("threshold")
-        detector.n_features_in_ = fitted["n_features_in"]
-        if fitted["feature_names_in"]:
-            detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
-        detector.n_rows_seen_, detector.history_ = fitted["n_rows_seen"], stored.history
         detector.folds_, detector._reservoirs, detector._learned = [], [], []
         for number in range(fitted["nets"]):
             modules = {axis: clone(part) if part is not None else None for axis, part in resolved.items()}
-            arrays, weights = (_below(f"{number}/", found) for found in (stored.arrays, stored.weights))
+            arrays, weights = (below(f"{number}/", found) for found in (stored.arrays, stored.weights))
             encoding = Encoding(modules["preprocessing"], arrays)  # type: ignore[arg-type]
             dtype = torch.float32 if fitted["float32"] else torch.float64
             fold = Fold.build(
@@ -159,15 +153,9 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
             none = np.empty((0, detector.n_features_in_))
             detector._keep(fold, none, none, np.random.RandomState(0))
         detector.calibration_scores_ = stored.arrays["calibration_scores"]
-        profile = _below("profile/", stored.arrays)
-        detector.profile_ = Profile.from_state(detector.contract_.columns, profile) if profile else None
         detector.threshold_ = clone(threshold).fit(detector.calibration_scores_)
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ModelFolderError(
             f"A model folder must fit together, however: {path} does not ({error}). Fit the model again."
         ) from error
     return detector
-
-
-def _below(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix(prefix): value for key, value in tree.items() if key.startswith(prefix)}

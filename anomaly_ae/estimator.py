@@ -30,13 +30,14 @@ from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import ExplanationMixin, known
 from anomaly_ae.folds import Fold
+from anomaly_ae.keeping import arrays_of, config_of
+from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import Profile, References
 from anomaly_ae.nn.core import Part
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
 from anomaly_ae.representation import RepresentationMixin
 from anomaly_ae.scoring.calibration import Reservoir, lower_median, p_values, splits
-from anomaly_ae.version import __version__
 
 Array = NDArray[np.float64]
 EPOCHS, FAST_EPOCHS = 40, 16
@@ -105,6 +106,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
     n_rows_seen_: int
     parts_: dict[str, Any]  # the composition that was fitted
     profile_: Profile | None  # what normal rows look like, for `monitoring`
+    lineage_: list[dict[str, Any]]  # which models and data this one comes from
     _reservoirs: list[Reservoir]  # of calibrate rows
     _learned: list[Reservoir]  # of fit rows, for scorers to learn from when more arrive
 
@@ -231,6 +233,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         context = self._init_callback_context(max_subtasks=len(divided))
         context.call_on_fit_task_begin(estimator=self, X=rows)
         self.folds_, self._reservoirs, self._learned, records = [], [], [], []
+        self.lineage_ = []
         references = References(rows, len(divided))
         for number, split in enumerate(divided):
             task = context.subcontext(task_name=f"net {number + 1} of {len(divided)}", max_subtasks=self.epochs)
@@ -252,6 +255,21 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         self.n_rows_seen_, self.profile_ = len(rows), references.profile(self.contract_.columns)
         self._calibrate([fold.remember(rows[s.calibrate]) for fold, s in zip(self.folds_, divided, strict=True)])
         context.call_on_fit_task_end(estimator=self)
+        return self
+
+    def recalibrate(self, X: ArrayLike) -> Self:
+        """Set threshold and p-values anew by normal rows `X` `(n, n_features)` that no fit has seen; the nets stay.
+
+        The promise is then the threshold's `alpha`, for all nets are new to these rows.
+        """
+        rows = self._checked(X)
+        readings = [fold.assess(rows) for fold in self.folds_]
+        scores, which = lower_median(np.stack([scores for scores, _ in readings]))
+        shares = np.choose(which[:, None], [shares for _, shares in readings])
+        self._calibrate([scores])
+        whole, time = (len(rows), len(rows)), correlation_time(rows)
+        told = correlation_time(np.column_stack([shares, scores]))
+        self.profile_ = Profile.learn(self.contract_.columns, rows, shares, whole, False, time, told)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -383,23 +401,9 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
             When the folder exists and `overwrite` is not set, is no model folder, or cannot be written.
         """
         check_is_fitted(self)
-        config = {
-            "anomaly_ae": __version__,
-            "detector": storage.to_tree(self),
-            "parts": {axis: storage.to_tree(part) for axis, part in self.parts_.items()},
-            "contract": self.contract_.to_json(),
-            "fitted": {
-                "n_features_in": self.n_features_in_,
-                "feature_names_in": list(getattr(self, "feature_names_in_", [])) or None,
-                "n_rows_seen": self.n_rows_seen_,
-                "nets": len(self.folds_),
-                "float32": self.folds_[0].dtype == torch.float32,
-            },
-        }
+        config = config_of(self, nets=len(self.folds_), float32=self.folds_[0].dtype == torch.float32)
         weights: dict[str, torch.Tensor] = {}
-        arrays: dict[str, NDArray[Any]] = {"calibration_scores": self.calibration_scores_}
-        if self.profile_ is not None:
-            arrays |= {f"profile/{name}": array for name, array in self.profile_.state.items()}
+        arrays = {"calibration_scores": self.calibration_scores_, **arrays_of(self)}
         for number, fold in enumerate(self.folds_):
             weights |= {f"{number}/{name}": tensor for name, tensor in fold.weights().items()}
             arrays |= {

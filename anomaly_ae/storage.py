@@ -270,6 +270,11 @@ def kind(path: str | os.PathLike[str]) -> str | None:
     return next(iter(tree), None) if isinstance(tree, dict) else None
 
 
+def below(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping has under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tree.items() if key.startswith(prefix)}
+
+
 def _damaged(path: Path, what: str) -> str:
     return f"A model's files must be as fit wrote them, however: {path} is damaged ({what}). Restore it or fit again."
 

@@ -29,7 +29,7 @@ def correlation_time(rows: Array, apart: float = 1.0, runs: Sequence[int] = ()) 
         return np.ones(d)
     correlations = np.zeros((n, d))
     for run in np.split(rows, np.cumsum(lengths)[:-1]):
-        ranks = rankdata(run, axis=0, nan_policy="omit") / len(run)
+        ranks = rankdata(run, axis=0, nan_policy="omit" if np.isnan(run).any() else "propagate") / len(run)
         with np.errstate(invalid="ignore"):  # a run without a cell
             ranks -= np.nansum(ranks, axis=0) / (~np.isnan(ranks)).sum(axis=0)
         spectrum = np.fft.rfft(np.nan_to_num(ranks), n=2 * n, axis=0)

@@ -24,7 +24,7 @@ KEPT = 1000  # batches that a history has in full
 
 @dataclass(frozen=True)
 class Normal:
-    """What a model promises and remembers: its profile, calibrate scores `(m,)` (sorted), and its rate of false alarms."""
+    """What a model promises and remembers: its profile, sorted calibrate scores `(m,)`, its rate of false alarms."""
 
     profile: Profile
     calibration: Array

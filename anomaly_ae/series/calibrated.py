@@ -14,8 +14,9 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import Verdict, known
 from anomaly_ae.scoring.calibration import p_values
 from anomaly_ae.series.events import Events
-from anomaly_ae.series.fold import Rarity, Raw, Reading, SeriesFold, below
+from anomaly_ae.series.fold import Rarity, Raw, Reading, SeriesFold
 from anomaly_ae.series.tails import Tails
+from anomaly_ae.storage import below
 
 Array = NDArray[np.float64]
 USUAL = 0.99  # share of calibrate rows on which a channel contributes no more than usual

@@ -20,10 +20,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
-from anomaly_ae.data.contract import Contract
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
 from anomaly_ae.estimator import AXES, Detector
+from anomaly_ae.keeping import arrays_of, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
 from anomaly_ae.scoring.linear import PrincipalComponents, Whitened
@@ -32,11 +32,11 @@ from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
-from anomaly_ae.series.fold import Raw, SeriesFold, below
+from anomaly_ae.series.fold import Raw, SeriesFold
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View
 from anomaly_ae.series.windows import TURNS, Kinds, apart, automatic, kinds_in_time, longest_window
-from anomaly_ae.version import __version__
+from anomaly_ae.storage import below
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -223,7 +223,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         taken = self._taken(X, reset=True)
         inner, self.parts_ = self._inner(), self.parts()
         self.views_ = self._views()
-        self.n_rows_seen_ = len(taken.codes)
+        self.n_rows_seen_, self.lineage_ = len(taken.codes), []
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
         rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
@@ -318,23 +318,10 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
             When the folder exists and `overwrite` is not set, is no model folder, or cannot be written.
         """
         check_is_fitted(self)
-        config = {
-            "anomaly_ae": __version__,
-            "detector": storage.to_tree(self),
-            "parts": {axis: storage.to_tree(part) for axis, part in self.parts_.items()},
-            "views": [storage.to_tree(view) for view in self.views_],
-            "contract": self.contract_.to_json(),
-            "fitted": {
-                "n_features_in": self.n_features_in_,
-                "feature_names_in": list(getattr(self, "feature_names_in_", [])) or None,
-                "n_rows_seen": self.n_rows_seen_,
-                "float32": self.fold_.dtype == torch.float32,
-                "window": self.window_,
-                "step": self.step_,
-            },
-        }
-        arrays: dict[str, NDArray[Any]] = dict(self.fold_.channels.state)
-        arrays |= {f"profile/{name}": array for name, array in self.profile_.state.items()} if self.profile_ else {}
+        float32 = self.fold_.dtype == torch.float32
+        config = config_of(self, float32=float32, window=self.window_, step=self.step_)
+        config["views"] = [storage.to_tree(view) for view in self.views_]
+        arrays = {**self.fold_.channels.state, **arrays_of(self)}
         for reduce, calibrated in self.calibrated_.items():
             arrays |= {f"{reduce}/{name}": array for name, array in calibrated.state.items()}
         return storage.save(path, storage.Stored(config, self.fold_.weights(), arrays, self.history_), overwrite)
@@ -344,17 +331,12 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
     """The detector that `SeriesDetector.save` wrote, from what its folder holds."""
     names = {**storage.vocabulary(), **DETECTORS, **SERIES_DETECTORS, **parts}
     try:
-        config, arrays, fitted = stored.config, stored.arrays, stored.config["fitted"]
+        config, arrays = stored.config, stored.arrays
         detector: SeriesDetector = storage.from_tree(config["detector"], names, "the model folder")
+        fitted = recall(detector, stored)
         detector.parts_ = {axis: storage.from_tree(tree, names) for axis, tree in config["parts"].items()}
         detector.views_ = [storage.from_tree(tree, names) for tree in config["views"]]
-        detector.contract_ = Contract.from_json(config["contract"])
-        detector.n_features_in_, detector.n_rows_seen_ = fitted["n_features_in"], fitted["n_rows_seen"]
-        if fitted["feature_names_in"]:
-            detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
-        detector.window_, detector.step_, detector.history_ = fitted["window"], fitted["step"], stored.history
-        profile = below("profile/", arrays)
-        detector.profile_ = Profile.from_state(detector.contract_.columns, profile) if profile else None
+        detector.window_, detector.step_ = fitted["window"], fitted["step"]
         channels = Channels.from_state(detector.parts_["preprocessing"], arrays)
         detector.fold_ = detector._new_fold(channels, 0).restore(stored.weights)
         detector.calibrated_ = {

@@ -21,6 +21,7 @@ from anomaly_ae.series.channels import Channels, Encoded
 from anomaly_ae.series.tails import Tails
 from anomaly_ae.series.views import View
 from anomaly_ae.series.windows import Kinds, Windows, apart, ending, starts
+from anomaly_ae.storage import below
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -334,11 +335,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def below(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What a mapping has under a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tree.items() if key.startswith(prefix)}
 
 
 def over_rows(values: Array, first: Places, length: int, n: int) -> Array:

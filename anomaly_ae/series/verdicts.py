@@ -27,6 +27,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
     fold_: SeriesFold
     calibrated_: dict[str, Calibrated]
     profile_: Profile | None
+    lineage_: list[dict[str, Any]]
     reduce: str
     stride: int | str
 

@@ -1,0 +1,58 @@
+"""What every detector keeps in its model folder, whatever it detects: its call, parts, columns, profile and lineage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_ae import storage
+from anomaly_ae.data.contract import Contract
+from anomaly_ae.monitoring.profile import Profile
+from anomaly_ae.version import __version__
+
+PROFILE = "profile/"
+
+
+def config_of(detector: Any, **fitted: Any) -> dict[str, Any]:
+    """A fitted detector as plain data; `fitted` are facts of its own kind."""
+    return {
+        "anomaly_ae": __version__,
+        "detector": storage.to_tree(detector),
+        "parts": {axis: storage.to_tree(part) for axis, part in detector.parts_.items()},
+        "contract": detector.contract_.to_json(),
+        "lineage": getattr(detector, "lineage_", []),
+        "fitted": {
+            "n_features_in": detector.n_features_in_,
+            "feature_names_in": list(getattr(detector, "feature_names_in_", [])) or None,
+            "n_rows_seen": detector.n_rows_seen_,
+            **fitted,
+        },
+    }
+
+
+def arrays_of(detector: Any) -> dict[str, NDArray[Any]]:
+    """The profile of normal rows, where there is one."""
+    state = {} if detector.profile_ is None else detector.profile_.state
+    return {f"{PROFILE}{name}": array for name, array in state.items()}
+
+
+def recall(detector: Any, stored: storage.Stored) -> dict[str, Any]:
+    """Give a detector what `config_of` and `arrays_of` took; returns the facts of its own kind.
+
+    Raises
+    ------
+    KeyError, TypeError
+        Where something lacks or is something else.
+    """
+    fitted: dict[str, Any] = stored.config["fitted"]
+    detector.contract_ = Contract.from_json(stored.config["contract"])
+    detector.lineage_ = list(stored.config.get("lineage", []))
+    detector.n_features_in_, detector.n_rows_seen_ = fitted["n_features_in"], fitted["n_rows_seen"]
+    if fitted["feature_names_in"]:
+        detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)
+    detector.history_ = stored.history
+    profile = storage.below(PROFILE, stored.arrays)
+    detector.profile_ = Profile.from_state(detector.contract_.columns, profile) if profile else None
+    return fitted

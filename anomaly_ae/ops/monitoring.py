@@ -1,0 +1,126 @@
+"""The job of `anomaly-ae monitor`, and what every scoring job says of drift: batches beside what a model remembers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from anomaly_ae.data.drafts import write_whole
+from anomaly_ae.data.streams import STDIN
+from anomaly_ae.errors import ConfigError, OutputError
+from anomaly_ae.monitoring.history import Evidence, History, Normal
+from anomaly_ae.ops.tracking import digest
+
+Progress = Callable[[float, str], None]
+Path_ = str | os.PathLike[str]
+FOLDER = "anomaly-ae-monitor"  # in the working directory
+FORMAT = "anomaly_ae monitor 1"
+GATES = ("alarms", "scores", "features", "martingale")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a batch belongs: to which model and asset, when it happened, and the file that remembers those before."""
+
+    model: str
+    model_digest: str
+    asset: str
+    event_time: datetime | None = None
+    state: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        """The state's file: as it was asked for, else one a model and asset in a folder of the working directory."""
+        name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.asset or "default")
+        return self.state or Path(FOLDER) / f"{name}-{self.model_digest[:12]}.json"
+
+    def when(self, inputs: Sequence[Path_]) -> datetime:
+        """When the batch happened: as it was said, else when the last of its files was written, else now."""
+        if self.event_time is not None:
+            return self.event_time
+        times = [Path(name).stat().st_mtime for name in inputs if os.fspath(name) != STDIN]
+        return datetime.fromtimestamp(max(times), UTC) if times else datetime.now(UTC)
+
+
+def moment(text: str) -> datetime:
+    """A time as people write it (ISO 8601); without a zone it is local time.
+
+    Raises
+    ------
+    ConfigError
+        At anything else.
+    """
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError as error:
+        raise ConfigError(
+            f"An event time is written as 2026-03-02T06:00+01:00 (ISO 8601), however: {text!r}. Write it so."
+        ) from error
+
+
+def add(place: Place, normal: Normal, evidence: Evidence, inputs: Sequence[Path_]) -> tuple[dict[str, Any], History]:
+    """Judge a batch beside the ones before it, and remember it; one that was here before changes nothing.
+
+    Returns what is found, with `repeated` where it was known, and the history with it.
+    """
+    key = digest(*(os.fspath(name) for name in inputs))
+    name = Path(inputs[0]).name + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
+    with _history(place, normal) as history:
+        found = history.find(key)
+        if found is not None:
+            return {**found, "repeated": True}, history
+        return {**history.add(normal, evidence, key, place.when(inputs), name), "repeated": False}, history
+
+
+def alone(normal: Normal, evidence: Evidence, inputs: Sequence[Path_], place: Place) -> dict[str, Any]:
+    """Judge a batch by itself; nothing is remembered."""
+    history = History(normal.martingale())
+    found = history.add(normal, evidence, "alone", place.when(inputs), Path(inputs[0]).name)
+    return {**found, "repeated": False}
+
+
+@contextlib.contextmanager
+def _history(place: Place, normal: Normal) -> Iterator[History]:
+    """What is remembered, for one process at a time; written when the block is left and something was added."""
+    import fcntl  # not there on Windows
+
+    file = place.file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.with_name(f".{file.name}.lock").open("w")
+    except OSError as error:
+        raise OutputError(
+            f"A monitor needs a place for its state, however: {file}: {error.strerror}. Choose one with --state FILE."
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        history = _read(file, place) if file.exists() else History(normal.martingale())
+        before = len(history.batches), history.martingale.log10
+        yield history
+        if (len(history.batches), history.martingale.log10) != before:
+            told = {"format": FORMAT, "model_digest": place.model_digest, "asset": place.asset, **history.to_json()}
+            write_whole(file, json.dumps(told) + "\n")
+
+
+def _read(file: Path, place: Place) -> History:
+    try:
+        told = json.loads(file.read_text())
+        whose = told["format"], told["model_digest"], told["asset"]
+        history = History.from_json(told)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"A monitor needs its state as it wrote it, however: {file} is damaged ({type(error).__name__}). Restore "
+            "it, or remove it to begin anew."
+        ) from error
+    if whose != (FORMAT, place.model_digest, place.asset):
+        raise ConfigError(
+            f"A state is of one model and asset, however: {file} is of model {whose[1][:12]}, asset {whose[2]!r}. "
+            "Choose another --state."
+        )
+    return history
