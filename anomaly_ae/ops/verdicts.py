@@ -16,6 +16,7 @@ from anomaly_ae.data.sources import Part, Position
 from anomaly_ae.estimator import Detector
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.folds import BLOCK
+from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.scoring.attribution import top
 
 TOP_ROWS = 5  # of a summary
@@ -86,12 +87,14 @@ class _Held:
 
 
 class Told(NamedTuple):
-    """What is said of a block: a row of output a row, the scores, and the strangest rows with what is in them."""
+    """What is said of a block: a row of output a row, the scores, the strangest rows with what is in them, and what
+    monitoring wants to know, where the model has a profile."""
 
     table: pa.Table
     scores: NDArray[np.float64]
     alarms: int
     strangest: list[dict[str, Any]]
+    counts: Counts | None = None
 
 
 class Teller:
@@ -121,6 +124,8 @@ class Teller:
         if not len(rows):
             return Told(self.schema.empty_table(), np.empty(0), 0, [])
         verdict = self.detector.assess_codes(codes)
+        profile = self.detector.profile_
+        counts = None if profile is None else profile.count(codes, verdict.contributions)
         columns, shares = top(verdict.contributions, self.top)
         strangest = np.argsort(-verdict.anomaly_score, kind="stable")[:TOP_ROWS]
         reasons = self._reasons(codes, verdict, table, strangest)
@@ -140,7 +145,7 @@ class Teller:
             self._strange(out.slice(i, 1).to_pylist()[0], i, codes[i], table, columns[i], shares[i], reasons.get(i, []))
             for i in strangest.tolist()
         ]
-        return Told(out, verdict.anomaly_score, int(verdict.is_anomaly.sum()), told)
+        return Told(out, verdict.anomaly_score, int(verdict.is_anomaly.sum()), told, counts)
 
     def _reasons(
         self, codes: NDArray[np.float64], verdict: Verdict, table: pa.Table, strangest: NDArray[np.intp]
