@@ -59,7 +59,7 @@ FLOORS = [
     ["mlflow.epochs"],
     ["mlflow.runs"],
     ["ops.check", "ops.describe", "ops.journal", "ops.report", "ops.tracking", "ops.verdicts"],
-    ["ops.monitoring"],
+    ["ops.assets"],
     ["ops.batches", "ops.fitting", "ops.sinks"],
     ["ops.scoring", "ops.series"],
     ["ops.series_plot", "ops.watch"],

@@ -1,4 +1,4 @@
-"""The job of `anomaly-ae monitor`, and what every scoring job says of drift: batches beside what a model remembers."""
+"""What is remembered of the batches of a model and an asset, and batches judged beside it."""
 
 from __future__ import annotations
 
