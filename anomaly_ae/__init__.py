@@ -13,6 +13,7 @@ from anomaly_ae.version import __version__ as __version__
 if TYPE_CHECKING:
     from anomaly_ae.adapters import PyODDetector as PyODDetector
     from anomaly_ae.adapters import as_pyod as as_pyod
+    from anomaly_ae.composites import save as save
     from anomaly_ae.data.preprocessing import *
     from anomaly_ae.detectors import AutoencoderDetector as AutoencoderDetector
     from anomaly_ae.detectors import VAEDetector as VAEDetector
@@ -56,6 +57,7 @@ _HOMES = {
     "as_pyod": "anomaly_ae.adapters",
     "frames": "anomaly_ae.series.spectra",
     "load": "anomaly_ae.loading",
+    "save": "anomaly_ae.composites",
     "score_batches": "anomaly_ae.ops.batches",
     "score_file": "anomaly_ae.ops.scoring",
 }

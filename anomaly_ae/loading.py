@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from anomaly_ae import storage
+from anomaly_ae import composites, storage
 from anomaly_ae.errors import ConfigError
 
 
 def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) -> Any:
-    """Read a detector of rows or of series from the folder that `save` wrote; scores are the same to the bit.
+    """Read a detector of rows or of series, or a pipeline that ends in one, from the folder that `save` wrote.
+
+    Scores are the same to the bit.
 
     Parameters
     ----------
@@ -25,6 +27,8 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
     ModelFolderError
         When the folder is missing, no model, damaged, or of a newer version.
     """
+    if composites.is_pipeline(path):
+        return composites.load(path, parts or {}, load)
     stored = storage.load(path)
     if "SeriesDetector" in stored.config.get("detector", ()):
         from anomaly_ae.series.detector import restore as series  # a job on rows need not wait for it
@@ -47,5 +51,9 @@ def load_for_rows(path: str | os.PathLike[str]) -> Any:
         raise ConfigError(
             f"A job on rows needs a model of rows, however: {path} is one of series. Use its own methods, or "
             "anomaly-ae score."
+        )
+    if composites.is_pipeline(path):
+        raise ConfigError(
+            f"A job on rows needs a detector, however: {path} is a pipeline. Use its own methods, or serve it."
         )
     return load(path)

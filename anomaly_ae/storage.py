@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,25 +184,34 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
 
 def save(path: str | os.PathLike[str], stored: Stored, overwrite: bool = False) -> Path:
     """Write a model folder; it appears complete or not at all."""
+
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(stored.config, indent=2, sort_keys=True) + "\n")
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
+        safetensors.torch.save_file(weights, folder / "weights.safetensors")
+        arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
+        safetensors.numpy.save_file(arrays, folder / "arrays.safetensors")
+        stored.history.to_csv(folder / "history.csv", index=False)
+
+    return save_folder(path, write, FORMAT, overwrite)
+
+
+def save_folder(
+    path: str | os.PathLike[str], write: Callable[[Path], None], format: str, overwrite: bool = False
+) -> Path:
+    """Have a folder written, with a manifest of all files in it; it appears complete or not at all."""
     path = check_target(path, overwrite)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
     try:
-        (temporary / "config.json").write_text(json.dumps(stored.config, indent=2, sort_keys=True) + "\n")
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
-        safetensors.torch.save_file(weights, temporary / "weights.safetensors")
-        arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
-        safetensors.numpy.save_file(arrays, temporary / "arrays.safetensors")
-        stored.history.to_csv(temporary / "history.csv", index=False)
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "sha256": {name: _digest(temporary / name) for name in FILES},
-        }
+        write(temporary)
+        names = sorted(file.relative_to(temporary).as_posix() for file in temporary.rglob("*") if file.is_file())
+        manifest = {"format": format, "version": VERSION, "sha256": {name: _digest(temporary / name) for name in names}}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes 0600; a model is read by other users' jobs
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                file.chmod(0o644)  # safetensors writes 0600; a model is read by other users' jobs
             sync(file)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
@@ -228,28 +237,7 @@ def load(path: str | os.PathLike[str]) -> Stored:
         When the folder is missing, no model, newer than this package, or damaged.
     """
     path = Path(path)
-    if not (path / "manifest.json").is_file():
-        raise ModelFolderError(
-            f"A model is a folder with a manifest.json, however: {path} has none. Give the folder that fit wrote."
-        )
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        version, digests = manifest["version"], dict(manifest["sha256"])
-        recognised = manifest["format"] == FORMAT and isinstance(version, int)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFolderError(_damaged(path, "manifest.json")) from error
-    if not recognised:
-        raise ModelFolderError(_damaged(path, "manifest.json"))
-    if version < 1:
-        raise ModelFolderError(_damaged(path, "manifest.json"))
-    if version > VERSION:
-        raise ModelFolderError(
-            f"This anomaly_ae reads models up to format {VERSION}, however: {path} has format {version}. "
-            "Upgrade anomaly_ae, or fit the model again with this version."
-        )
-    for name in FILES:
-        if not (path / name).is_file() or digests.get(name) != _digest(path / name):
-            raise ModelFolderError(_damaged(path, name))
+    check_folder(path, FORMAT, FILES)
     try:
         return Stored(
             config=json.loads((path / "config.json").read_text()),
@@ -259,6 +247,30 @@ def load(path: str | os.PathLike[str]) -> Stored:
         )
     except (ValueError, safetensors.SafetensorError) as error:
         raise ModelFolderError(_damaged(path, str(error))) from error
+
+
+def check_folder(path: Path, format: str, files: Sequence[str] = ()) -> None:
+    """Check a folder's format, its version and the digest of every file, `files` among them; raises as `load` does."""
+    if not (path / "manifest.json").is_file():
+        raise ModelFolderError(
+            f"A model is a folder with a manifest.json, however: {path} has none. Give the folder that fit wrote."
+        )
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        version, digests = manifest["version"], dict(manifest["sha256"])
+        recognised = manifest["format"] == format and isinstance(version, int) and version >= 1
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFolderError(_damaged(path, "manifest.json")) from error
+    if not recognised:
+        raise ModelFolderError(_damaged(path, "manifest.json"))
+    if version > VERSION:
+        raise ModelFolderError(
+            f"This anomaly_ae reads models up to format {VERSION}, however: {path} has format {version}. "
+            "Upgrade anomaly_ae, or fit the model again with this version."
+        )
+    for name in [*files, *digests]:
+        if not (path / name).is_file() or digests.get(name) != _digest(path / name):
+            raise ModelFolderError(_damaged(path, name))
 
 
 def kind(path: str | os.PathLike[str]) -> str | None:

@@ -20,7 +20,7 @@ from anomaly_ae.data.formats import FORMATS, format_of, to_parquet
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.loading import load
-from anomaly_ae.scoring.attribution import top
+from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
 
@@ -102,7 +102,7 @@ def fit(
     given = {name: value for name, value in (("time", time_column), ("group", group)) if value is not None}
     detector.set_params(**given)
     table = Table.open(data, dialect)
-    table.require([*exclude, *_named(detector)], "The fit")
+    table.require([*exclude, *named(detector)], "The fit")
     names = [name for name in table.columns if name not in set(exclude)]
     X = table.read(names, BLOCK)
     try:
@@ -157,25 +157,14 @@ def score(
             raise ConfigError(f"A job needs an output besides its input, however: both are {path}. Choose another.")
     X, kept = read(detector, table, keep)
     try:
-        verdict, found, spans = detector.assess_events(X)
+        told, verdict, found = told_rows(detector, X, kept, top_columns)
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
-    number = np.zeros(len(X), dtype=np.int64)
-    for event, rows in enumerate(spans, 1):
-        number[rows] = event
-    columns: dict[str, Any] = {"row": np.arange(1, len(X) + 1)}
-    columns |= {name: X[name].to_numpy() for name in _named(detector)} | kept
-    columns |= {"anomaly_score": verdict.anomaly_score, "p_value": verdict.p_value, "is_anomaly": verdict.is_anomaly}
-    columns["event"] = pa.array(number, mask=number == 0)
-    which, share = top(verdict.contributions, top_columns)
-    for k in range(which.shape[1]):
-        columns[f"top_{k + 1}"] = np.asarray(detector.contract_.names, dtype=object)[which[:, k]]
-        columns[f"top_{k + 1}_share"] = share[:, k]
     if events is not None:
         listed = found.copy()
         listed.insert(0, "event", np.arange(1, len(found) + 1))
         _write(targets[1], pa.Table.from_pandas(listed, preserve_index=False))
-    _write(target, pa.table(columns))
+    _write(target, told)
     return SeriesScoreSummary(
         model=str(model),
         input=str(input),
@@ -197,15 +186,15 @@ def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tu
     """The columns of a table that a model takes, and those to keep."""
     channels = detector.contract_.columns
     names = list(getattr(detector, "feature_names_in_", [])) or [column.name for column in channels]
-    table.require([*_named(detector), *names], "The model")
+    table.require([*named(detector), *names], "The model")
     table.require(keep, "--keep")
     numbers = [name for name, column in zip(names, channels, strict=True) if column.kind == "number"]
     texts = [name for name in names if name not in set(numbers)]
-    wanted = [name for name in keep if name not in _named(detector)]
+    wanted = [name for name in keep if name not in named(detector)]
     X = pd.concat([block.X for block in table.blocks(numbers, texts, BLOCK)])[names]
-    if beside := [*_named(detector), *wanted]:
+    if beside := [*named(detector), *wanted]:
         rest = table.read(list(dict.fromkeys(beside)), BLOCK)
-        X = pd.concat([rest[_named(detector)].set_axis(X.index), X], axis=1)
+        X = pd.concat([rest[named(detector)].set_axis(X.index), X], axis=1)
     return X, {name: rest[name] for name in wanted}
 
 
@@ -241,11 +230,6 @@ def loaded(model: str | Path) -> SeriesDetector:
             f"A series needs a model of series, however: {model} is a {type(detector).__name__}. Fit a SeriesDetector."
         )
     return detector
-
-
-def _named(detector: SeriesDetector) -> list[str]:
-    """The columns of time and group."""
-    return [name for name in (detector.time, detector.group) if name is not None]
 
 
 def _plain(value: Any) -> Any:

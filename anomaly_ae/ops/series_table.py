@@ -1,0 +1,45 @@
+"""What is said of the rows of a series, as a table of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from anomaly_ae.explanation import Verdict
+from anomaly_ae.scoring.attribution import top
+from anomaly_ae.series.detector import SeriesDetector
+
+
+class SeriesTold(NamedTuple):
+    """A row of scores a row, the verdict that they are of, and the table of events."""
+
+    table: pa.Table
+    verdict: Verdict
+    events: pd.DataFrame
+
+
+def told_rows(detector: SeriesDetector, X: Any, kept: Mapping[str, Any], top_columns: int) -> SeriesTold:
+    """Columns: `row` (1-based), those of time, group and `kept`, `anomaly_score`, `p_value`, `is_anomaly`, `event` (its
+    number, where there is one), then `top_1`, `top_1_share` and so on."""
+    verdict, found, spans = detector.assess_events(X)
+    number = np.zeros(len(X), dtype=np.int64)
+    for event, rows in enumerate(spans, 1):
+        number[rows] = event
+    columns: dict[str, Any] = {"row": np.arange(1, len(X) + 1)}
+    columns |= {name: X[name].to_numpy() for name in named(detector)} | dict(kept)
+    columns |= {"anomaly_score": verdict.anomaly_score, "p_value": verdict.p_value, "is_anomaly": verdict.is_anomaly}
+    columns["event"] = pa.array(number, mask=number == 0)
+    which, share = top(verdict.contributions, top_columns)
+    for k in range(which.shape[1]):
+        columns[f"top_{k + 1}"] = np.asarray(detector.contract_.names, dtype=object)[which[:, k]]
+        columns[f"top_{k + 1}_share"] = share[:, k]
+    return SeriesTold(pa.table(columns), verdict, found)
+
+
+def named(detector: SeriesDetector) -> list[str]:
+    """The columns of time and group."""
+    return [name for name in (detector.time, detector.group) if name is not None]
