@@ -24,6 +24,10 @@ IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
+QUIET = {  # standard output is for scores
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 def tracking_uri() -> str:
@@ -53,6 +57,7 @@ def imported() -> Any:
         ) from error
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)  # the first use of a database is not news
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # nor is each try
     return mlflow
 
 
@@ -65,10 +70,10 @@ def connected(patience: int = 5) -> Iterator[Any]:
     mlflow = imported()
     from mlflow.store.db import utils as databases
 
-    settings = IMPATIENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience)}
+    settings = IMPATIENT | QUIET | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience)}
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     tries = databases.MAX_RETRY_COUNT
-    with _environment({**{name: value for name, value in settings.items() if name not in os.environ}}):
+    with _environment({name: value for name, value in settings.items() if name not in os.environ}):
         mlflow.set_tracking_uri(tracking_uri())
         databases.MAX_RETRY_COUNT = min(3, tries)  # ten tries to open a database would be a hundred seconds
         try:
