@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from anomaly_ae.cli.app import (
     Encoding,
     Json,
     Missing,
+    Model,
     Overwrite,
     Quiet,
     Track,
@@ -80,6 +81,7 @@ def fit(
     missing: Missing = [],  # noqa: B006
     time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
     group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
+    register: Annotated[str | None, typer.Option(help="Registered model that gets it as a new version.")] = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
@@ -91,17 +93,19 @@ def fit(
         if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text()):
             from anomaly_ae.ops import series
 
+            if register is not None:
+                fail("--register takes models of rows, however: this one is of series. Use mlflow.log_model.", 2)
             made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite)
             return finish(made, series.told_fit, json_, quiet)
         from anomaly_ae.ops import fitting
 
-        summary = fitting.fit(data, model, config, names(exclude), dialect, overwrite, track, progress)
+        summary = fitting.fit(data, model, config, names(exclude), dialect, overwrite, track, progress, register)
     return finish(summary, _told_fit, json_, quiet)
 
 
 @app.command()
 def score(
-    model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
+    model: Model,
     input: Annotated[list[str], typer.Argument(help="CSV, Parquet or Arrow files, 'patterns*.csv', or - for CSV.")],
     output: Annotated[str, typer.Option(help="File for scores: .csv, .jsonl, .parquet; or - for standard output.")],
     keep: Annotated[list[str], typer.Option(help="Column to copy to the output; may be given again, or a,b.")] = [],  # noqa: B006
@@ -119,6 +123,10 @@ def score(
     encoding: Encoding = None,
     missing: Missing = [],  # noqa: B006
     format: Annotated[FormatName | None, typer.Option(help="Format of the output; else by its ending.")] = None,
+    challenger: Annotated[
+        Path | None, typer.Option(help="A second model, to judge the same rows in the same pass.")
+    ] = None,
+    log_samples: Annotated[int, typer.Option(min=0, help="Of how many strangest rows the run holds the values.")] = 0,
     events: Annotated[Path | None, typer.Option(help="File for the events of a series: CSV or Parquet.")] = None,
     overwrite: Overwrite = False,
     track: Track = True,
@@ -133,21 +141,26 @@ def score(
         fail("standard output carries scores or --json, however: both were asked for. Give --output a file.", 2)
     with reported(quiet or json_) as progress:
         from anomaly_ae import storage
+        from anomaly_ae.mlflow.registry import pinned, resolve
 
         dialect = dialect_of(delimiter, decimal, encoding, missing)
-        if storage.kind(model) == "SeriesDetector":
+        name = pinned(model)
+        folder = resolve(name)
+        if storage.kind(folder) == "SeriesDetector":
             from anomaly_ae.ops import series
 
             if len(input) != 1 or output == "-":
                 fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
-            made = series.score(model, input[0], output, events, names(keep), top, dialect, overwrite)
-            return finish(made, series.told_score, json_, quiet)
+            if challenger is not None:
+                fail(f"A challenger needs models of rows, however: {name} is one of series. Leave it out.", 2)
+            made = series.score(folder, input[0], output, events, names(keep), top, dialect, overwrite)
+            return finish(replace(made, model=name), series.told_score, json_, quiet)
         if events is not None:
-            fail(f"--events needs a model of series, however: {model} is none. Leave it out.", 2)
+            fail(f"--events needs a model of series, however: {name} is none. Leave it out.", 2)
         from anomaly_ae.ops import scoring
 
         summary = scoring.score_file(
-            model,
+            name,
             input,
             output,
             keep=names(keep),
@@ -161,13 +174,15 @@ def score(
             overwrite=overwrite,
             track=track,
             progress=progress,
+            challenger=challenger,
+            log_samples=log_samples,
         )
     return finish(summary, _told_score, json_, quiet)
 
 
 @app.command()
 def check(
-    model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
+    model: Model,
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to compare with the rows of the fit.")],
     fail_on: Annotated[list[FailOn], typer.Option(help="Finding to exit 4 on; may be given again.")] = [],  # noqa: B006
     delimiter: Delimiter = None,
@@ -179,9 +194,11 @@ def check(
 ) -> None:
     """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories."""
     with reported(quiet or json_) as progress:
+        from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import check as checking
 
-        summary = checking.check(model, input, progress, dialect_of(delimiter, decimal, encoding, missing))
+        dialect = dialect_of(delimiter, decimal, encoding, missing)
+        summary = replace(checking.check(resolve(model), input, progress, dialect), model=str(model))
     typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
     if summary.findings and not (quiet or json_):
         typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)
@@ -199,6 +216,8 @@ def _told_fit(s: FitSummary) -> str:
         f"threshold {s.threshold:.6g}{promise}",
         f"model     {s.model}",
     ]
+    if s.registered:
+        lines.append(f"version   {s.registered}, @{s.alias}")
     if s.constant_columns:
         lines.insert(2, f"note      constant in these rows: {', '.join(s.constant_columns)}")
     return "\n".join(lines + told_run(s))
@@ -226,9 +245,30 @@ def _told_score(s: ScoreSummary) -> str:
         where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
         lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
     lines += told_run(s)
+    lines += _told_challenger(s.challenger) if s.challenger else []
     if s.top_anomalies:
         lines += ["", "strangest rows"]
-    for row in s.top_anomalies:
-        place = f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
-        lines.append(f"  {place} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
+    for row in s.top_anomalies[:5]:
+        lines.append(f"  {_place(row)} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
     return "\n".join(lines)
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
+
+
+def _told_challenger(c: dict[str, Any]) -> list[str]:
+    lines = [
+        f"challenger {c['model']}: {c['alarms']:,} alarms",
+        "",
+        "alarms                 challenger      not",
+        f"  champion        {c['both']:>15,} {c['champion_only']:>8,}",
+        f"  not             {c['challenger_only']:>15,} {c['neither']:>8,}",
+    ]
+    if c["disagreements"]:
+        lines += ["", "strongest disagreements"]
+    for row in c["disagreements"][:5]:
+        who = "champion" if row["is_anomaly"] else "challenger"
+        ps = f"p {row['p_value']:.4f} to the champion, {row['challenger_p_value']:.4f} to the challenger"
+        lines.append(f"  {_place(row)} {ps}: alarm of the {who} only")
+    return lines

@@ -1,28 +1,84 @@
-"""`anomaly-ae info` and `ui`."""
+"""`anomaly-ae info`, `promote`, `track sync` and `ui`."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import time
 from typing import Annotated
 
 import typer
 
-from anomaly_ae.cli.app import Json, app, reported
+from anomaly_ae.cli.app import Json, Model, app, fail, reported
 
 
 @app.command()
 def info(
-    model: Annotated[Path, typer.Argument(help="Model folder that fit wrote.")],
+    model: Model,
     json_: Json = False,
 ) -> None:
     """Say what a model is: its composition, columns, threshold and training."""
     with reported(quiet=True):
         from anomaly_ae.loading import load
+        from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops.describe import describe, told
 
-        facts = describe(load(model))
+        facts = describe(load(resolve(model)))
     typer.echo(json.dumps(facts, indent=2) if json_ else told(facts))
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="Registered model.")],
+    version: Annotated[str | None, typer.Option(help="Version to promote; else the challenger.")] = None,
+    alias: Annotated[str, typer.Option(help="Alias that is to stand for it.")] = "champion",
+    rollback: Annotated[bool, typer.Option("--rollback", help="Put back the version that was replaced last.")] = False,
+    json_: Json = False,
+) -> None:
+    """Have the champion of a registered model be another version, or the one before again."""
+    if rollback and version is not None:
+        fail("--rollback knows its version, however: --version was given as well. Leave one out.", 2)
+    with reported(quiet=True):
+        from anomaly_ae.mlflow import registry
+
+        done = registry.rollback(name, alias) if rollback else registry.promote(name, version, alias)
+    if json_:
+        typer.echo(json.dumps(done._asdict(), indent=2))
+    else:
+        before = "which stood for none before" if done.before is None else f"which was version {done.before}"
+        typer.echo(f"{'put back' if rollback else 'promoted'}  version {done.version} is {name}@{alias}, {before}")
+
+
+track = typer.Typer(help="Runs that MLflow has not got yet.", no_args_is_help=True)
+app.add_typer(track, name="track")
+
+
+@track.command()
+def sync(json_: Json = False) -> None:
+    """Send the runs that were kept because MLflow could not be reached, the oldest first."""
+    with reported(quiet=True):
+        from anomaly_ae.mlflow import runs
+        from anomaly_ae.mlflow.store import redacted, tracking_uri
+
+        outcome = runs.sync()
+    sent = [one for one in outcome if isinstance(one, runs.Sent)]
+    failed = [one for one in outcome if isinstance(one, runs.Failed)]
+    if json_:
+        told = {
+            "sent": [{"name": one.record.name, "run_id": one.run_id} for one in sent],
+            "failed": [{"record": str(one.folder), "reason": one.reason} for one in failed],
+            "tracking_uri": redacted(tracking_uri()),
+        }
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        for one in sent:
+            begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.record.start / 1000))
+            typer.echo(f"sent      {one.record.name}, of {begun}: run {one.run_id}")
+        for other in failed:
+            typer.echo(f"kept      {other.folder}: {other.reason}", err=True)
+        if not outcome:
+            typer.echo("nothing   is waiting")
+    if failed:
+        fail(f"A run needs a store that takes it, however: {len(failed)} wait still. Try again later.", 1)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anomaly_ae.data.contract import TRUTH, UNSEEN, Column
 from anomaly_ae.data.dialect import NULLS
 from anomaly_ae.data.sources import Trouble
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import ConfigError, DataError
 
 Array = NDArray[np.float64]
 WANTED = {"number": "a finite number", "boolean": "true or false", "date": "a date", "category": "a plain value"}
@@ -91,6 +91,30 @@ class Coder:
             shown = (f"{str(values.iloc[row])!r:.80} is not {WANTED[column.kind]}" for row in np.flatnonzero(wrong))
             return codes, list(zip(np.flatnonzero(wrong).tolist(), shown, strict=True))
         return codes, []
+
+
+class Coders:
+    """Several coders on one table: their codes beside each other `(n, d_1 + d_2 + ...)`, and all their troubles.
+
+    Raises
+    ------
+    ConfigError
+        When one of them takes a column for numbers and another does not: the column is read once.
+    """
+
+    def __init__(self, coders: Sequence[Coder]) -> None:
+        self.coders = list(coders)
+        self.numbers = list(dict.fromkeys(name for coder in coders for name in coder.numbers))
+        self.texts = list(dict.fromkeys(name for coder in coders for name in coder.texts))
+        if clash := sorted(set(self.numbers) & set(self.texts)):
+            raise ConfigError(
+                f"Models side by side need columns of the same kind, however: {clash} are numbers to one alone. "
+                "Score with one after the other."
+            )
+
+    def __call__(self, table: pa.Table) -> tuple[Array, list[Trouble]]:
+        codes, troubles = zip(*(coder(table) for coder in self.coders), strict=True)
+        return np.hstack(codes), [trouble for some in troubles for trouble in some]
 
 
 def plain(column: pa.ChunkedArray, nulls: Sequence[str] = NULLS) -> NDArray[Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.estimator import Detector
-from anomaly_ae.mlflow.store import Point, imported, log_points
+from anomaly_ae.mlflow.outbox import Point
+from anomaly_ae.mlflow.store import imported, log_points
 from anomaly_ae.scoring.thresholds import promised_rate
 
 
@@ -103,5 +104,5 @@ class LogEpochs:
     def _send(self) -> None:
         points, self._points = self._points, []
         if points:
-            log_points(imported(), self._run_id, points)
+            log_points(imported().MlflowClient(), self._run_id, points)
         self._sent = time.monotonic()

@@ -1,96 +1,175 @@
-"""Runs of fitting and scoring jobs."""
+"""Runs of fitting and scoring jobs: what they say, and how a store gets them."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import time
-import warnings
-from collections.abc import Iterator, Mapping
+import getpass
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from anomaly_ae.errors import AnomalyError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.mlflow.epochs import parameters
-from anomaly_ae.mlflow.store import EXPERIMENT, KIND, imported, log_points, tracking_uri
+from anomaly_ae.mlflow.flavor import log_model
+from anomaly_ae.mlflow.outbox import Input, Point, Record, forget, held, kept, now
+from anomaly_ae.mlflow.registry import Version, register
+from anomaly_ae.mlflow.store import connected, log_points, redacted, tracking_uri
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@contextlib.contextmanager
-def run(kind: str, name: str, source: Path, digest: str, rows: int) -> Iterator[Any]:
-    """A run of one job, with its input as a dataset; yields the `mlflow` module, closes the run as failed on error."""
-    mlflow = imported()
-    from mlflow.data.dataset_source_registry import resolve_dataset_source
-    from mlflow.data.meta_dataset import MetaDataset
-
-    mlflow.set_tracking_uri(tracking_uri())
-    experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
-    if KIND not in experiment.tags:  # without it the pages open on the traces of language models
-        mlflow.set_experiment_tag(KIND, "custom_model_development")
-    with mlflow.start_run(run_name=name, tags={"anomaly_ae.job": kind}):
-        with warnings.catch_warnings():  # it warns that a path may be a path in two ways
-            warnings.simplefilter("ignore", UserWarning)
-            place = resolve_dataset_source(str(source.absolute()))
-        dataset = MetaDataset(  # type: ignore[abstract]
-            place, name=source.name, digest=digest[:12]
-        )
-        mlflow.log_input(dataset, context={"fit": "training", "score": "scoring"}[kind])
-        mlflow.log_metric("rows", rows)
-        yield mlflow
+KIND = "mlflow.experimentKind"
+RECORD = "anomaly_ae.record"
 
 
-def log_fit(
-    detector: Detector,
-    source: Path,
-    digest: str,
-    model: Path,
-    model_digest: str,
-    config: str,
-    figure: Figure,
-) -> str:
-    """Log parameters, curves, threshold, config verbatim, histogram and model folder; returns the run's id."""
-    name = f"fit {type(detector).__name__} on {source.name}"
-    with run("fit", name, source, digest, detector.n_rows_seen_) as mlflow:
-        mlflow.set_tags({"anomaly_ae.model": str(model.absolute()), "anomaly_ae.model_digest": model_digest})
-        mlflow.log_params(parameters(detector))
-        mlflow.log_metrics(
-            {"threshold": detector.threshold_.value_, "p_value_resolution": detector.threshold_.resolution_}
-        )
-        _log_curves(mlflow, detector)
-        mlflow.log_text(config, "config.yaml")
-        mlflow.log_figure(figure, "score_histogram.png", save_kwargs={"dpi": 120})
-        mlflow.log_artifacts(str(model), "model")
-        return str(mlflow.active_run().info.run_id)
+class Model(NamedTuple):
+    """A model as runs name it: by its folder's name or its place in a registry, and by its manifest's digest."""
+
+    name: str
+    digest: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a run says of it."""
+        return {"anomaly_ae.model": self.name, "anomaly_ae.model_digest": self.digest}
 
 
-def log_score(
-    source: Path,
-    digest: str,
-    rows: int,
-    model: Path,
-    model_digest: str,
-    metrics: Mapping[str, float],
-    summary: Mapping[str, Any],
-    figure: Figure,
-) -> str:
-    """Log a scoring job: metrics, summary, histogram, and which model it was. Returns the run's id."""
-    with run("score", f"score {source.name}", source, digest, rows) as mlflow:
-        mlflow.set_tags({"anomaly_ae.model": str(model.absolute()), "anomaly_ae.model_digest": model_digest})
-        mlflow.log_metrics(dict(metrics))
-        mlflow.log_dict(dict(summary), "summary.json")
-        mlflow.log_figure(figure, "score_histogram.png", save_kwargs={"dpi": 120})
-        return str(mlflow.active_run().info.run_id)
-
-
-def _log_curves(mlflow: Any, detector: Detector) -> None:
-    """One point an epoch, the mean over the nets that got that far; in one request a thousand points."""
-    curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()
-    now = int(time.time() * 1000)
-    points = [
-        (name, value, now, epoch)
+def of_fit(detector: Detector, source: Input, model: Model, start: int, register: str | None) -> Record:
+    """Parameters, a curve an epoch, the threshold."""
+    end = now()
+    curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()  # over the nets that got that far
+    points: list[Point] = [
+        (name, value, end, epoch)
         for name in curves.columns
         for epoch, value in zip(curves.index.tolist(), curves[name].tolist(), strict=True)
     ]
-    log_points(mlflow, mlflow.active_run().info.run_id, points)
+    facts = {
+        "rows": detector.n_rows_seen_,
+        "threshold": detector.threshold_.value_,
+        "p_value_resolution": detector.threshold_.resolution_,
+    }
+    points += _now(facts, end)
+    params = {name: str(value) for name, value in parameters(detector).items()}
+    name = f"fit {type(detector).__name__} on {source.name}"
+    return Record("fit", name, start, end, source, model.tags, params, points, register)
+
+
+def of_score(source: Input, model: Model, start: int, metrics: Mapping[str, float], tags: Mapping[str, str]) -> Record:
+    """Metrics, and which model it was."""
+    end = now()
+    return Record("score", f"score {source.name}", start, end, source, {**model.tags, **tags}, {}, _now(metrics, end))
+
+
+def _now(metrics: Mapping[str, float], when: int) -> list[Point]:
+    return [(name, float(value), when, 0) for name, value in metrics.items()]
+
+
+class Sent(NamedTuple):
+    """A record that the store has: under which run, and as which version of a registered model."""
+
+    record: Record
+    run_id: str
+    registered: Version | None = None
+
+
+class Failed(NamedTuple):
+    """A record that the store has not got, and why."""
+
+    folder: Path
+    reason: str
+
+
+def send(folder: Path, patience: int = 5) -> Sent:
+    """Have a store hold the run of a record, once however often it is sent: a run that was half sent is completed.
+
+    The run ends when the job did, and only then counts as finished.
+    """
+    record = Record.read(folder)
+    with connected(patience) as mlflow:
+        client = mlflow.MlflowClient()
+        experiment = _experiment(client, record.experiment)
+        found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record.id}'", max_results=1)
+        run = found[0] if found else client.create_run(experiment, record.start, _tags(record), record.name)
+        run_id = run.info.run_id
+        if run.info.status == "FINISHED":
+            return Sent(record, run_id)
+        _fill(client, run_id, record, folder)
+        model_id, registered = _model(client, run_id, folder), None
+        if record.register is not None:
+            registered = register(client, record.register, f"models:/{model_id}", run_id, model_id)
+        client.set_terminated(run_id, "FINISHED", record.end)
+    return Sent(record, run_id, registered)
+
+
+def _experiment(client: Any, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:  # the kind: without it the pages open on the traces of language models
+            return str(client.create_experiment(name, tags={KIND: "custom_model_development"}))
+        except MlflowException:  # another job was first
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    elif KIND not in found.tags:
+        client.set_experiment_tag(found.experiment_id, KIND, "custom_model_development")
+    return str(found.experiment_id)
+
+
+def _tags(record: Record) -> dict[str, str]:
+    tags = {"anomaly_ae.job": record.kind, RECORD: record.id, **record.tags, "mlflow.source.name": "anomaly-ae"}
+    with contextlib.suppress(OSError, KeyError):  # a container may know no name for who runs it
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _fill(client: Any, run_id: str, record: Record, folder: Path) -> None:
+    """All of this may be done again without harm."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    log_points(client, run_id, record.points)  # a point that is there already stays one point
+    params = [Param(name, value[:6000]) for name, value in record.params.items()]  # longer a store refuses
+    for start in range(0, len(params), 100):
+        client.log_batch(run_id, params=params[start : start + 100])
+    place = json.dumps({"uri": record.input.name})
+    dataset = Dataset(record.input.name[:500], record.input.digest[:12], "local", place)
+    context = InputTag("mlflow.data.context", {"fit": "training"}.get(record.kind, "scoring"))
+    client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+    client.log_artifacts(run_id, str(folder / "files"))
+
+
+def _model(client: Any, run_id: str, folder: Path) -> str | None:
+    """The model of a record in MLflow's keeping, logged where it is not yet."""
+    if not (folder / "model").is_dir():
+        return None
+    there = client.get_run(run_id).outputs.model_outputs
+    return str(there[0].model_id if there else log_model(folder / "model", run_id=run_id).model_id)
+
+
+def sync(patience: int = 60) -> Sequence[Sent | Failed]:
+    """Send all records that are kept, the oldest first, and keep those that still fail.
+
+    A record that another process is sending is left to it.
+    """
+    outcome: list[Sent | Failed] = []
+    for folder in kept():
+        with held(folder) as mine:
+            if not mine:
+                continue
+            try:
+                outcome.append(send(folder, patience))
+                forget(folder)
+            except Exception as error:
+                outcome.append(Failed(folder, reason(error)))
+    return outcome
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in a sentence without secrets."""
+    if isinstance(error, AnomalyError):
+        return redacted(str(error))
+    uri, below = tracking_uri(), error.__cause__ or error.__context__
+    if uri.startswith("http") and isinstance(below, OSError):  # of requests
+        return f"Tracking failed: {redacted(uri)} cannot be reached ({type(below).__name__})."
+    said = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
+    return f"Tracking failed: {said[:500].rstrip('.')}."

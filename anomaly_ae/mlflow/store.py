@@ -1,29 +1,54 @@
-"""Where runs go: the store, its experiment, and its pages. The only `import mlflow`."""
+"""Where runs go: the store, how to speak with it, and its pages."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from anomaly_ae.errors import ConfigError, MissingExtraError
+from anomaly_ae.mlflow.outbox import Point
 
-EXPERIMENT = "anomaly-ae"
-KIND = "mlflow.experimentKind"
-Point = tuple[str, float, int, int]  # of a curve: metric, value, time in milliseconds, epoch
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+# A job does not wait for a store that is not there: MLflow's own seven retries of two minutes each would be hours
+IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+QUIET = {  # standard output is for scores
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 def tracking_uri() -> str:
-    """Where runs go."""
+    """Where runs go; it may hold a password."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def redacted(text: str) -> str:
+    """A text without what is secret: user and password of addresses, and what the environment gives as credentials."""
+    secrets = [os.environ.get(name) for name in SECRETS]
+    with contextlib.suppress(ValueError):
+        secrets.append(urlsplit(tracking_uri()).password)
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    text = re.sub(r"(?<!sqlite)(?<!file)://[^\s/]*@", "://", text)
+    return re.sub(r"(?i)([?&;][^=\s]*(?:password|passwd|token|secret|key)[^=\s]*=)[^&;\s]+", r"\1***", text)
 
 
 def imported() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a firewall would make it wait
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         import mlflow
     except ImportError as error:
@@ -33,15 +58,53 @@ def imported() -> Any:
         ) from error
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)  # the first use of a database is not news
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # nor is each try
     return mlflow
 
 
-def log_points(mlflow: Any, run_id: str, points: list[Point]) -> None:
+@contextlib.contextmanager
+def connected(patience: int = 5) -> Iterator[Any]:
+    """The `mlflow` module, speaking to the store of `tracking_uri` while the block lasts.
+
+    `patience` is in seconds that a request may take, where the environment says nothing of it.
+    """
+    mlflow = imported()
+    from mlflow.store.db import utils as databases
+
+    settings = IMPATIENT | QUIET | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience)}
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    tries = databases.MAX_RETRY_COUNT
+    with _environment({name: value for name, value in settings.items() if name not in os.environ}):
+        mlflow.set_tracking_uri(tracking_uri())
+        databases.MAX_RETRY_COUNT = min(3, tries)  # ten tries to open a database would be a hundred seconds
+        try:
+            yield mlflow
+        finally:
+            databases.MAX_RETRY_COUNT = tries
+            mlflow.set_tracking_uri(before)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables for a while; MLFLOW_TRACKING_URI, which MLflow sets by itself, is afterwards as it was."""
+    before = {name: os.environ.get(name) for name in [*values, "MLFLOW_TRACKING_URI"]}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def log_points(client: Any, run_id: str, points: list[Point]) -> None:
     from mlflow.entities import Metric
 
     metrics = [Metric(*point) for point in points if not math.isnan(point[1])]
     for start in range(0, len(metrics), 1000):  # more than that a store refuses
-        mlflow.MlflowClient().log_batch(run_id, metrics=metrics[start : start + 1000])
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
 
 def serve(host: str, port: int) -> None:
@@ -49,7 +112,9 @@ def serve(host: str, port: int) -> None:
     imported()
     uri = tracking_uri()
     if uri.startswith("http"):
-        raise ConfigError(f"A tracking server has pages of its own, however: {uri}. Open that address in a browser.")
+        raise ConfigError(
+            f"A tracking server has pages of its own, however: {redacted(uri)}. Open that address in a browser."
+        )
     subprocess.run(
         [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
         check=False,

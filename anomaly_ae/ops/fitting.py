@@ -15,10 +15,13 @@ from anomaly_ae.columns import MIN_ROWS
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.tables import Table
 from anomaly_ae.detectors import AutoencoderDetector
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
-from anomaly_ae.ops.tracking import digest, tracked
+from anomaly_ae.mlflow import runs
+from anomaly_ae.mlflow.outbox import Input, now
+from anomaly_ae.mlflow.registry import check_name
+from anomaly_ae.ops.tracking import Entry, digest, picture, tracked
 from anomaly_ae.scoring.thresholds import promised_rate
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
@@ -43,6 +46,8 @@ class FitSummary:
     seconds: float
     run_id: str | None = None
     tracking_uri: str | None = None
+    registered: str | None = None  # models:/NAME/VERSION
+    alias: str | None = None
 
 
 def fit(
@@ -54,17 +59,23 @@ def fit(
     overwrite: bool = False,
     track: bool = True,
     progress: Progress | None = None,
+    register: str | None = None,
 ) -> FitSummary:
     """Fit the detector of a YAML file (default: `AutoencoderDetector(random_state=0)`) on all rows of a table.
 
-    The model folder is published first, the run logged after it; a run that cannot be logged is a warning.
+    The model folder is published first, the run logged after it; a run that cannot be logged is a warning. `register`
+    names a registered model that gets it as a new version: the first is the champion, later ones are challengers.
 
     Raises
     ------
     AnomalyError
         When configuration, table or target are not what they must be; nothing is then written.
     """
-    started = time.perf_counter()
+    started, began = time.perf_counter(), now()
+    if register is not None:
+        check_name(register)
+        if not track:
+            raise ConfigError("A registered model needs a run, however: tracking is off. Leave --no-track out.")
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
     table = Table.open(data, dialect)
@@ -97,16 +108,19 @@ def fit(
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )
-    return tracked(summary, lambda: _log_fit(detector, target, Path(data), text)) if track else summary
+    return tracked(summary, lambda: _told(detector, target, Path(data), text, began, register)) if track else summary
 
 
-def _log_fit(detector: Detector, model: Path, data: Path, config: str) -> str:
-    from anomaly_ae.mlflow import runs
+def _told(detector: Detector, model: Path, data: Path, config: str, began: int, register: str | None) -> Entry:
+    """What the run of a fit is to say: names and digests, no paths."""
     from anomaly_ae.ops.report import score_histogram
 
-    figure = score_histogram(detector.calibration_scores_, detector.threshold_.value_, "Calibrate rows")
-    text = config or configuration.dumps(detector)
-    return runs.log_fit(detector, data, digest(data), model, digest(model / "manifest.json"), text, figure)
+    source = Input(data.name, digest(data))
+    who = runs.Model(model.name, digest(model / "manifest.json"))
+    record = runs.of_fit(detector, source, who, began, register)
+    scores, threshold = detector.calibration_scores_, detector.threshold_.value_
+    drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
+    return record, {"config.yaml": config or configuration.dumps(detector), **drawn}, model
 
 
 class _EpochProgress:

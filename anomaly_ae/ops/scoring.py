@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
+import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from anomaly_ae.data.coding import Coder
+from anomaly_ae.data.coding import Coder, Coders
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Stamp, check_output
 from anomaly_ae.data.formats import Format, format_of
@@ -24,45 +25,21 @@ from anomaly_ae.data.streams import STDIN
 from anomaly_ae.errors import BadRowsError, ConfigError, DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.loading import load_for_rows
+from anomaly_ae.mlflow import runs
+from anomaly_ae.mlflow.outbox import Input, now
+from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream
-from anomaly_ae.ops.tracking import digest, tracked
-from anomaly_ae.ops.verdicts import TOP_ROWS, Block, Teller, Told, blocks
+from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless, too_many
+from anomaly_ae.ops.tracking import Entry, digest, picture, tracked
+from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Teller, Told, blocks
 from anomaly_ae.overlap import in_order, pool
 from anomaly_ae.scoring.thresholds import promised_rate
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
+Floats = NDArray[np.float64]
 Path_ = str | os.PathLike[str]
 POLICIES = ("quarantine", "skip", "fail")
-SAMPLE = 4096  # scores kept for the histogram, half as many at least
-
-
-@dataclass(frozen=True)
-class ScoreSummary:
-    """What a scoring job was: for people, for `--json`, and for the run in MLflow.
-
-    `rows` of the input are `scored` or `rejected`. `resumed_rows` of them were scored by an earlier process, all of
-    them where the job was `complete_already`.
-    """
-
-    model: str
-    inputs: list[str]
-    output: str
-    rows: int
-    scored: int
-    rejected: int
-    rejects: str | None
-    alarms: int
-    alarm_rate: float
-    promised_false_alarm_rate: float | None
-    threshold: float
-    ignored_columns: list[str]
-    top_anomalies: list[dict[str, Any]]
-    seconds: float
-    resumed_rows: int = 0
-    complete_already: bool = False
-    run_id: str | None = None
-    tracking_uri: str | None = None
 
 
 def score_file(
@@ -81,12 +58,15 @@ def score_file(
     overwrite: bool = False,
     track: bool = False,
     progress: Progress | None = None,
+    challenger: Path_ | None = None,
+    log_samples: int = 0,
 ) -> ScoreSummary:
     """Score every row of files; memory does not grow with their length.
 
     Columns out: `file` where there are several, `row` (its number in the file, from 1), those of `keep`,
     `anomaly_score`, `p_value`, `is_anomaly`, then `top_1`, `top_1_share` and so on, and of alarms the `reasons`
-    ("temperature 93.1, expected 61 to 67").
+    ("temperature 93.1, expected 61 to 67"). With a challenger, at the end, `challenger_score`, `challenger_p_value` and
+    `challenger_is_anomaly`.
 
     The output appears complete or not at all. Every row of the input is in it or among the rejects. Beside it
     `OUTPUT.job.json` says what the job was: the same job again does nothing where it is complete, and goes on where it
@@ -95,7 +75,7 @@ def score_file(
     Parameters
     ----------
     model : path
-        The model folder.
+        The model folder; or of a registry `models:/NAME@champion` or `models:/NAME/3`, or `runs:/ID/model`.
     input : path or sequence of paths
         CSV (also compressed by gzip or Zstandard), Parquet or Arrow files, patterns such as `"day-*.csv"`, or `"-"`,
         which is CSV from standard input.
@@ -123,6 +103,11 @@ def score_file(
         Log a run in MLflow, once the output is there.
     progress : callable or None, default=None
         Told the share that is done and what is being done.
+    challenger : path or None, default=None
+        A second model, given as the first, that judges the same rows in the same pass; a row is bad where either cannot
+        judge it. The summary then counts where they agree, and names where they do not.
+    log_samples : int >= 0, default=0
+        Of how many of the strangest rows the run may hold the values; nothing else of the rows is logged.
 
     Raises
     ------
@@ -137,7 +122,7 @@ def score_file(
     >>> score_file("model", "night-*.csv", "scores.parquet", keep=["machine"]).alarms  # doctest: +SKIP
     12
     """
-    started = time.perf_counter()
+    started, began = time.perf_counter(), now()
     dialect = dialect or Dialect()
     names, several = expand([input] if isinstance(input, str | os.PathLike) else input)
     to_stdout = os.fspath(output) == STDIN
@@ -146,7 +131,7 @@ def score_file(
             f"A policy is one of {', '.join(POLICIES)} (unseen: score, reject), however: {on_bad_row}, {on_unseen}. "
             "Choose from them."
         )
-    allowed = _Allowed.of(max_bad_rows if on_bad_row != "fail" else 0)
+    allowed = Allowed.of(max_bad_rows if on_bad_row != "fail" else 0)
     made = format_of(os.fspath(output), format or ("csv" if to_stdout else None))
     if to_stdout and made.name == "parquet":
         raise ConfigError("Standard output takes csv or jsonl, however: parquet. Give a file for it.")
@@ -155,15 +140,21 @@ def score_file(
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv")
     _check_apart(names, target, aside)
-    job = Job(load_for_rows(model), names, several, dialect, keep, top, on_unseen)
+    kept = max(TOP_ROWS, log_samples)
+    asked = [model] if challenger is None else [model, challenger]
+    called = [pinned(one) for one in asked]
+    folders = [resolve(one) for one in called]
+    digests = [digest(folder / "manifest.json") for folder in folders]
+    detectors = [load_for_rows(folder) for folder in folders]
+    job = Job(detectors, names, several, dialect, keep, top, on_unseen, kept)
     if aside is None and on_bad_row != "skip":
-        allowed = _Allowed(0, 0.0)  # nowhere to put a bad row
+        allowed = Allowed(0, 0.0)  # nowhere to put a bad row
     options = {
         "keep": list(keep), "top": top, "on_bad_row": on_bad_row, "on_unseen": on_unseen, "format": made.name,
         "rejects": None if aside is None else str(aside), "several": several,
-        "dialect": asdict(dialect) | {"missing": list(dialect.missing)},
+        "dialect": asdict(dialect) | {"missing": list(dialect.missing)}, "challenger": digests[1:], "kept": kept,
     }  # fmt: skip
-    identity = Identity(digest(Path(model) / "manifest.json"), job.stamps, options)
+    identity = Identity(digests[0], job.stamps, options)
     sink = Stream(made, aside) if to_stdout else Files(Journal(target, identity), made, aside)
     with sink:
         if isinstance(sink, Files):
@@ -173,7 +164,7 @@ def score_file(
             sink.journal.check_free(overwrite, aside)
         tally = job.run(sink, made, allowed, progress)
         summary = ScoreSummary(
-            model=str(model),
+            model=called[0],
             inputs=names,
             output=str(output),
             rows=tally.rows,
@@ -182,89 +173,51 @@ def score_file(
             rejects=str(aside) if aside is not None and tally.rejected else None,
             alarms=tally.alarms,
             alarm_rate=tally.alarms / max(1, tally.scored),
-            promised_false_alarm_rate=promised_rate(job.detector.threshold_),
-            threshold=job.detector.threshold_.value_,
+            promised_false_alarm_rate=promised_rate(detectors[0].threshold_),
+            threshold=detectors[0].threshold_.value_,
             ignored_columns=job.ignored,
             top_anomalies=[row for _, _, row in tally.strangest],
             seconds=time.perf_counter() - started,
+            challenger=None if challenger is None else tally.beside(called[1], detectors[1].threshold_),
             resumed_rows=tally.resumed,
         )
         sink.finish(asdict(summary))
         if track:
-            summary = tracked(summary, lambda: _log(job.detector, summary, np.asarray(tally.sample)))
+            models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
+            sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
+            summary = tracked(summary, lambda: _told(summary, models, began, sample, reference, log_samples))
             sink.note(asdict(summary))
     return summary
 
 
-@dataclass(frozen=True)
-class _Allowed:
-    """How many bad rows are too many: more than so many, or than such a share of all."""
-
-    count: float
-    share: float
-
-    @classmethod
-    def of(cls, told: str | int) -> _Allowed:
-        text = str(told).strip()
-        try:
-            number = float(text.removesuffix("%"))
-        except ValueError:
-            number = -1.0
-        if not number >= 0 or (text.endswith("%") and number > 100):
-            raise ConfigError(f"Bad rows are allowed by number or share, however: {told!r}. Try 100 or 1%.")
-        return cls(np.inf, number / 100) if text.endswith("%") else cls(number, np.inf)
-
-    def told(self) -> str:
-        return f"{self.count:g}" if np.isfinite(self.count) else f"{self.share:.4g} of all"
-
-
-@dataclass
-class _Tally:
-    """What has come of a job so far; all of it fits into a checkpoint."""
-
-    rows: int = 0
-    scored: int = 0
-    rejected: int = 0
-    alarms: int = 0
-    strangest: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)  # ties go to the earlier row
-    sample: list[float] = field(default_factory=list)  # every `step`-th score
-    step: int = 1
-    resumed: int = 0
-
-    def add(self, told: Told, file: dict[str, str], rejected: int) -> None:
-        first = -self.scored % self.step
-        self.sample += told.scores[first :: self.step].tolist()
-        while len(self.sample) > SAMPLE:
-            self.sample, self.step = self.sample[::2], 2 * self.step
-        rows = [(row["anomaly_score"], -(self.scored + k), {**file, **row}) for k, row in enumerate(told.strangest)]
-        self.strangest = heapq.nlargest(TOP_ROWS, self.strangest + rows, key=lambda row: row[:2])
-        self.rows += len(told.scores) + rejected
-        self.scored += len(told.scores)
-        self.rejected += rejected
-        self.alarms += told.alarms
-
-
 class Job:
-    """A detector and the files whose rows it is to judge."""
+    """A detector, or a champion and its challenger, and the files whose rows they are to judge."""
 
     def __init__(
         self,
-        detector: Detector,
+        detectors: Sequence[Detector],
         names: Sequence[str],
         several: bool,
         dialect: Dialect,
         keep: Sequence[str],
         top: int,
         on_unseen: str = "score",
+        kept: int = TOP_ROWS,
     ) -> None:
-        self.detector, self.several, self.keep = detector, several, list(keep)
+        self.several, self.keep, self.kept = several, list(keep), kept
         self.stamps = {name: None if name == STDIN else Stamp.of(Path(name)) for name in names}
         self.sources = [open_source(name, dialect) for name in names]
-        self.columns = [_columns(detector, source) for source in self.sources]
+        self.columns = [[_columns(detector, source) for detector in detectors] for source in self.sources]
         self.coders = [
-            Coder(detector.contract_.columns, columns, dialect.nulls, on_unseen == "reject") for columns in self.columns
+            Coders(
+                [
+                    Coder(detector.contract_.columns, columns, dialect.nulls, on_unseen == "reject")
+                    for detector, columns in zip(detectors, each, strict=True)
+                ]
+            )
+            for each in self.columns
         ]
-        self.tellers = [Teller(detector, columns, keep, top) for columns in self.columns]
+        self.tellers = [self._teller(detectors, each, top) for each in self.columns]
         self.schema = self.tellers[0].schema
         if several:
             self.schema = self.schema.insert(0, pa.field("file", pa.string()))
@@ -276,18 +229,22 @@ class Job:
                 f"--keep needs columns that the output has not yet, however: {clash}. Rename or leave out."
             )
 
+    def _teller(self, detectors: Sequence[Detector], columns: Sequence[list[str]], top: int) -> Teller | SideBySide:
+        champion = Teller(detectors[0], columns[0], self.keep, top, self.kept)
+        if len(detectors) == 1:
+            return champion
+        return SideBySide(champion, Teller(detectors[1], columns[1], [], 0, 0))
+
     @property
     def ignored(self) -> list[str]:
         """Columns that neither the model knows nor the output keeps."""
-        known = {name for columns in self.columns for name in columns} | set(self.keep)
+        known = {name for each in self.columns for columns in each for name in columns} | set(self.keep)
         return list(dict.fromkeys(name for source in self.sources for name in source.columns if name not in known))
 
-    def run(self, sink: Sink, format: Format, allowed: _Allowed, progress: Progress | None) -> _Tally:
+    def run(self, sink: Sink, format: Format, allowed: Allowed, progress: Progress | None) -> Tally:
         """Score all rows, from the beginning or from where the sink says that it stands."""
-        done = sink.begin(self.schema) or {"file": 0, "rows": 0, "position": None, "tally": asdict(_Tally())}
-        tally = _Tally(**done["tally"])
-        tally.strangest = [tuple(row) for row in tally.strangest]  # type: ignore[misc]
-        tally.resumed = tally.scored
+        done = sink.begin(self.schema) or {"file": 0, "rows": 0, "position": None, "tally": asdict(Tally(self.kept))}
+        tally = Tally.of(done["tally"])
         file, rows, start = done["file"], done["rows"], done["position"] and Position(*done["position"])
         with pool() as threads:
             for file in range(file, len(self.sources)):  # noqa: B020 (from where it stands)
@@ -312,7 +269,7 @@ class Job:
                 rows, start = 0, None
         if tally.rejected > allowed.share * tally.rows:
             sink.refuse()
-            raise _too_many(tally, allowed)
+            raise too_many(tally, allowed)
         return tally
 
     def _say(self, file: int, format: Format, block: Block) -> tuple[Block, Told, Any, Any]:
@@ -335,7 +292,7 @@ class Job:
         return blocks(parts, list(dict.fromkeys([*coder.texts, *self.keep])), skip)
 
 
-def _check(tally: _Tally, allowed: _Allowed, rejects: Sequence[Reject], sink: Sink) -> None:
+def _check(tally: Tally, allowed: Allowed, rejects: Sequence[Reject], sink: Sink) -> None:
     if tally.rejected <= allowed.count:
         return
     if allowed.count == 0:
@@ -347,14 +304,7 @@ def _check(tally: _Tally, allowed: _Allowed, rejects: Sequence[Reject], sink: Si
         )
     sink.write(b"", REJECTS.body(as_table(rejects)))
     sink.refuse()
-    raise _too_many(tally, allowed)
-
-
-def _too_many(tally: _Tally, allowed: _Allowed) -> BadRowsError:
-    return BadRowsError(
-        f"A job may have bad rows, at most {allowed.told()}, however: {tally.rejected:,} of {tally.rows:,}. "
-        "See the rejects, or allow more (--max-bad-rows)."
-    )
+    raise too_many(tally, allowed)
 
 
 def _columns(detector: Detector, source: Source) -> list[str]:
@@ -380,13 +330,16 @@ def _check_apart(names: Sequence[str], target: Path, aside: Path | None) -> None
             raise ConfigError(f"A job needs an output besides its input, however: both are {path}. Choose another.")
 
 
-def _log(detector: Detector, summary: ScoreSummary, sample: np.ndarray) -> str:
-    from anomaly_ae.mlflow import runs
+def _told(
+    summary: ScoreSummary, models: Sequence[runs.Model], began: int, sample: Floats, reference: Floats, log_samples: int
+) -> Entry:
+    """What the run of a job is to say: names and digests, no paths; and no row but those asked for."""
     from anomaly_ae.ops.report import score_histogram
 
-    model, source = Path(summary.model), Path(summary.inputs[0])
-    figure = score_histogram(sample, summary.threshold, source.name, detector.calibration_scores_)
-    numbers: Mapping[str, float | None] = {
+    first, more = Path(summary.inputs[0]).name, len(summary.inputs) - 1
+    source = Input(f"{first} and {more} more" if more else first, digest(*summary.inputs))
+    numbers: dict[str, float | None] = {
+        "rows": summary.rows,
         "scored": summary.scored,
         "rejected": summary.rejected,
         "alarms": summary.alarms,
@@ -397,6 +350,12 @@ def _log(detector: Detector, summary: ScoreSummary, sample: np.ndarray) -> str:
         "score_median": float(np.median(sample)),
         "score_max": float(sample.max()),
     }
+    tags: dict[str, str] = {}
+    if summary.challenger is not None:
+        numbers |= {f"challenger_{name}": summary.challenger[name] for name in ("alarms", "threshold")}
+        numbers |= {f"alarms_{name}": summary.challenger[name] for name in AGREEMENT}
+        tags = {"anomaly_ae.challenger": models[1].name, "anomaly_ae.challenger_digest": models[1].digest}
     known = {name: value for name, value in numbers.items() if value is not None}
-    digests = digest(*summary.inputs), digest(model / "manifest.json")
-    return runs.log_score(source, digests[0], summary.rows, model, digests[1], known, asdict(summary), figure)
+    record = runs.of_score(source, models[0], began, known, tags)
+    drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference))
+    return record, {"summary.json": json.dumps(summary.in_a_run(log_samples), indent=1) + "\n", **drawn}, None

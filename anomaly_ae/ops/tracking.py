@@ -1,30 +1,69 @@
-"""Runs of finished jobs in MLflow: the result is published already, so a run that fails is only a warning."""
+"""Runs of finished jobs: the result is published already, so a run that cannot be logged is only a warning."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from anomaly_ae.errors import AnomalyError
+from anomaly_ae.mlflow import outbox, runs
+from anomaly_ae.mlflow.store import redacted, tracking_uri
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Summary = TypeVar("Summary", bound=Any)
+Entry = tuple[outbox.Record, Mapping[str, str | bytes], Path | None]  # a run, its files by name, its model folder
 
 
-def tracked(summary: Summary, log: Callable[[], str]) -> Summary:
-    """The summary with its run."""
-    from anomaly_ae.mlflow.store import tracking_uri
+def tracked(summary: Summary, told: Callable[[], Entry]) -> Summary:
+    """The summary with its run, which is written down first, then sent, then forgotten.
 
+    What the store does not take waits in the outbox, and a warning says so.
+    """
+    fate = "but its run is lost"
     try:
-        run_id = log()
+        folder = _kept(*told())
+        fate = f"and its run waits in {folder.parent}: send it with {_command(folder.parent)}"
+        with outbox.held(folder, wait=True) as mine:
+            if not mine:  # a `track sync` was quicker
+                return summary
+            sent = runs.send(folder)
+            outbox.forget(folder)
     except Exception as error:
-        reason = str(error) if isinstance(error, AnomalyError) else f"Tracking failed: {type(error).__name__}: {error}"
-        warnings.warn(f"{' '.join(reason.split())[:500]} The result is complete.", UserWarning, stacklevel=2)
+        warnings.warn(f"{runs.reason(error)} The result is complete, {fate}.", UserWarning, stacklevel=2)
         return summary
-    return replace(summary, run_id=run_id, tracking_uri=tracking_uri())
+    made = sent.registered
+    known = {} if made is None else {"registered": made.uri, "alias": made.alias}
+    return replace(summary, run_id=sent.run_id, tracking_uri=redacted(tracking_uri()), **known)
+
+
+def _kept(*told: Any) -> Path:
+    try:
+        return outbox.keep(outbox.outbox(), *told)
+    except OSError:  # a working directory that cannot be written
+        return outbox.keep(Path(tempfile.mkdtemp(prefix="mlflow-outbox-")), *told)
+
+
+def _command(place: Path) -> str:
+    elsewhere = "" if place == outbox.outbox() else f"ANOMALY_AE_OUTBOX={place} "
+    return f"{elsewhere}anomaly-ae track sync"
+
+
+def picture(draw: Callable[[], Figure]) -> dict[str, bytes]:
+    """A histogram as a file of a run; none without matplotlib."""
+    try:
+        figure = draw()
+    except ImportError:
+        return {}
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return {"score_histogram.png": stream.getvalue()}
 
 
 def digest(*paths: str | Path) -> str:

@@ -20,6 +20,10 @@ from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.scoring.attribution import top
 
 TOP_ROWS = 5  # of a summary
+AGREEMENT = ("both", "champion_only", "challenger_only", "neither")  # say that a row is an anomaly
+
+JUDGED = ("anomaly_score", "p_value", "is_anomaly")
+CHALLENGED = ("challenger_score", "challenger_p_value", "challenger_is_anomaly")
 
 
 @dataclass(frozen=True)
@@ -87,21 +91,33 @@ class _Held:
 
 
 class Told(NamedTuple):
-    """What is said of a block: a row of output a row, the scores, the strangest rows with what is in them, and what
-    monitoring wants to know, where the model has a profile."""
+    """What is said of a block: a row of output a row, the scores, and the strangest rows with what is in them.
+
+    `counts` are what monitoring wants to know, where the model has a profile. Where two models speak, how often they
+    agree (`AGREEMENT`), and the rows that they disagree on most, with how much.
+    """
 
     table: pa.Table
     scores: NDArray[np.float64]
     alarms: int
     strangest: list[dict[str, Any]]
     counts: Counts | None = None
+    agreement: Sequence[int] = (0, 0, 0, 0)
+    disputed: Sequence[tuple[float, dict[str, Any]]] = ()
 
 
 class Teller:
     """Says of codes of a detector's columns, called `names`, what a table of scores has to say."""
 
-    def __init__(self, detector: Detector, names: Sequence[str], keep: Sequence[str], top_columns: int) -> None:
-        self.detector, self.names, self.keep = detector, list(names), list(keep)
+    def __init__(
+        self,
+        detector: Detector,
+        names: Sequence[str],
+        keep: Sequence[str],
+        top_columns: int,
+        strangest: int = TOP_ROWS,
+    ) -> None:
+        self.detector, self.names, self.keep, self.strangest = detector, list(names), list(keep), strangest
         self.top = min(top_columns, len(self.names))
         self.contract = detector.contract_.columns
         numbers = {name for name, column in zip(names, self.contract, strict=True) if column.kind == "number"}
@@ -127,7 +143,7 @@ class Teller:
         profile = self.detector.profile_
         counts = None if profile is None else profile.count(codes, verdict.contributions)
         columns, shares = top(verdict.contributions, self.top)
-        strangest = np.argsort(-verdict.anomaly_score, kind="stable")[:TOP_ROWS]
+        strangest = np.argsort(-verdict.anomaly_score, kind="stable")[: self.strangest]
         reasons = self._reasons(codes, verdict, table, strangest)
         said: list[Any] = [rows]
         said += [pc.cast(table.column(name), self.schema.field(name).type, safe=False) for name in self.keep]
@@ -189,3 +205,35 @@ class Teller:
             blamed[self.names[column]] = {"share": share, "value": plain}
         plain_columns = ("row", *self.keep, "anomaly_score", "p_value", "is_anomaly")
         return {**{name: out[name] for name in plain_columns}, "blamed": blamed, "reasons": "; ".join(reasons)}
+
+
+class SideBySide:
+    r"""Two tellers, a champion's and its challenger's, that judge the same rows; their codes lie beside each other.
+
+    A row on which they disagree is one that only one of them takes for an anomaly, the more so the further their
+    p-values are apart: by :math:`|\log p_1 - \log p_2|`.
+    """
+
+    def __init__(self, champion: Teller, challenger: Teller) -> None:
+        self.champion, self.challenger = champion, challenger
+        self.width = len(champion.names)
+        beside = [challenger.schema.field(name) for name in JUDGED]
+        self.schema = pa.schema([*champion.schema, *map(pa.Field.with_name, beside, CHALLENGED)])
+
+    def __call__(self, rows: NDArray[np.int64], codes: NDArray[np.float64], table: pa.Table) -> Told:
+        told = self.champion(rows, codes[:, : self.width], table)
+        other = self.challenger(rows, codes[:, self.width :], table).table
+        beside = [other.column(name) for name in JUDGED]
+        out = pa.table([*told.table.columns, *beside], schema=self.schema)
+        first, second = (out.column(name).to_numpy() for name in ("is_anomaly", "challenger_is_anomaly"))
+        agreement = [int(both.sum()) for both in (first & second, first & ~second, ~first & second, ~first & ~second)]
+        one, two = (out.column(name).to_numpy() for name in ("p_value", "challenger_p_value"))
+        distance = np.where(first != second, np.abs(np.log(one) - np.log(two)), -1.0)
+        most = np.argsort(-distance, kind="stable")[: self.champion.strangest]
+        plain = ("row", *self.champion.keep, *JUDGED, *CHALLENGED)
+        disputed = [
+            (float(distance[i]), {name: out.column(name)[i].as_py() for name in plain})
+            for i in most.tolist()
+            if distance[i] >= 0
+        ]
+        return told._replace(table=out, agreement=agreement, disputed=disputed)
