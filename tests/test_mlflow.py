@@ -82,9 +82,9 @@ def test_a_fit_logs_config_parameters_curves_input_and_model(jobs, tmp_path):
     assert used.dataset.name == "normal.csv"
     assert used.dataset.digest == hashlib.sha256((folder / "normal.csv").read_bytes()).hexdigest()[:12]
     assert json.loads(used.dataset.source) == {"uri": "normal.csv"}
-    uri = f"runs:/{fit.run_id}/model"
-    kept = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path), tracking_uri=fit.tracking_uri)
-    logged = load(Path(kept) / "data" / "model")
+    (of_the_run,) = run.outputs.model_outputs
+    kept = client.get_logged_model(of_the_run.model_id).artifact_location
+    logged = load(Path(kept.removeprefix("file://")) / "data" / "model")
     X = pd.read_csv(folder / "night.csv")
     np.testing.assert_array_equal(logged.anomaly_score(X), det.anomaly_score(X))
     assert artifact(client, fit.run_id, "score_histogram.png", tmp_path).read_bytes().startswith(b"\x89PNG")
