@@ -1,8 +1,8 @@
-"""The shell: `anomaly-ae fit`, `score`, `check`, `plot`, `watch`, `info`, `ui`. Thin; the work is in `ops`."""
+"""The shell: `anomaly-ae fit`, `score`, `monitor` and so on. Thin; the work is in `ops`."""
 
-from anomaly_ae.cli import jobs, series  # noqa: I001 (the order of --help)
+from anomaly_ae.cli import jobs, monitoring, series  # noqa: I001 (the order of --help)
 from anomaly_ae.cli import models
 from anomaly_ae.cli.app import app
 from anomaly_ae.cli.jobs import FailOn
 
-__all__ = ["FailOn", "app", "jobs", "models", "series"]
+__all__ = ["FailOn", "app", "jobs", "models", "monitoring", "series"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import os
 import sys
@@ -29,12 +30,27 @@ app = typer.Typer(
 )
 
 Model = Annotated[Path, typer.Argument(help="Folder that fit wrote; or models:/NAME@champion, runs:/ID/model.")]
+Asset = Annotated[str, typer.Option(help="Which machine, site or customer the rows are of: each is watched by itself.")]
+EventTime = Annotated[str | None, typer.Option(help="When the rows were measured (ISO 8601); else the file's time.")]
+State = Annotated[Path | None, typer.Option(help="File that remembers earlier batches; else in anomaly-ae-monitor/.")]
+Report = Annotated[Path | None, typer.Option(help="HTML file for a page to look at.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Track = Annotated[bool, typer.Option("--track/--no-track", help="Log a run in MLflow (MLFLOW_TRACKING_URI).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 
 
+class Gate(enum.StrEnum):
+    """What a gate may be crossed by."""
+
+    any = "any"
+    alarms = "alarms"
+    scores = "scores"
+    features = "features"
+    martingale = "martingale"
+
+
+FailOnGate = Annotated[list[Gate], typer.Option("--fail-on", help="Drift to exit 4 on; may be given again.")]
 Delimiter = Annotated[str | None, typer.Option(help="What stands between fields; else as the header has it.")]
 Decimal = Annotated[str, typer.Option(help="What stands before decimals: a point or a comma.")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of CSV; else UTF-8, or as its byte order mark says.")]
@@ -112,6 +128,23 @@ def finish(summary: Any, told: Any, as_json: bool, quiet: bool) -> None:
         typer.echo(json.dumps(asdict(summary), indent=2))
     elif not quiet:
         typer.echo(told(summary), err=True)
+
+
+def gate(crossed: list[str] | None, asked: list[Gate]) -> None:
+    """Exit 4 where a gate that was asked for is crossed."""
+    if asked and crossed is None:
+        fail("A gate needs a batch that was monitored, however: this one was not. See the warning.", 1)
+    hit = [name for name in crossed or [] if {"any", name} & set(asked)]
+    if hit:
+        fail(f"--fail-on needs rows as at fit, however: {', '.join(hit)} crossed the gate. Look at the report.", 4)
+
+
+def told_drift(monitoring: dict[str, Any] | None) -> list[str]:
+    """What was found of drift, a line a finding."""
+    if monitoring is None:
+        return []
+    findings = monitoring["findings"] or ["none: alarms, scores and columns are as at fit"]
+    return [f"drift     {findings[0]}", *(f"          {finding}" for finding in findings[1:])]
 
 
 def told_run(s: Any) -> list[str]:

@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_ae.cli.app import (
+    Asset,
     Decimal,
     Delimiter,
     Encoding,
+    EventTime,
+    FailOnGate,
     Json,
     Missing,
     Model,
     Overwrite,
     Quiet,
+    Report,
+    State,
     Track,
     app,
     dialect_of,
     fail,
     finish,
+    gate,
     names,
     reported,
+    told_drift,
     told_run,
 )
 
@@ -93,10 +100,8 @@ def fit(
         if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text()):
             from anomaly_ae.ops import series
 
-            if register is not None:
-                fail("--register takes models of rows, however: this one is of series. Use mlflow.log_model.", 2)
-            made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite)
-            return finish(made, series.told_fit, json_, quiet)
+            made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite, track, register)
+            return finish(made, lambda s: "\n".join([series.told_fit(s), *told_run(s)]), json_, quiet)
         from anomaly_ae.ops import fitting
 
         summary = fitting.fit(data, model, config, names(exclude), dialect, overwrite, track, progress, register)
@@ -126,6 +131,11 @@ def score(
     challenger: Annotated[
         Path | None, typer.Option(help="A second model, to judge the same rows in the same pass.")
     ] = None,
+    asset: Asset = "",
+    event_time: EventTime = None,
+    state: State = None,
+    report: Report = None,
+    fail_on: FailOnGate = [],  # noqa: B006
     log_samples: Annotated[int, typer.Option(min=0, help="Of how many strangest rows the run holds the values.")] = 0,
     events: Annotated[Path | None, typer.Option(help="File for the events of a series: CSV or Parquet.")] = None,
     overwrite: Overwrite = False,
@@ -142,8 +152,10 @@ def score(
     with reported(quiet or json_) as progress:
         from anomaly_ae import storage
         from anomaly_ae.mlflow.registry import pinned, resolve
+        from anomaly_ae.ops.assets import moment
 
         dialect = dialect_of(delimiter, decimal, encoding, missing)
+        when = None if event_time is None else moment(event_time)
         name = pinned(model)
         folder = resolve(name)
         if storage.kind(folder) == "SeriesDetector":
@@ -153,8 +165,13 @@ def score(
                 fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
             if challenger is not None:
                 fail(f"A challenger needs models of rows, however: {name} is one of series. Leave it out.", 2)
-            made = series.score(folder, input[0], output, events, names(keep), top, dialect, overwrite)
-            return finish(replace(made, model=name), series.told_score, json_, quiet)
+            made = series.score(
+                name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report
+            )
+            finish(
+                made, lambda s: "\n".join([series.told_score(s), *told_drift(s.monitoring), *told_run(s)]), json_, quiet
+            )
+            return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
         if events is not None:
             fail(f"--events needs a model of series, however: {name} is none. Leave it out.", 2)
         from anomaly_ae.ops import scoring
@@ -176,8 +193,13 @@ def score(
             progress=progress,
             challenger=challenger,
             log_samples=log_samples,
+            asset=asset,
+            event_time=when,
+            state=state,
+            report=report,
         )
-    return finish(summary, _told_score, json_, quiet)
+    finish(summary, _told_score, json_, quiet)
+    return gate(summary.monitoring["crossed"] if summary.monitoring else None, fail_on)
 
 
 @app.command()
@@ -244,7 +266,7 @@ def _told_score(s: ScoreSummary) -> str:
     if s.rejected:
         where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
         lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
-    lines += told_run(s)
+    lines += told_drift(s.monitoring) + told_run(s)
     lines += _told_challenger(s.challenger) if s.challenger else []
     if s.top_anomalies:
         lines += ["", "strangest rows"]

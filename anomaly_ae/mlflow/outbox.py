@@ -32,7 +32,8 @@ class Record:
     """What a finished job was, as a run will say it; times in milliseconds since 1970.
 
     `register` names the registered model that gets the run's model as a new version. `id` is the record's own: by it a
-    store is asked whether it has the run already.
+    store is asked whether it has the run already. With `into`, its points and files go into the one long run of that
+    key instead, which never ends.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Record:
     params: Mapping[str, str]
     points: list[Point]
     register: str | None = None
+    into: str | None = None
     experiment: str = field(default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -117,6 +119,16 @@ def held(folder: Path, wait: bool = False) -> Iterator[bool]:
             yield False
             return
         yield (folder / "run.json").exists()
+
+
+@contextlib.contextmanager
+def alone(key: str) -> Iterator[None]:
+    """While the block lasts, no other process of this machine is in one with the same key."""
+    import fcntl  # not there on Windows
+
+    with (Path(tempfile.gettempdir()) / f"anomaly-ae-{os.getuid()}-{key}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def forget(folder: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +16,14 @@ from anomaly_ae.errors import AnomalyError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.mlflow.epochs import parameters
 from anomaly_ae.mlflow.flavor import log_model
-from anomaly_ae.mlflow.outbox import Input, Point, Record, forget, held, kept, now
+from anomaly_ae.mlflow.outbox import Input, Point, Record, alone, forget, held, kept, now
 from anomaly_ae.mlflow.registry import Version, register
 from anomaly_ae.mlflow.store import connected, log_points, redacted, tracking_uri
 
 KIND = "mlflow.experimentKind"
 RECORD = "anomaly_ae.record"
+WATCH = "anomaly_ae.watch"
+COLUMNS = 50  # whose drift is drawn
 
 
 class Model(NamedTuple):
@@ -59,6 +64,44 @@ def of_score(source: Input, model: Model, start: int, metrics: Mapping[str, floa
     return Record("score", f"score {source.name}", start, end, source, {**model.tags, **tags}, {}, _now(metrics, end))
 
 
+def of_monitor(batch: Mapping[str, Any], asset: str, model: Model, start: int) -> Record:
+    """What was found in a batch, as a run of its own."""
+    end, source = now(), Input(batch["name"], batch["digest"])
+    tags = {**model.tags, "anomaly_ae.asset": asset, "anomaly_ae.event_time": batch["event_time"]}
+    return Record("monitor", f"monitor {source.name}", start, end, source, tags, {}, _now(monitored(batch), end))
+
+
+def of_watch(batch: Mapping[str, Any], asset: str, model: Model) -> Record:
+    """Points at a batch's event time for the long run of a model and an asset."""
+    when = int(datetime.fromisoformat(batch["event_time"]).timestamp() * 1000)
+    told = monitored(batch) | {
+        f"psi/{re.sub(r'[^-a-zA-Z0-9_. :/]', '_', feature['name'])[:200]}": feature["psi"]
+        for feature in sorted(batch["features"], key=lambda feature: str(feature["name"]))[:COLUMNS]
+    }
+    key = hashlib.sha256(f"{model.digest} {asset}".encode()).hexdigest()[:32]
+    name = f"watch {asset or 'all rows'}, {model.name}"
+    tags = {**model.tags, "anomaly_ae.asset": asset, WATCH: key}
+    points: list[Point] = [(metric, float(value), when, batch["minute"]) for metric, value in told.items()]
+    return Record("watch", name, now(), now(), Input(batch["name"], batch["digest"]), tags, {}, points, into=key)
+
+
+def monitored(batch: Mapping[str, Any]) -> dict[str, float]:
+    """What was found in a batch, in numbers."""
+    low, high = batch["alarm_interval"]
+    numbers = {
+        "alarm_rate": batch["alarm_rate"],
+        "alarm_rate_low": low,
+        "alarm_rate_high": high,
+        "alarm_rate_promised": batch["promised"],
+        **{f"score_{name}": batch["score"][name] for name in ("ks", "wasserstein", "psi")},
+        "drifting_columns": len(batch["drifting"]),
+        "martingale_log10": batch["martingale"]["log10"],
+        "gates_crossed": len(batch["crossed"]),
+        "rows": batch["rows"],
+    }
+    return {name: float(value) for name, value in numbers.items() if value is not None}
+
+
 def _now(metrics: Mapping[str, float], when: int) -> list[Point]:
     return [(name, float(value), when, 0) for name, value in metrics.items()]
 
@@ -87,6 +130,8 @@ def send(folder: Path, patience: int = 5) -> Sent:
     with connected(patience) as mlflow:
         client = mlflow.MlflowClient()
         experiment = _experiment(client, record.experiment)
+        if record.into is not None:
+            return Sent(record, _continued(client, experiment, record, folder))
         found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record.id}'", max_results=1)
         run = found[0] if found else client.create_run(experiment, record.start, _tags(record), record.name)
         run_id = run.info.run_id
@@ -98,6 +143,17 @@ def send(folder: Path, patience: int = 5) -> Sent:
             registered = register(client, record.register, f"models:/{model_id}", run_id, model_id)
         client.set_terminated(run_id, "FINISHED", record.end)
     return Sent(record, run_id, registered)
+
+
+def _continued(client: Any, experiment: str, record: Record, folder: Path) -> str:
+    """The id of the long run that a record goes into; the first record begins it."""
+    with alone(f"{record.into}"):
+        found = client.search_runs([experiment], f"tags.`{WATCH}` = '{record.into}'", max_results=1)
+        run = found[0] if found else client.create_run(experiment, record.start, _tags(record), record.name)
+    run_id = str(run.info.run_id)
+    log_points(client, run_id, record.points)  # a point that is there already stays one point
+    client.log_artifacts(run_id, str(folder / "files"))
+    return run_id
 
 
 def _experiment(client: Any, name: str) -> str:

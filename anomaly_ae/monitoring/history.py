@@ -19,6 +19,7 @@ from anomaly_ae.scoring.thresholds import promised_rate
 
 Array = NDArray[np.float64]
 EVER = 0.01  # probability that the martingale of exchangeable scores ever alarms
+GATES = ("alarms", "scores", "features", "martingale")
 KEPT = 1000  # batches that a history has in full
 
 
@@ -67,38 +68,39 @@ class History:
 
     martingale: Martingale
     batches: list[dict[str, Any]] = field(default_factory=list)
+    origin: str | None = None  # event time of the batch that came first
 
     def find(self, digest: str) -> dict[str, Any] | None:
         """What was found in a batch, if it was here before."""
         return next((batch for batch in self.batches if batch["digest"] == digest), None)
 
     def add(self, normal: Normal, evidence: Evidence, digest: str, event_time: datetime, name: str) -> dict[str, Any]:
-        """Judge a batch and remember it; plain data."""
+        """Judge a batch and remember it; plain data. `minute` is when it was, since the first batch that came."""
         apart = 1 if normal.profile.score_time == 1 else 2 * normal.profile.score_time
         thin = max(1, math.ceil(apart / evidence.step))
         rng = np.random.default_rng(list(digest.encode()))
         already = self.martingale.highest >= math.log10(1 / EVER)
         self.martingale.update(evidence.scores[::thin], rng)
         found = judged(normal, evidence, self.martingale, already)
-        batch = {
-            "digest": digest,
-            "name": name,
-            "event_time": event_time.astimezone(UTC).isoformat(timespec="seconds"),
-            **found,
-        }
-        self.batches.append(batch)
+        when = event_time.astimezone(UTC).isoformat(timespec="seconds")
+        self.origin = self.origin or when
+        minute = (datetime.fromisoformat(when) - datetime.fromisoformat(self.origin)).total_seconds() / 60
+        batch = {"digest": digest, "name": name, "event_time": when, "minute": round(minute), **found}
+        self.batches.append(dict(batch))
         self.batches.sort(key=lambda batch: batch["event_time"])
+        for earlier in self.batches[:-1]:
+            earlier.pop("features", None)  # a page shows those of the last one, and a state stays small
         del self.batches[:-KEPT]
         return batch
 
     def to_json(self) -> dict[str, Any]:
         """The history as plain data."""
-        return {"martingale": self.martingale.to_json(), "batches": self.batches}
+        return {"martingale": self.martingale.to_json(), "batches": self.batches, "origin": self.origin}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> History:
         """The history that `to_json` gave; raises KeyError or TypeError at anything else."""
-        return cls(Martingale.from_json(data["martingale"]), list(data["batches"]))
+        return cls(Martingale.from_json(data["martingale"]), list(data["batches"]), data["origin"])
 
 
 def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: bool = False) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,15 +14,15 @@ from typing import Any
 
 from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.data.streams import STDIN
-from anomaly_ae.errors import ConfigError, OutputError
+from anomaly_ae.errors import AnomalyError, ConfigError, OutputError
+from anomaly_ae.mlflow import runs
 from anomaly_ae.monitoring.history import Evidence, History, Normal
-from anomaly_ae.ops.tracking import digest
+from anomaly_ae.ops.report import window_page
+from anomaly_ae.ops.tracking import Entry, digest
 
-Progress = Callable[[float, str], None]
 Path_ = str | os.PathLike[str]
 FOLDER = "anomaly-ae-monitor"  # in the working directory
 FORMAT = "anomaly_ae monitor 1"
-GATES = ("alarms", "scores", "features", "martingale")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,39 @@ def alone(normal: Normal, evidence: Evidence, inputs: Sequence[Path_], place: Pl
     history = History(normal.martingale())
     found = history.add(normal, evidence, "alone", place.when(inputs), Path(inputs[0]).name)
     return {**found, "repeated": False}
+
+
+def monitored(
+    place: Place, detector: Any, evidence: Evidence | None, inputs: Sequence[str], remember: bool
+) -> tuple[dict[str, Any] | None, list[Entry]]:
+    """What is found in a batch of a job that is complete, and what MLflow is to draw of it.
+
+    Trouble with it is a warning; there is nothing to find where the model has no profile.
+    """
+    if evidence is None:
+        return None, []
+    try:
+        normal = Normal.of(detector)
+        if not remember:
+            return alone(normal, evidence, inputs, place), []
+        found, history = add(place, normal, evidence, inputs)
+    except AnomalyError as error:
+        warnings.warn(f"{error} The result is complete, but not monitored.", UserWarning, stacklevel=3)
+        return None, []
+    return found, [chart(place, found, history)]
+
+
+def chart(place: Place, found: Mapping[str, Any], history: History) -> Entry:
+    """What the long run of a model and an asset gets of a batch; one that was here before adds nothing to it."""
+    model = runs.Model(place.model, place.model_digest)
+    batch = {"features": [], **found}
+    page = window_page(history.batches, place.model, place.asset)
+    return runs.of_watch(batch, place.asset, model), {"monitoring.html": page}, None
+
+
+def brief(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is found, without the bins of every column."""
+    return {name: value for name, value in found.items() if name != "features"}
 
 
 @contextlib.contextmanager

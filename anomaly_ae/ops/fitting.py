@@ -16,12 +16,13 @@ from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.tables import Table
 from anomaly_ae.detectors import AutoencoderDetector
 from anomaly_ae.errors import ConfigError, DataError
-from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import check_name
-from anomaly_ae.ops.tracking import Entry, digest, picture, tracked
+from anomaly_ae.ops.describe import describe
+from anomaly_ae.ops.report import fit_page
+from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.scoring.thresholds import promised_rate
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
@@ -108,19 +109,22 @@ def fit(
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )
-    return tracked(summary, lambda: _told(detector, target, Path(data), text, began, register)) if track else summary
+    if not track:
+        return summary
+    return tracked(summary, lambda: told_in_a_run(detector, target, Path(data), text, began, register))
 
 
-def _told(detector: Detector, model: Path, data: Path, config: str, began: int, register: str | None) -> Entry:
+def told_in_a_run(detector: Any, model: Path, data: Path, config: str, began: int, register: str | None) -> Entry:
     """What the run of a fit is to say: names and digests, no paths."""
-    from anomaly_ae.ops.report import score_histogram
+    from anomaly_ae.ops.pictures import score_histogram
 
     source = Input(data.name, digest(data))
     who = runs.Model(model.name, digest(model / "manifest.json"))
     record = runs.of_fit(detector, source, who, began, register)
     scores, threshold = detector.calibration_scores_, detector.threshold_.value_
     drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
-    return record, {"config.yaml": config or configuration.dumps(detector), **drawn}, model
+    page = written(lambda: fit_page(detector, describe(detector)))
+    return record, {"config.yaml": config or configuration.dumps(detector), **page, **drawn}, model
 
 
 class _EpochProgress:

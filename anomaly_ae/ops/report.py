@@ -1,46 +1,300 @@
-"""Pictures of scores."""
+"""Pages of HTML for people: on a fit, on a scored batch, on a window of monitoring. A page is a list of sections."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_ae.ops import pictures
+from anomaly_ae.version import __version__
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Floats = NDArray[np.float64]
+COLOURS = {"#4878a8": "var(--bar)", "#c8553d": "var(--alarm)", "#000000": "currentColor", "#5d6875": "var(--faint)"}
+MOST_ROWS, MOST_SMALL = 30, 12
+QUIET = "Nothing: alarms, scores and columns are as the model promises."
 
-def score_histogram(
-    scores: NDArray[np.float64], threshold: float, title: str, reference: NDArray[np.float64] | None = None
-) -> Figure:
-    """Draw how scores are spread, where the threshold lies and how many are beyond it.
 
-    `scores` `(n,)` are drawn as bars; `reference` `(m,)`, the calibrate rows' scores, as an outline scaled to the same
-    number of rows. The axis is logarithmic where all scores are positive and span more than a decade.
-    """
-    from matplotlib.figure import Figure
+class Table(NamedTuple):
+    """Rows of cells; columns in `right` are flush right, those in `bad` stand out; `more` rows are not shown."""
 
-    shown = scores if reference is None else np.concatenate([scores, reference])
-    low, high = float(min(shown.min(), threshold)), float(max(shown.max(), threshold))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    logarithmic = low > 0 and high / low > 10
-    edges = (np.geomspace if logarithmic else np.linspace)(low, high, 61).tolist()
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(scores[scores <= threshold], edges, color="#4878a8", label="normal")
-    axes.hist(scores[scores > threshold], edges, color="#c8553d", label="alarm")
-    if reference is not None:
-        weights = np.full(len(reference), len(scores) / len(reference))
-        axes.hist(reference, edges, weights=weights, histtype="step", color="black", label="calibrate rows, scaled")
-    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
-    if logarithmic:
-        axes.set_xscale("log")
-    alarms = int((scores > threshold).sum())
-    axes.set(
-        title=f"{title}: {alarms} of {len(scores)} rows beyond the threshold", xlabel="anomaly score", ylabel="rows"
+    names: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: frozenset[int] = frozenset()
+    bad: frozenset[int] = frozenset()
+    more: int = 0
+    kind: str = "table"
+
+    def cut(self, most: int) -> Table:
+        """The first rows."""
+        return self._replace(rows=self.rows[:most], more=max(0, len(self.rows) - most))
+
+
+class Listed(NamedTuple):
+    """Sentences, one below the other."""
+
+    texts: Sequence[str]
+    kind: str = "list"
+
+
+class Drawn(NamedTuple):
+    """A picture."""
+
+    svg: str
+    kind: str = "figure"
+
+
+class Code(NamedTuple):
+    """Text as it is written."""
+
+    text: str
+    kind: str = "code"
+
+
+class Section(NamedTuple):
+    """A heading and what is below it."""
+
+    title: str
+    pieces: Sequence[Table | Listed | Drawn | Code | str]
+
+
+class Tile(NamedTuple):
+    """A figure at the top of a page."""
+
+    name: str
+    value: str
+    mood: str = ""
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def fit_page(detector: Any, facts: Mapping[str, Any]) -> str:
+    """What a model is, how it learned, and where its threshold lies; `facts` are those of `ops.describe`."""
+    tiles = [
+        Tile("rows learned from", f"{detector.n_rows_seen_:,}"),
+        Tile("columns", f"{detector.n_features_in_:,}"),
+        Tile("threshold", f"{detector.threshold_.value_:.4g}"),
+    ]
+    promised = pictures.promise(detector)
+    if promised is not None:
+        tiles.append(Tile("false alarms, at most", f"{promised:.3g}"))
+    sections = [_scores(detector.calibration_scores_, detector.threshold_.value_, None, "calibrate rows")]
+    if len(detector.history_):
+        sections.append(Section("Learning", [_svg(pictures.curves(detector.history_), "Loss by epoch")]))
+    sections += [_columns(detector), Section("What it is", [Code(json.dumps(facts, indent=2, default=str))])]
+    return page(f"{type(detector).__name__}", "A fit on rows that were taken for normal", tiles, sections)
+
+
+def batch_page(
+    summary: Mapping[str, Any],
+    sample: Floats,
+    reference: Floats,
+    threshold: float,
+    monitoring: Mapping[str, Any] | None = None,
+) -> str:
+    """What came of a scoring job: alarms, scores, the strangest rows or events, and how far the rows have moved."""
+    inputs = summary.get("inputs") or [summary.get("input")]
+    name = str(Path(str(inputs[0])).name) + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
+    promised = monitoring["promised"] if monitoring else summary.get("promised_false_alarm_rate")
+    tiles = [
+        Tile("rows", f"{summary['rows']:,}"),
+        Tile("alarms", f"{summary['alarms']:,}"),
+        Tile("alarm rate", f"{summary['alarm_rate']:.2%}"),
+    ]
+    if promised is not None:
+        tiles.append(Tile("promised of normal rows, at most", f"{promised:.2%}"))
+    if summary.get("rejected"):
+        tiles.append(Tile("bad rows, not scored", f"{summary['rejected']:,}", "bad"))
+    sections = []
+    if monitoring is not None:
+        sections.append(_findings(monitoring))
+    sections.append(_scores(sample, threshold, reference, "rows"))
+    if summary.get("events"):
+        sections.append(_events(summary["events"]))
+    if summary.get("top_anomalies"):
+        sections.append(_strangest(summary["top_anomalies"]))
+    if monitoring is not None:
+        sections += _drift(monitoring)
+    return page(name, f"Scored by {Path(str(summary['model'])).name}", tiles, sections)
+
+
+def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) -> str:
+    """Batches of a model and an asset in order of their event times, and the drift of the last one."""
+    last = batches[-1]
+    tiles = [
+        Tile("batches", f"{len(batches):,}"),
+        Tile("rows", f"{sum(batch['rows'] for batch in batches):,}"),
+        Tile("alarm rate of the last", f"{last['alarm_rate']:.2%}", "bad" if "alarms" in last["crossed"] else ""),
+        Tile("columns that drift in the last", str(len(last["drifting"])), "bad" if last["drifting"] else "good"),
+    ]
+    said = [(batch["event_time"], batch["name"], text) for batch in batches for text in batch["findings"]]
+    sections = [
+        Section("What was found", [Table(["when", "batch", "what"], said[::-1]).cut(MOST_ROWS) if said else QUIET]),
+        Section("Over time", [_svg(pictures.over_time(batches), "Alarm rate, drift and martingale by batch")]),
+        _batches(batches),
+        *_drift(last),
+    ]
+    span = f"{batches[0]['event_time']} to {last['event_time']}"
+    return page(f"{asset or 'all rows'}, {Path(model).name}", f"Monitoring, {span}", tiles, sections)
+
+
+def page(title: str, under: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> str:
+    """One file of HTML that needs no other."""
+    import jinja2
+
+    template = files("anomaly_ae.ops").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    made = environment.from_string(template).render(
+        title=title, under=under, tiles=tiles, sections=sections, version=__version__
     )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return figure
+    return _apart(made) + "\n"
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def _findings(monitoring: Mapping[str, Any]) -> Section:
+    return Section("What was found", [Listed(monitoring["findings"]) if monitoring["findings"] else QUIET])
+
+
+def _scores(scores: Floats, threshold: float, reference: Floats | None, of: str) -> Section:
+    figure = pictures.score_histogram(scores, threshold, f"Scores of {of}", reference)
+    beyond = f"{int((scores > threshold).sum()):,} of {len(scores):,} beyond {threshold:.4g}"
+    return Section("Scores", [_svg(figure, f"Histogram of scores: {beyond}")])
+
+
+def _columns(detector: Any) -> Section:
+    rows = [[column.name, column.kind, _held(column), f"{column.missing:.1%}"] for column in detector.contract_.columns]
+    table = Table(["column", "kind", "range or categories", "missing"], rows, frozenset({3}))
+    return Section("Columns", [table.cut(100)])
+
+
+def _held(column: Any) -> str:
+    if column.kind == "category":
+        return ", ".join(column.levels[:8]) + (", ..." if len(column.levels) > 8 else "")
+    return "" if column.low is None else f"{column.shown(column.low)} to {column.shown(column.high)}"
+
+
+def _strangest(rows: Sequence[Mapping[str, Any]]) -> Section:
+    told = [
+        [
+            (f"{Path(row['file']).name}, " if "file" in row else "") + str(row["row"]),
+            f"{row['anomaly_score']:.4g}",
+            f"{row['p_value']:.4f}",
+            row.get("reasons") or ", ".join(row.get("blamed", {})),
+        ]
+        for row in rows
+    ]
+    return Section("Strangest rows", [Table(["row", "score", "p-value", "why"], told, frozenset({1, 2})).cut(50)])
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> Section:
+    told = [
+        [str(event["start"]), str(event["end"]), f"{event['severity']:.3g}", "; ".join(_blamed(event))]
+        for event in events
+    ]
+    return Section("Events", [Table(["start", "end", "severity", "channels to blame"], told, frozenset({2})).cut(50)])
+
+
+def _blamed(event: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{event[f'channel_{k}']} {event[f'channel_{k}_share']:.0%} since {event[f'channel_{k}_since']}"
+        for k in (1, 2, 3)
+        if event.get(f"channel_{k}")
+    ]
+
+
+def _batches(batches: Sequence[Mapping[str, Any]]) -> Section:
+    told = [
+        [
+            batch["event_time"],
+            batch["name"],
+            f"{batch['rows']:,}",
+            f"{batch['alarm_rate']:.2%}",
+            "{:.2%} to {:.2%}".format(*batch["alarm_interval"]),
+            f"{batch['score']['ks']:.3f}",
+            f"{batch['martingale']['log10']:.1f}",
+            ", ".join(batch["drifting"][:3]) + (", ..." if len(batch["drifting"]) > 3 else ""),
+        ]
+        for batch in batches[::-1]
+    ]
+    names = ["when", "batch", "rows", "alarm rate", "95 % interval", "score drift", "log10 capital", "drifting columns"]
+    return Section("Batches", [Table(names, told, frozenset({2, 3, 4, 5, 6})).cut(MOST_ROWS)])
+
+
+def _drift(monitoring: Mapping[str, Any]) -> list[Section]:
+    features = monitoring.get("features") or []
+    if not features:
+        return []
+    told = [
+        [
+            feature["name"],
+            f"{feature['excess']:.0%}",
+            f"{feature['statistic']:.3f}",
+            f"{feature['psi']:.3f}",
+            f"{feature['missing']:.1%} ({feature['missing_reference']:.1%})",
+            f"{feature['beyond']:.1%}",
+            f"{feature['adjusted']:.2g}",
+            feature["why"] if feature["drifts"] else "",
+        ]
+        for feature in features
+    ]
+    names = [
+        "column",
+        "of higher scores",
+        "distance",
+        "PSI",
+        "missing (at fit)",
+        "unseen at fit",
+        "adjusted p",
+        "drift",
+    ]
+    table = Table(names, told, frozenset({1, 2, 3, 4, 5, 6}), frozenset({7}))
+    sections = [Section("Columns beside those of the fit", [table.cut(MOST_ROWS)])]
+    drifting = [feature for feature in features if feature["drifts"]][:MOST_SMALL]
+    if drifting:
+        drawn = _svg(pictures.small(drifting), "Shares by bin, of " + ", ".join(f["name"] for f in drifting))
+        sections.append(Section("Columns that drift: now (bars) and at fit (line)", [drawn]))
+    return sections
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _svg(figure: Figure, label: str) -> Drawn:
+    """A figure as part of the page: its text is text, its colours are the page's."""
+    import matplotlib as mpl
+
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.family": "sans-serif"}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(?:height|width)="[\d.]+pt"', "", text, count=2)
+    for colour, name in COLOURS.items():
+        text = text.replace(colour, name)
+    # text without a colour is black to matplotlib
+    text = text.replace("<svg ", '<svg fill="currentColor" role="img" ', 1)
+    head, rest = text.split(">", 1)
+    return Drawn(f"{head}><title>{escape(label)}</title>{rest}")  # matplotlib escapes its own texts
+
+
+def _apart(made: str) -> str:
+    """Ids that are one picture's own: pictures of one page would share them."""
+    parts = made.split("<svg ")
+    for number, part in enumerate(parts[1:], 1):
+        parts[number] = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>p{number}-", part)
+    return "<svg ".join(parts)

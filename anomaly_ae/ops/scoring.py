@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from anomaly_ae.data.coding import Coder, Coders
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import Stamp, check_output
+from anomaly_ae.data.drafts import Stamp, check_output, write_whole
 from anomaly_ae.data.formats import Format, format_of
 from anomaly_ae.data.rejects import Reject, as_table
 from anomaly_ae.data.sources import Position, Source, Wanted, expand, open_source, require
@@ -28,10 +29,12 @@ from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import pinned, resolve
+from anomaly_ae.ops.assets import Place, brief, monitored
 from anomaly_ae.ops.journal import Identity, Journal
+from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream
 from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless, too_many
-from anomaly_ae.ops.tracking import Entry, digest, picture, tracked
+from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Teller, Told, blocks
 from anomaly_ae.overlap import in_order, pool
 from anomaly_ae.scoring.thresholds import promised_rate
@@ -60,6 +63,10 @@ def score_file(
     progress: Progress | None = None,
     challenger: Path_ | None = None,
     log_samples: int = 0,
+    asset: str = "",
+    event_time: datetime | None = None,
+    state: Path_ | None = None,
+    report: Path_ | None = None,
 ) -> ScoreSummary:
     """Score every row of files; memory does not grow with their length.
 
@@ -108,6 +115,15 @@ def score_file(
         judge it. The summary then counts where they agree, and names where they do not.
     log_samples : int >= 0, default=0
         Of how many of the strangest rows the run may hold the values; nothing else of the rows is logged.
+    asset : str, default=""
+        Which of many alike machines, sites or customers the rows are of: each is monitored by itself.
+    event_time : datetime or None, default=None
+        When the rows were measured, for monitoring; `None` is when the last of the files was written.
+    state : path or None, default=None
+        The file that remembers earlier batches; `None` is one in `anomaly-ae-monitor` in the working directory where
+        runs are tracked, and none where they are not: the rows are then monitored by themselves.
+    report : path or None, default=None
+        HTML file for a page on the job.
 
     Raises
     ------
@@ -139,6 +155,7 @@ def score_file(
     aside = None
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv")
+    page = None if report is None else check_output(report)
     _check_apart(names, target, aside)
     kept = max(TOP_ROWS, log_samples)
     asked = [model] if challenger is None else [model, challenger]
@@ -182,11 +199,17 @@ def score_file(
             resumed_rows=tally.resumed,
         )
         sink.finish(asdict(summary))
+        models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
+        place = Place(*models[0], asset, event_time, None if state is None else Path(state))
+        found, charts = monitored(place, detectors[0], tally.evidence(), names, track or state is not None)
+        summary = replace(summary, monitoring=found and brief(found))
+        sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
+        if page is not None:
+            write_whole(page, batch_page(asdict(summary), sample, reference, summary.threshold, found))
         if track:
-            models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
-            sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
-            summary = tracked(summary, lambda: _told(summary, models, began, sample, reference, log_samples))
-            sink.note(asdict(summary))
+            told = partial(_told, summary, models, began, sample, reference, log_samples, found)
+            summary = tracked(summary, told, *charts)
+        sink.note(asdict(summary))
     return summary
 
 
@@ -243,7 +266,7 @@ class Job:
 
     def run(self, sink: Sink, format: Format, allowed: Allowed, progress: Progress | None) -> Tally:
         """Score all rows, from the beginning or from where the sink says that it stands."""
-        done = sink.begin(self.schema) or {"file": 0, "rows": 0, "position": None, "tally": asdict(Tally(self.kept))}
+        done = sink.begin(self.schema) or {"file": 0, "rows": 0, "position": None, "tally": Tally(self.kept).to_json()}
         tally = Tally.of(done["tally"])
         file, rows, start = done["file"], done["rows"], done["position"] and Position(*done["position"])
         with pool() as threads:
@@ -254,7 +277,7 @@ class Job:
                     _check(tally, allowed, block.rejects, sink)
                     sink.write(scores, rejects)
                     there = {"file": file, "rows": block.done, "position": block.position}
-                    sink.checkpoint({**there, "tally": asdict(tally)})
+                    sink.checkpoint({**there, "tally": tally.to_json()})
                     if progress is not None:
                         progress((file + block.share) / len(self.sources), "scoring")
                 if not tally.rows and file == len(self.sources) - 1:
@@ -331,10 +354,16 @@ def _check_apart(names: Sequence[str], target: Path, aside: Path | None) -> None
 
 
 def _told(
-    summary: ScoreSummary, models: Sequence[runs.Model], began: int, sample: Floats, reference: Floats, log_samples: int
+    summary: ScoreSummary,
+    models: Sequence[runs.Model],
+    began: int,
+    sample: Floats,
+    reference: Floats,
+    log_samples: int,
+    found: dict[str, Any] | None,
 ) -> Entry:
     """What the run of a job is to say: names and digests, no paths; and no row but those asked for."""
-    from anomaly_ae.ops.report import score_histogram
+    from anomaly_ae.ops.pictures import score_histogram
 
     first, more = Path(summary.inputs[0]).name, len(summary.inputs) - 1
     source = Input(f"{first} and {more} more" if more else first, digest(*summary.inputs))
@@ -356,6 +385,12 @@ def _told(
         numbers |= {f"alarms_{name}": summary.challenger[name] for name in AGREEMENT}
         tags = {"anomaly_ae.challenger": models[1].name, "anomaly_ae.challenger_digest": models[1].digest}
     known = {name: value for name, value in numbers.items() if value is not None}
+    known = {**(runs.monitored(found) if found else {}), **known}
     record = runs.of_score(source, models[0], began, known, tags)
     drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference))
-    return record, {"summary.json": json.dumps(summary.in_a_run(log_samples), indent=1) + "\n", **drawn}, None
+    plain = summary.in_a_run(log_samples)
+    texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
+    if found is not None:
+        texts["monitoring.json"] = json.dumps(found, indent=1) + "\n"
+    page = written(lambda: batch_page(plain, sample, reference, summary.threshold, found))
+    return record, {**texts, **page, **drawn}, None

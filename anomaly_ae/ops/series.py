@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,24 @@ import pyarrow as pa
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import Draft, check_output, publish
+from anomaly_ae.data.drafts import Draft, check_output, publish, write_whole
 from anomaly_ae.data.formats import FORMATS, format_of, to_parquet
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
+from anomaly_ae.explanation import Verdict
 from anomaly_ae.loading import load
+from anomaly_ae.mlflow import runs
+from anomaly_ae.mlflow.outbox import Input, now
+from anomaly_ae.mlflow.registry import check_name, pinned, resolve
+from anomaly_ae.monitoring.history import Evidence
+from anomaly_ae.monitoring.profile import Counts
+from anomaly_ae.ops.assets import Place, brief, monitored
+from anomaly_ae.ops.fitting import told_in_a_run
+from anomaly_ae.ops.pictures import score_histogram
+from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_table import named, told_rows
+from anomaly_ae.ops.tally import SAMPLE, nameless
+from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
 
@@ -43,6 +57,10 @@ class SeriesFitSummary:
     event_level: float
     promised_false_alarm_rate: float | None
     seconds: float
+    registered: str | None = None
+    alias: str | None = None
+    run_id: str | None = None
+    tracking_uri: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,20 @@ class SeriesScoreSummary:
     events: list[dict[str, Any]]
     ignored_columns: list[str]
     seconds: float
+    monitoring: dict[str, Any] | None = None
+    run_id: str | None = None
+    tracking_uri: str | None = None
+
+    def in_a_run(self) -> dict[str, Any]:
+        """What a run may hold of it: names of files instead of paths."""
+        names: dict[str, Any] = {
+            "model": nameless(self.model),
+            "input": Path(self.input).name,
+            "output": Path(self.output).name,
+        }
+        names["events_output"] = self.events_output and Path(self.events_output).name
+        own = ("run_id", "tracking_uri")
+        return {name: value for name, value in vars(self).items() if name not in own} | names
 
 
 def is_series_model(model: str | Path) -> bool:
@@ -83,6 +115,8 @@ def fit(
     exclude: Sequence[str] = (),
     dialect: Dialect | None = None,
     overwrite: bool = False,
+    track: bool = False,
+    register: str | None = None,
 ) -> SeriesFitSummary:
     """Fit the `SeriesDetector` of a YAML file (default: `SeriesDetector(random_state=0)`) on all rows of a table.
 
@@ -91,7 +125,9 @@ def fit(
     AnomalyError
         When configuration, table or target are not what they must be; nothing is then written.
     """
-    started = time.perf_counter()
+    started, began = time.perf_counter(), now()
+    if register is not None:
+        check_name(register)
     target = storage.check_target(model, overwrite)
     detector = configuration.load(config)[0] if config is not None else SeriesDetector(random_state=0)
     if not isinstance(detector, SeriesDetector):
@@ -110,7 +146,7 @@ def fit(
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
     detector.save(target, overwrite)
-    return SeriesFitSummary(
+    summary = SeriesFitSummary(
         model=str(target),
         data=str(data),
         rows=len(X),
@@ -123,6 +159,10 @@ def fit(
         promised_false_alarm_rate=promised_rate(detector.threshold_),
         seconds=time.perf_counter() - started,
     )
+    if not (track or register):
+        return summary
+    text = Path(config).read_text() if config is not None else configuration.dumps(detector)
+    return tracked(summary, lambda: told_in_a_run(detector, target, Path(data), text, began, register))
 
 
 def score(
@@ -134,6 +174,11 @@ def score(
     top_columns: int = 3,
     dialect: Dialect | None = None,
     overwrite: bool = False,
+    track: bool = False,
+    asset: str = "",
+    event_time: datetime | None = None,
+    state: str | Path | None = None,
+    report: str | Path | None = None,
 ) -> SeriesScoreSummary:
     """Score every row of a series, and write what happened in it.
 
@@ -145,12 +190,15 @@ def score(
     AnomalyError
         When model, table or output are not what they must be; nothing is then written.
     """
-    started = time.perf_counter()
+    started, began = time.perf_counter(), now()
+    page = None if report is None else check_output(report)
     targets = [new_output(path, overwrite) for path in (output, events) if path is not None]
     for path in targets:
         format_of(path)
     target = targets[0]
-    detector = loaded(model)
+    called = pinned(model)
+    folder = resolve(called)
+    detector = loaded(folder)
     table = Table.open(input, dialect)
     for path in targets:
         if path.exists() and path.samefile(input):
@@ -165,8 +213,14 @@ def score(
         listed.insert(0, "event", np.arange(1, len(found) + 1))
         _write(targets[1], pa.Table.from_pandas(listed, preserve_index=False))
     _write(target, told)
-    return SeriesScoreSummary(
-        model=str(model),
+    place = Place(
+        nameless(called), digest(folder / "manifest.json"), asset, event_time, None if state is None else Path(state)
+    )
+    remember = track or state is not None
+    proof = evidence(detector, X, verdict)
+    drift, charts = monitored(place, detector, proof, [str(input)], remember)
+    summary = SeriesScoreSummary(
+        model=called,
         input=str(input),
         output=str(target),
         events_output=None if events is None else str(events),
@@ -179,7 +233,39 @@ def score(
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
         ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
         seconds=time.perf_counter() - started,
+        monitoring=drift and brief(drift),
     )
+    sample, reference = verdict.anomaly_score[:: max(1, len(X) // SAMPLE)], detector.calibration_scores_
+    if page is not None:
+        write_whole(page, batch_page(vars(summary), sample, reference, summary.threshold, drift))
+    if not track:
+        return summary
+
+    def entry() -> Entry:
+        plain = summary.in_a_run()
+        source = Input(Path(input).name, digest(Path(input)))
+        numbers = {"alarms": summary.alarms, "events": len(summary.events), "threshold": summary.threshold}
+        numbers |= runs.monitored(drift) if drift else {"alarm_rate": summary.alarm_rate}
+        numbers |= {"rows": summary.rows, "seconds": summary.seconds}
+        record = runs.of_score(source, runs.Model(place.model, place.model_digest), began, numbers, {})
+        texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
+        texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
+        texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))
+        drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference))
+        return record, {**texts, **drawn}, None
+
+    return tracked(summary, entry, *charts)
+
+
+def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict) -> Evidence | None:
+    """What monitoring needs of rows and the verdict on them; None where the model has no profile."""
+    if detector.profile_ is None:
+        return None
+    codes, counts = detector.contract_.codes(X.drop(columns=named(detector))), Counts.none(detector.n_features_in_)
+    for first in range(0, len(X), BLOCK):
+        counts += detector.profile_.count(codes[first : first + BLOCK], verdict.contributions[first : first + BLOCK])
+    step = max(1, len(X) // SAMPLE)
+    return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[::step], step)
 
 
 def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[str, pd.Series]]:

@@ -11,6 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 from anomaly_ae.errors import BadRowsError, ConfigError
+from anomaly_ae.monitoring.history import Evidence
+from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Told
 from anomaly_ae.scoring.thresholds import promised_rate
 
@@ -25,7 +27,8 @@ class ScoreSummary:
     `rows` of the input are `scored` or `rejected`. `resumed_rows` of them were scored by an earlier process, all of
     them where the job was `complete_already`. `challenger` is what a second model says beside the first: `model`,
     `threshold`, `promised_false_alarm_rate`, `alarms`, the table of agreement `both`, `champion_only`,
-    `challenger_only`, `neither`, and the strongest `disagreements`.
+    `challenger_only`, `neither`, and the strongest `disagreements`. `monitoring` is how far these rows have moved from
+    those of the fit: see `anomaly_ae.monitoring.history.judged`.
     """
 
     model: str
@@ -43,6 +46,7 @@ class ScoreSummary:
     top_anomalies: list[dict[str, Any]]
     seconds: float
     challenger: dict[str, Any] | None = None
+    monitoring: dict[str, Any] | None = None
     resumed_rows: int = 0
     complete_already: bool = False
     run_id: str | None = None
@@ -112,15 +116,26 @@ class Tally:
     resumed: int = 0
     agreement: list[int] = field(default_factory=lambda: [0] * len(AGREEMENT))
     disputed: list[Ranked] = field(default_factory=list)
+    counts: Counts | None = None
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Self:
         """One that was in a checkpoint, to go on from."""
-        tally = cls(**told)
+        tally = cls(**{**told, "counts": told["counts"] and Counts.from_json(told["counts"])})
         tally.strangest = [tuple(row) for row in tally.strangest]  # type: ignore[misc]
         tally.disputed = [tuple(row) for row in tally.disputed]  # type: ignore[misc]
         tally.resumed = tally.scored
         return tally
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {**vars(self), "counts": self.counts and self.counts.to_json()}
+
+    def evidence(self) -> Evidence | None:
+        """What monitoring needs of all rows; None where the model has no profile."""
+        if self.counts is None:
+            return None
+        return Evidence(self.counts, self.alarms, np.asarray(self.sample), self.step)
 
     def add(self, told: Told, file: dict[str, str], rejected: int) -> None:
         """Count what is said of a block."""
@@ -131,6 +146,8 @@ class Tally:
         self.strangest = self._foremost(self.strangest, [(row["anomaly_score"], row) for row in told.strangest], file)
         self.disputed = self._foremost(self.disputed, told.disputed, file)
         self.agreement = [one + more for one, more in zip(self.agreement, told.agreement, strict=True)]
+        if told.counts is not None:
+            self.counts = told.counts if self.counts is None else self.counts + told.counts
         self.rows += len(told.scores) + rejected
         self.scored += len(told.scores)
         self.rejected += rejected

@@ -21,26 +21,36 @@ Summary = TypeVar("Summary", bound=Any)
 Entry = tuple[outbox.Record, Mapping[str, str | bytes], Path | None]  # a run, its files by name, its model folder
 
 
-def tracked(summary: Summary, told: Callable[[], Entry]) -> Summary:
-    """The summary with its run, which is written down first, then sent, then forgotten.
+def tracked(summary: Summary, told: Callable[[], Entry], *more: Entry) -> Summary:
+    """The summary with its run; runs are written down first, then sent, then forgotten.
 
-    What the store does not take waits in the outbox, and a warning says so.
+    What the store does not take waits in the outbox, and a warning says so. `more` entries are sent after it.
     """
+    sent = _sent(told)
+    if sent is None:
+        for entry in more:  # the store is not there: they wait with the first
+            _kept(*entry)
+        return summary
+    for entry in more:
+        _sent(lambda entry=entry: entry)  # type: ignore[misc]
+    made = sent.registered
+    known = {} if made is None else {"registered": made.uri, "alias": made.alias}
+    return replace(summary, run_id=sent.run_id, tracking_uri=redacted(tracking_uri()), **known)
+
+
+def _sent(told: Callable[[], Entry]) -> runs.Sent | None:
     fate = "but its run is lost"
     try:
         folder = _kept(*told())
         fate = f"and its run waits in {folder.parent}: send it with {_command(folder.parent)}"
         with outbox.held(folder, wait=True) as mine:
-            if not mine:  # a `track sync` was quicker
-                return summary
-            sent = runs.send(folder)
-            outbox.forget(folder)
+            if mine:  # else a `track sync` was quicker
+                sent = runs.send(folder)
+                outbox.forget(folder)
+                return sent
     except Exception as error:
-        warnings.warn(f"{runs.reason(error)} The result is complete, {fate}.", UserWarning, stacklevel=2)
-        return summary
-    made = sent.registered
-    known = {} if made is None else {"registered": made.uri, "alias": made.alias}
-    return replace(summary, run_id=sent.run_id, tracking_uri=redacted(tracking_uri()), **known)
+        warnings.warn(f"{runs.reason(error)} The result is complete, {fate}.", UserWarning, stacklevel=3)
+    return None
 
 
 def _kept(*told: Any) -> Path:
@@ -64,6 +74,14 @@ def picture(draw: Callable[[], Figure]) -> dict[str, bytes]:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return {"score_histogram.png": stream.getvalue()}
+
+
+def written(make: Callable[[], str]) -> dict[str, str]:
+    """A page as a file of a run; none without matplotlib and jinja2."""
+    try:
+        return {"report.html": make()}
+    except ImportError:
+        return {}
 
 
 def digest(*paths: str | Path) -> str:

@@ -1,0 +1,176 @@
+"""The job of `anomaly-ae monitor`: batches judged beside what a model remembers, without any output of rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.drafts import check_output, write_whole
+from anomaly_ae.data.formats import Format
+from anomaly_ae.data.sources import expand
+from anomaly_ae.data.tables import Table
+from anomaly_ae.loading import load
+from anomaly_ae.mlflow import runs
+from anomaly_ae.mlflow.outbox import now
+from anomaly_ae.mlflow.registry import pinned, resolve
+from anomaly_ae.monitoring.history import GATES, Evidence, History, Normal
+from anomaly_ae.ops import series
+from anomaly_ae.ops.assets import Place, add, chart
+from anomaly_ae.ops.report import window_page
+from anomaly_ae.ops.scoring import Job
+from anomaly_ae.ops.tally import Allowed, nameless
+from anomaly_ae.ops.tracking import Entry, digest, tracked
+from anomaly_ae.series.detector import SeriesDetector
+
+Progress = Callable[[float, str], None]
+Path_ = str | os.PathLike[str]
+NOTHING = Format("nothing", lambda schema: b"", lambda table: b"")
+
+
+@dataclass(frozen=True)
+class MonitorSummary:
+    """What was found in batches of a model and asset: `crossed` are the gates that any of these batches has crossed."""
+
+    model: str
+    asset: str
+    state: str
+    batches: list[dict[str, Any]]
+    crossed: list[str]
+    seconds: float
+    run_id: str | None = None
+    tracking_uri: str | None = None
+
+
+def monitor(
+    model: Path_,
+    input: Path_ | Sequence[Path_],
+    *,
+    asset: str = "",
+    event_time: datetime | None = None,
+    state: Path | None = None,
+    dialect: Dialect | None = None,
+    report: Path | None = None,
+    track: bool = False,
+    progress: Progress | None = None,
+) -> MonitorSummary:
+    """Judge each file as a batch: its alarms, scores, columns and gaps beside what the model promises and remembers.
+
+    No reference data are read: the model has a profile of its normal rows. What was found is remembered in a file a
+    model and asset, so that batches are judged together as well; a batch that comes again changes nothing.
+
+    Parameters
+    ----------
+    model : path
+        The model folder, of rows or of series.
+    input : path or sequence of paths
+        Files as `score_file` takes them, each a batch of its own.
+    asset : str, default=""
+        Which of many alike machines, sites or customers the rows are of.
+    event_time : datetime or None, default=None
+        When the batches happened; `None` is when their files were written.
+    state : path or None, default=None
+        The file that remembers; `None` is one in `anomaly-ae-monitor` in the working directory.
+    dialect : Dialect or None, default=None
+        How text is written.
+    report : path or None, default=None
+        HTML file for all batches that are remembered.
+    track : bool, default=False
+        Log a run a batch in MLflow, and points at their event times in one long run a model and asset.
+    progress : callable or None, default=None
+        Told the share that is done and what is being done.
+
+    Raises
+    ------
+    AnomalyError
+        When model, input or state are not what they must be.
+    """
+    started = time.perf_counter()
+    page = None if report is None else check_output(report)
+    name = pinned(model)
+    folder = resolve(name)
+    detector = load(folder)
+    normal = Normal.of(detector)
+    place = Place(os.fspath(name), digest(folder / "manifest.json"), asset, event_time, state)
+    names, _ = expand([input] if isinstance(input, str | os.PathLike) else input)
+    place = Place(nameless(name), digest(folder / "manifest.json"), asset, event_time, state)
+    summary = MonitorSummary(place.model, asset, str(place.file), [], [], 0.0)
+    history = History(normal.martingale())
+    for number, file in enumerate(names):
+        began = now()
+        if progress is not None:
+            progress(number / len(names), f"monitoring {Path(file).name}")
+        found, history = add(place, normal, evidence_of(detector, file, dialect or Dialect()), [file])
+        summary.batches.append(found)
+        if track and not found["repeated"]:
+            who = runs.Model(place.model, place.model_digest)
+            record = runs.of_monitor(found, asset, who, began)
+            told = {"monitoring.json": json.dumps(found, indent=1) + "\n"}
+            summary = tracked(summary, partial(_entry, record, told), chart(place, found, history))
+    if page is not None:
+        write_whole(page, window_page(history.batches, place.model, asset))
+    crossed = [gate for gate in GATES if any(gate in found["crossed"] for found in summary.batches)]
+    return replace(summary, crossed=crossed, seconds=time.perf_counter() - started)
+
+
+def _entry(record: Any, files: Mapping[str, str]) -> Entry:
+    return record, files, None
+
+
+def evidence_of(detector: Any, file: str, dialect: Dialect) -> Evidence:
+    """What monitoring needs of a file's rows; those that cannot be scored are left out, as far as they are few.
+
+    Raises
+    ------
+    BadRowsError
+        When more than one in a hundred is bad.
+    """
+    if isinstance(detector, SeriesDetector):
+        X, _ = series.read(detector, Table.open(file, dialect))
+        evidence = series.evidence(detector, X, detector.assess(X))
+    else:
+        job = Job([detector], [file], False, dialect, [], 0)
+        evidence = job.run(Nowhere(), NOTHING, Allowed.of("1%"), None).evidence()
+    assert evidence is not None  # the model has a profile
+    return evidence
+
+
+class Nowhere:
+    """A sink that keeps nothing."""
+
+    def begin(self, schema: Any) -> None:
+        """There is nothing to go on from."""
+
+    def write(self, scores: Any, rejects: Any) -> None:
+        """Rows are not kept."""
+
+    def checkpoint(self, done: dict[str, Any]) -> None:
+        """Nor is how far they are."""
+
+    def refuse(self) -> None:
+        """Too many rows are bad: there is nothing to keep of them."""
+
+    finish = note = checkpoint
+
+
+def told(summary: MonitorSummary) -> str:
+    """Batches for a person, one a line, with what was found below it."""
+    lines = []
+    for batch in summary.batches:
+        low, high = batch["alarm_interval"]
+        promise = "" if batch["promised"] is None else f", at most {batch['promised']:.1%} promised"
+        again = ", was here before" if batch["repeated"] else ""
+        mood = "quiet" if not batch["crossed"] else " ".join(batch["crossed"])
+        lines.append(
+            f"{batch['event_time'][:16]}  {batch['name']}{again}  {batch['rows']:,} rows  alarms "
+            f"{batch['alarm_rate']:.1%} ({low:.1%} to {high:.1%}{promise})  {mood}"
+        )
+        lines += [f"  {finding}" for finding in batch["findings"]]
+    return "\n".join(lines)

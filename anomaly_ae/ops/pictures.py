@@ -1,0 +1,135 @@
+"""Pictures of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomaly_ae.scoring.thresholds import promised_rate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def score_histogram(
+    scores: NDArray[np.float64], threshold: float, title: str, reference: NDArray[np.float64] | None = None
+) -> Figure:
+    """Draw how scores are spread, where the threshold lies and how many are beyond it.
+
+    `scores` `(n,)` are drawn as bars; `reference` `(m,)`, the calibrate rows' scores, as an outline scaled to the same
+    number of rows. The axis is logarithmic where all scores are positive and span more than a decade.
+    """
+    from matplotlib.figure import Figure
+
+    shown = scores if reference is None else np.concatenate([scores, reference])
+    low, high = float(min(shown.min(), threshold)), float(max(shown.max(), threshold))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    logarithmic = low > 0 and high / low > 10
+    edges = (np.geomspace if logarithmic else np.linspace)(low, high, 61).tolist()
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(scores[scores <= threshold], edges, color="#4878a8", label="normal")
+    axes.hist(scores[scores > threshold], edges, color="#c8553d", label="alarm")
+    if reference is not None:
+        weights = np.full(len(reference), len(scores) / len(reference))
+        axes.hist(reference, edges, weights=weights, histtype="step", color="black", label="calibrate rows, scaled")
+    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
+    if logarithmic:
+        axes.set_xscale("log")
+    alarms = int((scores > threshold).sum())
+    axes.set(
+        title=f"{title}: {alarms} of {len(scores)} rows beyond the threshold", xlabel="anomaly score", ylabel="rows"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def promise(detector: Any) -> float | None:
+    """The rate of false alarms that a model promises, wider where it is cross-fitted; None where it promises none."""
+    rate = promised_rate(detector.threshold_)
+    factor = 1 if detector.profile_ is None else detector.profile_.factor
+    return None if rate is None else factor * rate
+
+
+def curves(history: pd.DataFrame) -> Figure:
+    """Draw the losses of a fit by epoch, the mean over its nets."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    means = history.groupby("epoch").mean()
+    for name, colour, style in (("loss", "#4878a8", "-"), ("validate_loss", "#c8553d", "--")):
+        if name in means and means[name].notna().any():
+            axes.plot(means.index, means[name], style, color=colour, label=name.replace("_", " "))
+    axes.set(xlabel="epoch", ylabel="loss")
+    return _finished(figure)
+
+
+def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw what was found in batches by their event times: alarm rate, distance of scores, columns, the martingale."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+
+    when = [datetime.fromisoformat(batch["event_time"]) for batch in batches]
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    rate, score, count, capital = figure.subplots(4, sharex=True)
+    rates = np.array([batch["alarm_rate"] for batch in batches])
+    low, high = np.array([batch["alarm_interval"] for batch in batches]).T
+    rate.errorbar(when, rates, [rates - low, high - rates], fmt="o-", color="#4878a8", markersize=3, linewidth=1)
+    if batches[-1]["promised"] is not None:
+        rate.axhline(batches[-1]["promised"], color="#c8553d", linestyle="--", label="promised, at most")
+    rate.set_ylabel("alarm rate")
+    score.plot(when, [batch["score"]["ks"] for batch in batches], "o-", color="#4878a8", markersize=3, linewidth=1)
+    score.set_ylabel("score drift")
+    count.vlines(when, 0, [len(batch["drifting"]) for batch in batches], color="#4878a8", linewidth=3)
+    count.set(ylabel="columns that drift", ylim=(0, max(1, *(len(batch["drifting"]) for batch in batches)) * 1.1))
+    levels = [batch["martingale"]["log10"] for batch in batches]
+    capital.plot(when, levels, "o-", color="#4878a8", markersize=3, linewidth=1)
+    capital.axhline(batches[-1]["martingale"]["level_log10"], color="#c8553d", linestyle="--", label="alarm")
+    capital.set_ylabel("log10 capital")
+    locator = AutoDateLocator()
+    capital.xaxis.set_major_locator(locator)
+    capital.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    return _finished(figure)
+
+
+def small(features: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the shares of columns' bins, now as bars and at fit as a line, a column a panel."""
+    from matplotlib.figure import Figure
+
+    wide = min(3, len(features))
+    tall = -(-len(features) // wide)
+    figure = Figure(figsize=(8, 2.2 * tall + 0.3), layout="constrained")
+    panels = figure.subplots(tall, wide, squeeze=False).ravel()
+    for panel, feature in zip(panels, features, strict=False):
+        places = np.arange(len(feature["labels"]))
+        panel.bar(places, feature["seen"], width=0.9, color="#4878a8")
+        panel.step(places, feature["reference"], where="mid", color="#000000", linewidth=1)
+        panel.set_title(shortened(feature["name"], 28), fontsize=9)
+        shown = places[:: max(1, len(places) - 1)] if len(places) > 6 else places
+        panel.set_xticks(shown, [shortened(feature["labels"][place], 14) for place in shown], fontsize=7)
+        panel.tick_params(axis="y", labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[len(features) :]:
+        panel.set_visible(False)
+    return figure
+
+
+def shortened(text: str, most: int) -> str:
+    """A text without its end, where it is longer; without what matplotlib takes for formulas."""
+    return (text if len(text) <= most else f"{text[: most - 3]}...").replace("$", r"\$")
+
+
+def _finished(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False)
+    return figure
