@@ -25,7 +25,11 @@ from anomaly_ae.version import __version__
 SHELL = Path(sys.executable).with_name("anomaly-ae")
 COLUMNS = ["a", "b", "c", "d"]
 NAMES = ["x,1", 'say "x"', "007", ""]  # what must come back as it went in
-COMMANDS = {command.callback.__name__: command.callback.__doc__ for command in app.registered_commands}
+COMMANDS = {command.callback.__name__: command.callback.__doc__ for command in app.registered_commands} | {
+    f"{group.name} {command.callback.__name__}": command.callback.__doc__
+    for group in app.registered_groups
+    for command in group.typer_instance.registered_commands
+}
 FIT = "fit {place}/quick.yaml --data {place}/normal.csv --model {tmp}/"
 SCORE = "score {place}/model {place}/normal.csv --output {tmp}/"
 
@@ -443,7 +447,7 @@ def test_nothing_is_loaded_before_it_is_needed(place, tmp_path, does, heavy):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_is_in_the_readme(name):
-    result = CliRunner().invoke(app, [name, "--help"])
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert result.exit_code == 0
     assert " ".join(COMMANDS[name].split()[:4]) in result.stdout
     assert f"anomaly-ae {name}" in (Path(__file__).parents[1] / "README.md").read_text()

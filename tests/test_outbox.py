@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, score_file
+from anomaly_ae import AutoencoderDetector, load, score_file
 from anomaly_ae.cli import app
 from anomaly_ae.mlflow import outbox, runs
+from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.mlflow.store import redacted
 from anomaly_ae.ops import fitting
 
@@ -116,17 +117,23 @@ def test_what_a_server_missed_it_gets_later_and_once(place, here, monkeypatch):
     first, second = map(outbox.Record.read, outbox.kept())
     assert first.start <= first.end <= second.start
     files = {path.name: path.read_bytes() for path in (outbox.kept()[0] / "files").iterdir()}
+    with pytest.warns(UserWarning, match=f"127.0.0.1:{port} cannot be reached .ConnectionError.. The result"):
+        fitting.fit(place / "normal.csv", "pump", place / "quick.yaml", register="pump")
     failed = CliRunner().invoke(app, ["track", "sync"])
     assert failed.exit_code == 1
-    assert failed.stderr.count("kept ") == 2
-    assert len(outbox.kept()) == 2
+    assert failed.stderr.count("kept ") == 3
+    assert len(outbox.kept()) == 3
     with Server(here, port) as server:
         done = CliRunner().invoke(app, ["track", "sync", "--json"])
         assert done.exit_code == 0, done.stderr
         told = json.loads(done.stdout)
-        assert [one["name"] for one in told["sent"]] == [first.name, second.name]
+        assert [one["name"] for one in told["sent"]] == [
+            first.name,
+            second.name,
+            "fit AutoencoderDetector on normal.csv",
+        ]
         assert not Path("mlflow-outbox").exists()
-        for record, one in zip([first, second], told["sent"], strict=True):
+        for record, one in zip([first, second], told["sent"][:2], strict=True):
             run = server.ask("mlflow/runs/get", run_id=one["run_id"])["run"]
             info, data = run["info"], run["data"]
             assert (info["start_time"], info["end_time"], info["status"]) == (record.start, record.end, "FINISHED")
@@ -141,7 +148,12 @@ def test_what_a_server_missed_it_gets_later_and_once(place, here, monkeypatch):
         assert {one["path"]: int(one["file_size"]) for one in listed} == {n: len(b) for n, b in files.items()}
         again = CliRunner().invoke(app, ["track", "sync"])
         assert (again.exit_code, again.stdout) == (0, "nothing   is waiting\n")
-        assert len(finished(server.url)[1]) == 2
+        assert len(finished(server.url)[1]) == 3
+        assert told["sent"][2]["registered"] == "models:/pump/1"
+        assert pinned("models:/pump@champion") == "models:/pump/1"
+        X = pd.read_csv(place / "normal.csv")
+        served = load(resolve("models:/pump@champion")).anomaly_score(X)
+        assert np.array_equal(served, load("pump").anomaly_score(X))
 
 
 def test_a_server_that_never_answers_does_not_hold_a_job_up(place, here, monkeypatch):

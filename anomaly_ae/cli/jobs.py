@@ -259,7 +259,7 @@ def _place(row: dict[str, Any]) -> str:
 
 def _told_challenger(c: dict[str, Any]) -> list[str]:
     lines = [
-        f"challenger {c['model']}: {c['alarms']:,} alarms",
+        f"against   {c['model']}: {c['alarms']:,} alarms",
         "",
         "alarms                 challenger      not",
         f"  champion        {c['both']:>15,} {c['champion_only']:>8,}",

@@ -14,7 +14,7 @@ from anomaly_ae.estimator import Detector
 from anomaly_ae.mlflow.epochs import parameters
 from anomaly_ae.mlflow.outbox import Input, Point, Record, forget, held, kept, now
 from anomaly_ae.mlflow.registry import Version, register
-from anomaly_ae.mlflow.store import connected, log_points, redacted, tracking_uri
+from anomaly_ae.mlflow.store import connected, log_points, redacted, said
 
 KIND = "mlflow.experimentKind"
 RECORD = "anomaly_ae.record"
@@ -159,10 +159,4 @@ def sync(patience: int = 60) -> Sequence[Sent | Failed]:
 
 def reason(error: Exception) -> str:
     """What went wrong, in a sentence without secrets."""
-    if isinstance(error, AnomalyError):
-        return redacted(str(error))
-    uri, below = tracking_uri(), error.__cause__ or error.__context__
-    if uri.startswith("http") and isinstance(below, OSError):  # of requests
-        return f"Tracking failed: {redacted(uri)} cannot be reached ({type(below).__name__})."
-    said = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
-    return f"Tracking failed: {said[:500].rstrip('.')}."
+    return redacted(str(error)) if isinstance(error, AnomalyError) else f"Tracking failed: {said(error)}."

@@ -46,6 +46,14 @@ def redacted(text: str) -> str:
     return re.sub(r"(?i)([?&;][^=\s]*(?:password|passwd|token|secret|key)[^=\s]*=)[^&;\s]+", r"\1***", text)
 
 
+def said(error: Exception) -> str:
+    """What MLflow or its store says, in a line without secrets."""
+    uri, below = tracking_uri(), error.__cause__ or error.__context__
+    if uri.startswith("http") and isinstance(below, OSError):  # all errors of requests are
+        return f"{redacted(uri)} cannot be reached ({type(below).__name__})"
+    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500].rstrip(".")
+
+
 def imported() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a firewall would make it wait
     try:
