@@ -266,7 +266,7 @@ def test_going_back_and_forth_ends(pump):
     ["score models:/pump@nobody {csv} --output o.csv", "score models:/pump/9 {csv} --output o.csv", "promote nobody",
      "check models:/nobody/1 {csv}", "info runs:/0123/model", "promote pump --version 9", "promote pump --rollback",
      "promote pump --rollback --version 1", "fit --data {csv} --model m --register a/b",
-     "fit --data {csv} --model m --register a --no-track", "fit --data {csv} --time load --model m --register a"],
+     "fit --data {csv} --model m --register a --no-track", "fit --data {csv} --time load --model m --register a:b"],
 )  # fmt: skip
 def test_what_is_not_there_is_refused_in_a_sentence(place, here, command):
     done = CliRunner().invoke(app, command.format(csv=place / "normal.csv").split())
@@ -279,3 +279,21 @@ def test_a_name_that_is_no_address_needs_no_mlflow(place, monkeypatch):
     monkeypatch.setattr(registry, "connected", None)
     assert resolve(place / "champion") == place / "champion"
     assert pinned(place / "champion") == str(place / "champion")
+
+
+def test_a_model_of_series_is_registered_and_scored_by_its_name(here):
+    pump = Path(__file__).parents[1] / "sample_data" / "pump_normal.csv"
+    pd.read_csv(pump)[:1500].to_csv("normal.csv", index=False)
+    Path("pump.yaml").write_text(
+        "SeriesDetector: {views: [{View: {scorer: Mahalanobis, window: 16}}], time: time, random_state: 0}"
+    )
+    told = json.loads(
+        shell("fit", "pump.yaml", "--data", "normal.csv", "--model", "m", "--register", "line", "--json").stdout
+    )
+    assert (told["registered"], told["alias"]) == ("models:/line/1", "champion")
+    for name, output in (("models:/line@champion", "a.csv"), ("m", "b.csv")):
+        shell("score", name, "normal.csv", "--output", output)
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+    run = mlflow.MlflowClient(told["tracking_uri"]).get_run(told["run_id"])
+    assert run.data.metrics["threshold"] == load("m").threshold_.value_
+    assert run.info.run_name == "fit SeriesDetector on normal.csv"

@@ -112,7 +112,3 @@ def finish(summary: Any, told: Any, as_json: bool, quiet: bool) -> None:
         typer.echo(json.dumps(asdict(summary), indent=2))
     elif not quiet:
         typer.echo(told(summary), err=True)
-
-
-def told_run(s: Any) -> list[str]:
-    return [f"run       {s.run_id} in {s.tracking_uri}; look at it with: anomaly-ae ui"] if s.run_id else []

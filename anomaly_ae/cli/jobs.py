@@ -26,7 +26,6 @@ from anomaly_ae.cli.app import (
     finish,
     names,
     reported,
-    told_run,
 )
 
 if TYPE_CHECKING:
@@ -93,9 +92,7 @@ def fit(
         if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text()):
             from anomaly_ae.ops import series
 
-            if register is not None:
-                fail("--register takes models of rows, however: this one is of series. Use mlflow.log_model.", 2)
-            made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite)
+            made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite, track, register)
             return finish(made, series.told_fit, json_, quiet)
         from anomaly_ae.ops import fitting
 
@@ -194,11 +191,9 @@ def check(
 ) -> None:
     """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories."""
     with reported(quiet or json_) as progress:
-        from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import check as checking
 
-        dialect = dialect_of(delimiter, decimal, encoding, missing)
-        summary = replace(checking.check(resolve(model), input, progress, dialect), model=str(model))
+        summary = checking.check(model, input, progress, dialect_of(delimiter, decimal, encoding, missing))
     typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
     if summary.findings and not (quiet or json_):
         typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)
@@ -209,6 +204,8 @@ def check(
 
 
 def _told_fit(s: FitSummary) -> str:
+    from anomaly_ae.ops.tracking import told_run
+
     promise = "" if s.promised_false_alarm_rate is None else _promise(s.promised_false_alarm_rate, s.nets)
     lines = [
         f"fitted    {s.detector}",
@@ -216,8 +213,6 @@ def _told_fit(s: FitSummary) -> str:
         f"threshold {s.threshold:.6g}{promise}",
         f"model     {s.model}",
     ]
-    if s.registered:
-        lines.append(f"version   {s.registered}, @{s.alias}")
     if s.constant_columns:
         lines.insert(2, f"note      constant in these rows: {', '.join(s.constant_columns)}")
     return "\n".join(lines + told_run(s))
@@ -228,6 +223,8 @@ def _promise(rate: float, nets: int) -> str:
 
 
 def _told_score(s: ScoreSummary) -> str:
+    from anomaly_ae.ops.tracking import told_run
+
     promise = (
         "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
     )

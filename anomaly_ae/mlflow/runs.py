@@ -7,14 +7,17 @@ import getpass
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomaly_ae.errors import AnomalyError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.mlflow.epochs import parameters
-from anomaly_ae.mlflow.outbox import Input, Point, Record, forget, held, kept, now
+from anomaly_ae.mlflow.outbox import Input, Point, Record, forget, held, kept, now, sweep
 from anomaly_ae.mlflow.registry import Version, register
 from anomaly_ae.mlflow.store import connected, log_points, redacted, said
+
+if TYPE_CHECKING:
+    from anomaly_ae.series.detector import SeriesDetector
 
 KIND = "mlflow.experimentKind"
 RECORD = "anomaly_ae.record"
@@ -32,7 +35,9 @@ class Model(NamedTuple):
         return {"anomaly_ae.model": self.name, "anomaly_ae.model_digest": self.digest}
 
 
-def of_fit(detector: Detector, source: Input, model: Model, start: int, register: str | None) -> Record:
+def of_fit(
+    detector: Detector | SeriesDetector, source: Input, model: Model, start: int, register: str | None
+) -> Record:
     """Parameters, a curve an epoch, the threshold."""
     end = now()
     curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()  # over the nets that got that far
@@ -145,6 +150,7 @@ def sync(patience: int = 60) -> Sequence[Sent | Failed]:
     A record that another process is sending is left to it.
     """
     outcome: list[Sent | Failed] = []
+    sweep()
     for folder in kept():
         with held(folder) as mine:
             if not mine:

@@ -79,7 +79,6 @@ def connected(patience: int = 5) -> Iterator[Any]:
     from mlflow.store.db import utils as databases
 
     settings = IMPATIENT | QUIET | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience)}
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     tries = databases.MAX_RETRY_COUNT
     with _environment({name: value for name, value in settings.items() if name not in os.environ}):
         mlflow.set_tracking_uri(tracking_uri())
@@ -88,7 +87,7 @@ def connected(patience: int = 5) -> Iterator[Any]:
             yield mlflow
         finally:
             databases.MAX_RETRY_COUNT = tries
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(None)  # as the environment has it, in which whoever set it before set it as well
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
@@ -23,6 +23,9 @@ from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import check_name
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked
 from anomaly_ae.scoring.thresholds import promised_rate
+
+if TYPE_CHECKING:
+    from anomaly_ae.series.detector import SeriesDetector  # a fit on rows need not wait for it
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]
@@ -72,10 +75,7 @@ def fit(
         When configuration, table or target are not what they must be; nothing is then written.
     """
     started, began = time.perf_counter(), now()
-    if register is not None:
-        check_name(register)
-        if not track:
-            raise ConfigError("A registered model needs a run, however: tracking is off. Leave --no-track out.")
+    check_register(register, track)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
     table = Table.open(data, dialect)
@@ -108,10 +108,20 @@ def fit(
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )
-    return tracked(summary, lambda: _told(detector, target, Path(data), text, began, register)) if track else summary
+    return tracked(summary, lambda: entry(detector, target, Path(data), text, began, register)) if track else summary
 
 
-def _told(detector: Detector, model: Path, data: Path, config: str, began: int, register: str | None) -> Entry:
+def check_register(register: str | None, track: bool) -> None:
+    """Refuse, before any work is done, a version that could not be made after it."""
+    if register is not None:
+        check_name(register)
+        if not track:
+            raise ConfigError("A registered model needs a run, however: tracking is off. Leave --no-track out.")
+
+
+def entry(
+    detector: Detector | SeriesDetector, model: Path, data: Path, config: str, began: int, register: str | None
+) -> Entry:
     """What the run of a fit is to say: names and digests, no paths."""
     from anomaly_ae.ops.report import score_histogram
 

@@ -140,7 +140,7 @@ def score_file(
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv")
     _check_apart(names, target, aside)
-    kept = max(TOP_ROWS, log_samples)
+    kept = max(TOP_ROWS, log_samples)  # of the strangest rows
     asked = [model] if challenger is None else [model, challenger]
     called = [pinned(one) for one in asked]
     folders = [resolve(one) for one in called]
@@ -152,7 +152,7 @@ def score_file(
     options = {
         "keep": list(keep), "top": top, "on_bad_row": on_bad_row, "on_unseen": on_unseen, "format": made.name,
         "rejects": None if aside is None else str(aside), "several": several,
-        "dialect": asdict(dialect) | {"missing": list(dialect.missing)}, "challenger": digests[1:], "kept": kept,
+        "dialect": asdict(dialect) | {"missing": list(dialect.missing)}, "challenger": digests[1:], "log_samples": kept,
     }  # fmt: skip
     identity = Identity(digests[0], job.stamps, options)
     sink = Stream(made, aside) if to_stdout else Files(Journal(target, identity), made, aside)

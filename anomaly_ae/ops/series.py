@@ -20,6 +20,9 @@ from anomaly_ae.data.formats import FORMATS, format_of, to_parquet
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.loading import load
+from anomaly_ae.mlflow.outbox import now
+from anomaly_ae.ops.fitting import check_register, entry
+from anomaly_ae.ops.tracking import told_run, tracked
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
@@ -43,6 +46,10 @@ class SeriesFitSummary:
     event_level: float
     promised_false_alarm_rate: float | None
     seconds: float
+    run_id: str | None = None
+    tracking_uri: str | None = None
+    registered: str | None = None  # models:/NAME/VERSION
+    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ def fit(
     exclude: Sequence[str] = (),
     dialect: Dialect | None = None,
     overwrite: bool = False,
+    track: bool = False,
+    register: str | None = None,
 ) -> SeriesFitSummary:
     """Fit the `SeriesDetector` of a YAML file (default: `SeriesDetector(random_state=0)`) on all rows of a table.
 
@@ -91,9 +100,10 @@ def fit(
     AnomalyError
         When configuration, table or target are not what they must be; nothing is then written.
     """
-    started = time.perf_counter()
+    started, began = time.perf_counter(), now()
+    check_register(register, track)
     target = storage.check_target(model, overwrite)
-    detector = configuration.load(config)[0] if config is not None else SeriesDetector(random_state=0)
+    detector, text = configuration.load(config) if config is not None else (SeriesDetector(random_state=0), "")
     if not isinstance(detector, SeriesDetector):
         raise ConfigError(
             f"--time and --group are for series, however: {config} describes {type(detector).__name__}. Begin it with "
@@ -110,7 +120,7 @@ def fit(
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
     detector.save(target, overwrite)
-    return SeriesFitSummary(
+    summary = SeriesFitSummary(
         model=str(target),
         data=str(data),
         rows=len(X),
@@ -123,6 +133,9 @@ def fit(
         promised_false_alarm_rate=promised_rate(detector.threshold_),
         seconds=time.perf_counter() - started,
     )
+    if not track:
+        return summary
+    return tracked(summary, lambda: entry(detector, target, Path(data), text, began, register))
 
 
 def score(
@@ -264,6 +277,7 @@ def told_fit(s: SeriesFitSummary) -> str:
             f"window    a score looks back on at most {s.window} rows",
             f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
             f"model     {s.model}",
+            *told_run(s),
         ]
     )
 

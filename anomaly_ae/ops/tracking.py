@@ -55,6 +55,16 @@ def _command(place: Path) -> str:
     return f"{elsewhere}anomaly-ae track sync"
 
 
+def told_run(summary: Any) -> list[str]:
+    """The run and the version of a summary, for a person."""
+    lines = []
+    if summary.run_id:
+        lines.append(f"run       {summary.run_id} in {summary.tracking_uri}; look at it with: anomaly-ae ui")
+    if getattr(summary, "registered", None):
+        lines.append(f"version   {summary.registered} is @{summary.alias}")
+    return lines
+
+
 def picture(draw: Callable[[], Figure]) -> dict[str, bytes]:
     """A histogram as a file of a run; none without matplotlib."""
     try:
