@@ -197,6 +197,13 @@ def test_where_nothing_can_be_written_the_run_waits_elsewhere(place, here, monke
     assert not Path(elsewhere).exists()
 
 
+def test_a_job_of_bad_rows_alone_has_a_run(place, here):
+    Path("bad.csv").write_text("flow,head,speed\n" + "x,1,2\n" * 3)
+    summary = score_file(place / "model", "bad.csv", "out.csv", max_bad_rows="100%", track=True)
+    data = mlflow.MlflowClient(summary.tracking_uri).get_run(summary.run_id).data
+    assert (data.metrics["rows"], data.metrics["scored"], data.metrics["rejected"]) == (3, 0, 3)
+
+
 def test_a_store_that_is_there_leaves_no_outbox(place, here):
     assert tracked(place).run_id
     assert {path.name for path in here.iterdir()} <= {"scores.csv", "scores.csv.job.json", "mlflow.db", "mlruns"}

@@ -183,7 +183,7 @@ def score_file(
         )
         sink.finish(asdict(summary))
         if track:
-            models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
+            models = [runs.Model(nameless(name), its) for name, its in zip(called, digests, strict=True)]
             sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
             summary = tracked(summary, lambda: _told(summary, models, began, sample, reference, log_samples))
             sink.note(asdict(summary))
@@ -347,8 +347,8 @@ def _told(
         "threshold": summary.threshold,
         "promised_false_alarm_rate": summary.promised_false_alarm_rate,
         "seconds": summary.seconds,
-        "score_median": float(np.median(sample)),
-        "score_max": float(sample.max()),
+        "score_median": float(np.median(sample)) if len(sample) else None,
+        "score_max": float(sample.max()) if len(sample) else None,
     }
     tags: dict[str, str] = {}
     if summary.challenger is not None:
@@ -357,5 +357,5 @@ def _told(
         tags = {"anomaly_ae.challenger": models[1].name, "anomaly_ae.challenger_digest": models[1].digest}
     known = {name: value for name, value in numbers.items() if value is not None}
     record = runs.of_score(source, models[0], began, known, tags)
-    drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference))
+    drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference)) if len(sample) else {}
     return record, {"summary.json": json.dumps(summary.in_a_run(log_samples), indent=1) + "\n", **drawn}, None
