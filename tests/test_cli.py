@@ -25,7 +25,11 @@ from anomaly_ae.version import __version__
 SHELL = Path(sys.executable).with_name("anomaly-ae")
 COLUMNS = ["a", "b", "c", "d"]
 NAMES = ["x,1", 'say "x"', "007", ""]  # what must come back as it went in
-COMMANDS = {command.callback.__name__: command.callback.__doc__ for command in app.registered_commands}
+COMMANDS = {command.callback.__name__: command.callback.__doc__ for command in app.registered_commands} | {
+    f"{group.name} {command.callback.__name__}": command.callback.__doc__
+    for group in app.registered_groups
+    for command in group.typer_instance.registered_commands
+}
 FIT = "fit {place}/quick.yaml --data {place}/normal.csv --model {tmp}/"
 SCORE = "score {place}/model {place}/normal.csv --output {tmp}/"
 
@@ -210,7 +214,8 @@ def test_tracked_jobs_are_runs_and_a_broken_store_is_only_a_warning(place, tmp_p
     assert fit.info.status == score.info.status == "FINISHED"
     assert fit.data.params["max_epochs"] == "3"
     assert fit.data.metrics["threshold"] == score.data.metrics["threshold"] == summaries[0]["threshold"]
-    assert {"config.yaml", "model"} <= {artifact.path for artifact in client.list_artifacts(fit.info.run_id)}
+    assert {"config.yaml", "report.html"} <= {artifact.path for artifact in client.list_artifacts(fit.info.run_id)}
+    assert [client.get_logged_model(one.model_id).name for one in fit.outputs.model_outputs] == ["model"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
     result = done(*jobs[1], "--top", "1", "--overwrite", track=True)
     assert json.loads(result.stdout)["run_id"] is None
@@ -443,7 +448,7 @@ def test_nothing_is_loaded_before_it_is_needed(place, tmp_path, does, heavy):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_is_in_the_readme(name):
-    result = CliRunner().invoke(app, [name, "--help"])
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert result.exit_code == 0
     assert " ".join(COMMANDS[name].split()[:4]) in result.stdout
     assert f"anomaly-ae {name}" in (Path(__file__).parents[1] / "README.md").read_text()

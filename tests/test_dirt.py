@@ -19,6 +19,7 @@ from anomaly_ae.data.formats import FORMATS
 from anomaly_ae.data.rejects import as_table
 from anomaly_ae.errors import AnomalyError
 from anomaly_ae.ops import scoring, verdicts
+from anomaly_ae.ops.tally import Allowed
 
 HEADER = b"load,flow,site,name\n"
 LONGEST = 200  # bytes, here: what is too long for a record is met as well
@@ -66,7 +67,7 @@ def judged(detector, path, chunk, monkeypatch, **dialect):
     """Rows of scores and of rejects, and how many rows there were."""
     monkeypatch.setattr(records, "CHUNK", chunk)
     sink = Memory()
-    job = scoring.Job(detector, [str(path)], False, Dialect(**dialect), ["name"], 0)
+    job = scoring.Job([detector], [str(path)], False, Dialect(**dialect), ["name"], 0)
     tables, aside, teller = {}, {}, job.tellers[0]
 
     def spy(rows, codes, table):
@@ -81,7 +82,7 @@ def judged(detector, path, chunk, monkeypatch, **dialect):
 
     job.tellers[0] = spy
     monkeypatch.setattr(scoring, "as_table", set_aside)
-    tally = job.run(sink, FORMATS["csv"], scoring._Allowed(np.inf, np.inf), None)
+    tally = job.run(sink, FORMATS["csv"], Allowed(np.inf, np.inf), None)
     empty = [teller.schema.empty_table()]
     scores = pa.concat_tables([tables[row] for row in sorted(tables)] or empty).to_pandas()
     rejects = [aside[row] for row in sorted(aside)]

@@ -19,7 +19,7 @@ from sklearn.base import clone
 
 from anomaly_ae import AutoencoderDetector, Conformal, Quantile, VAEDetector, load, score_file
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.mlflow import LogEpochs
+from anomaly_ae.mlflow import LogEpochs, runs
 from anomaly_ae.ops.fitting import fit as fit_file
 
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
@@ -162,7 +162,7 @@ def test_ui_serves_the_runs_of_the_working_directory(jobs):
         server.wait(20)
 
 
-def test_without_the_extra_the_result_is_complete_and_the_way_out_is_named(jobs, tmp_path):
+def test_without_the_extra_the_result_is_complete_and_the_way_out_is_named(jobs, tmp_path, monkeypatch):
     """A real Python in which mlflow cannot be found."""
     folder, *_ = jobs
     code = (
@@ -174,6 +174,11 @@ def test_without_the_extra_the_result_is_complete_and_the_way_out_is_named(jobs,
     assert done.returncode == 0
     assert "pip install 'anomaly-ae[mlflow]'" in done.stderr
     assert (tmp_path / "scores.csv").is_file()
+    assert len(list((tmp_path / "mlflow-outbox").iterdir())) == 2
+    monkeypatch.chdir(tmp_path)
+    sent = runs.sync()  # by a Python that has it
+    assert sorted(one.record.name for one in sent) == ["score night.csv", "watch all rows, model"]
+    assert not (tmp_path / "mlflow-outbox").exists()
     assert shutil.which("anomaly-ae", path=str(Path(sys.executable).parent))
 
 

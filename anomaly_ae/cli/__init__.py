@@ -1,4 +1,4 @@
-"""The shell: `anomaly-ae fit`, `score`, `monitor` and so on. Thin; the work is in `ops`."""
+"""The shell: one function a command of `anomaly-ae`. Thin; the work is in `ops`."""
 
 from anomaly_ae.cli import jobs, monitoring, series  # noqa: I001 (the order of --help)
 from anomaly_ae.cli import models

@@ -137,15 +137,3 @@ def gate(crossed: list[str] | None, asked: list[Gate]) -> None:
     hit = [name for name in crossed or [] if {"any", name} & set(asked)]
     if hit:
         fail(f"--fail-on needs rows as at fit, however: {', '.join(hit)} crossed the gate. Look at the report.", 4)
-
-
-def told_drift(monitoring: dict[str, Any] | None) -> list[str]:
-    """What was found of drift, a line a finding."""
-    if monitoring is None:
-        return []
-    findings = monitoring["findings"] or ["none: alarms, scores and columns are as at fit"]
-    return [f"drift     {findings[0]}", *(f"          {finding}" for finding in findings[1:])]
-
-
-def told_run(s: Any) -> list[str]:
-    return [f"run       {s.run_id} in {s.tracking_uri}; look at it with: anomaly-ae ui"] if s.run_id else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,8 +32,6 @@ from anomaly_ae.cli.app import (
     gate,
     names,
     reported,
-    told_drift,
-    told_run,
 )
 
 if TYPE_CHECKING:
@@ -101,7 +99,7 @@ def fit(
             from anomaly_ae.ops import series
 
             made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite, track, register)
-            return finish(made, lambda s: "\n".join([series.told_fit(s), *told_run(s)]), json_, quiet)
+            return finish(made, series.told_fit, json_, quiet)
         from anomaly_ae.ops import fitting
 
         summary = fitting.fit(data, model, config, names(exclude), dialect, overwrite, track, progress, register)
@@ -168,9 +166,7 @@ def score(
             made = series.score(
                 name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report
             )
-            finish(
-                made, lambda s: "\n".join([series.told_score(s), *told_drift(s.monitoring), *told_run(s)]), json_, quiet
-            )
+            finish(made, series.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
         if events is not None:
             fail(f"--events needs a model of series, however: {name} is none. Leave it out.", 2)
@@ -216,11 +212,9 @@ def check(
 ) -> None:
     """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories."""
     with reported(quiet or json_) as progress:
-        from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import check as checking
 
-        dialect = dialect_of(delimiter, decimal, encoding, missing)
-        summary = replace(checking.check(resolve(model), input, progress, dialect), model=str(model))
+        summary = checking.check(model, input, progress, dialect_of(delimiter, decimal, encoding, missing))
     typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
     if summary.findings and not (quiet or json_):
         typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)
@@ -231,6 +225,8 @@ def check(
 
 
 def _told_fit(s: FitSummary) -> str:
+    from anomaly_ae.ops.tracking import told_run
+
     promise = "" if s.promised_false_alarm_rate is None else _promise(s.promised_false_alarm_rate, s.nets)
     lines = [
         f"fitted    {s.detector}",
@@ -238,8 +234,6 @@ def _told_fit(s: FitSummary) -> str:
         f"threshold {s.threshold:.6g}{promise}",
         f"model     {s.model}",
     ]
-    if s.registered:
-        lines.append(f"version   {s.registered}, @{s.alias}")
     if s.constant_columns:
         lines.insert(2, f"note      constant in these rows: {', '.join(s.constant_columns)}")
     return "\n".join(lines + told_run(s))
@@ -250,6 +244,9 @@ def _promise(rate: float, nets: int) -> str:
 
 
 def _told_score(s: ScoreSummary) -> str:
+    from anomaly_ae.ops.assets import told_drift
+    from anomaly_ae.ops.tracking import told_run
+
     promise = (
         "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
     )
@@ -281,7 +278,7 @@ def _place(row: dict[str, Any]) -> str:
 
 def _told_challenger(c: dict[str, Any]) -> list[str]:
     lines = [
-        f"challenger {c['model']}: {c['alarms']:,} alarms",
+        f"against   {c['model']}: {c['alarms']:,} alarms",
         "",
         "alarms                 challenger      not",
         f"  champion        {c['both']:>15,} {c['champion_only']:>8,}",

@@ -64,7 +64,14 @@ def sync(json_: Json = False) -> None:
     failed = [one for one in outcome if isinstance(one, runs.Failed)]
     if json_:
         told = {
-            "sent": [{"name": one.record.name, "run_id": one.run_id} for one in sent],
+            "sent": [
+                {
+                    "name": one.record.name,
+                    "run_id": one.run_id,
+                    "registered": None if one.registered is None else one.registered.uri,
+                }
+                for one in sent
+            ],
             "failed": [{"record": str(one.folder), "reason": one.reason} for one in failed],
             "tracking_uri": redacted(tracking_uri()),
         }
@@ -72,7 +79,8 @@ def sync(json_: Json = False) -> None:
     else:
         for one in sent:
             begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.record.start / 1000))
-            typer.echo(f"sent      {one.record.name}, of {begun}: run {one.run_id}")
+            version = "" if one.registered is None else f", {one.registered.uri} is @{one.registered.alias}"
+            typer.echo(f"sent      {one.record.name}, of {begun}: run {one.run_id}{version}")
         for other in failed:
             typer.echo(f"kept      {other.folder}: {other.reason}", err=True)
         if not outcome:

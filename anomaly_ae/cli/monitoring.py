@@ -26,7 +26,6 @@ from anomaly_ae.cli.app import (
     dialect_of,
     gate,
     reported,
-    told_run,
 )
 
 
@@ -53,6 +52,7 @@ def monitor(
     with reported(quiet or json_) as progress:
         from anomaly_ae.ops import monitoring
         from anomaly_ae.ops.assets import moment
+        from anomaly_ae.ops.tracking import told_run
 
         summary = monitoring.monitor(
             model,

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from anomaly_ae.cli.app import Overwrite, Quiet, app, fail, names, reported
+from anomaly_ae.cli.app import Model, Overwrite, Quiet, app, fail, names, reported
 
 
 @app.command()
 def plot(
-    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    model: Model,
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
     output: Annotated[Path, typer.Option(help="Picture to write: PNG, SVG or PDF by its ending.")],
     channel: Annotated[list[str], typer.Option(help="Channel to draw; may be given again, or a,b.")] = [],  # noqa: B006
@@ -23,26 +23,28 @@ def plot(
 ) -> None:
     """Draw a series: channels, what was expected of them, the score, its threshold, and events."""
     with reported(quiet):
+        from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import series_plot
 
-        target, events = series_plot.plot(model, input, output, names(channel), overwrite)
+        target, events = series_plot.plot(resolve(model), input, output, names(channel), overwrite)
     if not quiet:
         typer.echo(f"drawn     {len(events)} events in {target}", err=True)
 
 
 @app.command()
 def watch(
-    model: Annotated[Path, typer.Argument(help="Model folder of a series.")],
+    model: Model,
     state: Annotated[Path | None, typer.Option(help="File to go on from, and to keep where the stream stands.")] = None,
     top: Annotated[int, typer.Option(min=0, help="How many blamed channels to name an alarm.")] = 3,
     quiet: Quiet = False,
 ) -> None:
     """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error."""
     with reported(quiet=True):
+        from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import watch as watching
 
         summary = watching.watch(
-            model,
+            resolve(model),
             sys.stdin,
             lambda record: print(json.dumps(record, default=str), flush=True),
             lambda sentence: None if quiet else typer.echo(sentence, err=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.estimator import Detector
@@ -12,8 +12,11 @@ from anomaly_ae.mlflow.outbox import Point
 from anomaly_ae.mlflow.store import imported, log_points
 from anomaly_ae.scoring.thresholds import promised_rate
 
+if TYPE_CHECKING:
+    from anomaly_ae.series.detector import SeriesDetector
 
-def parameters(detector: Detector) -> dict[str, Any]:
+
+def parameters(detector: Detector | SeriesDetector) -> dict[str, Any]:
     """Every hyperparameter that was in force, the defaults' included."""
     own = {name: value for name, value in detector.get_params(deep=False).items() if name not in detector.parts()}
     for axis, part in detector.parts().items():

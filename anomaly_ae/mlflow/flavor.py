@@ -78,9 +78,14 @@ def log_model(
     >>> info = log_model(det, registered_model_name="pump")  # doctest: +SKIP
     >>> det = load_model("models:/pump@champion")  # doctest: +SKIP
     """
-    imported()
+    mlflow = imported()
     from mlflow.models import Model
 
+    if run_id is not None and "model_id" not in more:  # else MLflow puts it where the active experiment is
+        client = mlflow.MlflowClient()
+        run = client.get_run(run_id)
+        made = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params)
+        more["model_id"] = made.model_id
     return Model.log(
         artifact_path=None,
         name=name,

@@ -138,3 +138,11 @@ def forget(folder: Path) -> None:
     shutil.rmtree(gone)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
+
+
+def sweep() -> None:
+    """Remove what processes left that were killed while they wrote or removed a record, an hour later."""
+    for path in outbox().glob(".*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(path, ignore_errors=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_ae.errors import AnomalyError, ConfigError, ModelFolderError
-from anomaly_ae.mlflow.store import connected, redacted, tracking_uri
+from anomaly_ae.mlflow.store import connected, said
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 SCHEMES = ("models:/", "runs:/")
@@ -167,8 +167,6 @@ def _registry(what: str) -> Iterator[Any]:
     except AnomalyError:
         raise
     except Exception as error:  # MLflow's, of its stores and of what they are reached by
-        said = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
         raise ConfigError(
-            f"{what} needs a registry that has it, however: {redacted(tracking_uri())} says {said}. Check the "
-            "name, and MLFLOW_TRACKING_URI."
+            f"{what} needs a registry that has it, however: {said(error)}. Check the name, and MLFLOW_TRACKING_URI."
         ) from error

@@ -10,15 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomaly_ae.errors import AnomalyError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.mlflow.epochs import parameters
 from anomaly_ae.mlflow.flavor import log_model
-from anomaly_ae.mlflow.outbox import Input, Point, Record, alone, forget, held, kept, now
+from anomaly_ae.mlflow.outbox import Input, Point, Record, alone, forget, held, kept, now, sweep
 from anomaly_ae.mlflow.registry import Version, register
-from anomaly_ae.mlflow.store import connected, log_points, redacted, tracking_uri
+from anomaly_ae.mlflow.store import connected, log_points, redacted, said
+
+if TYPE_CHECKING:
+    from anomaly_ae.series.detector import SeriesDetector
 
 KIND = "mlflow.experimentKind"
 RECORD = "anomaly_ae.record"
@@ -38,7 +41,9 @@ class Model(NamedTuple):
         return {"anomaly_ae.model": self.name, "anomaly_ae.model_digest": self.digest}
 
 
-def of_fit(detector: Detector, source: Input, model: Model, start: int, register: str | None) -> Record:
+def of_fit(
+    detector: Detector | SeriesDetector, source: Input, model: Model, start: int, register: str | None
+) -> Record:
     """Parameters, a curve an epoch, the threshold."""
     end = now()
     curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()  # over the nets that got that far
@@ -198,8 +203,9 @@ def _model(client: Any, run_id: str, folder: Path) -> str | None:
     """The model of a record in MLflow's keeping, logged where it is not yet."""
     if not (folder / "model").is_dir():
         return None
-    there = client.get_run(run_id).outputs.model_outputs
-    return str(there[0].model_id if there else log_model(folder / "model", run_id=run_id).model_id)
+    there = [output.model_id for output in client.get_run(run_id).outputs.model_outputs]
+    ready = [one for one in there if client.get_logged_model(one).status == "READY"]  # one half sent is not
+    return str(ready[0] if ready else log_model(folder / "model", run_id=run_id).model_id)
 
 
 def sync(patience: int = 60) -> Sequence[Sent | Failed]:
@@ -208,6 +214,7 @@ def sync(patience: int = 60) -> Sequence[Sent | Failed]:
     A record that another process is sending is left to it.
     """
     outcome: list[Sent | Failed] = []
+    sweep()
     for folder in kept():
         with held(folder) as mine:
             if not mine:
@@ -222,10 +229,4 @@ def sync(patience: int = 60) -> Sequence[Sent | Failed]:
 
 def reason(error: Exception) -> str:
     """What went wrong, in a sentence without secrets."""
-    if isinstance(error, AnomalyError):
-        return redacted(str(error))
-    uri, below = tracking_uri(), error.__cause__ or error.__context__
-    if uri.startswith("http") and isinstance(below, OSError):  # of requests
-        return f"Tracking failed: {redacted(uri)} cannot be reached ({type(below).__name__})."
-    said = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
-    return f"Tracking failed: {said[:500].rstrip('.')}."
+    return redacted(str(error)) if isinstance(error, AnomalyError) else f"Tracking failed: {said(error)}."

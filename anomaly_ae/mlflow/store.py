@@ -46,6 +46,14 @@ def redacted(text: str) -> str:
     return re.sub(r"(?i)([?&;][^=\s]*(?:password|passwd|token|secret|key)[^=\s]*=)[^&;\s]+", r"\1***", text)
 
 
+def said(error: Exception) -> str:
+    """What MLflow or its store says, in a line without secrets."""
+    uri, below = tracking_uri(), error.__cause__ or error.__context__
+    if uri.startswith("http") and isinstance(below, OSError):  # all errors of requests are
+        return f"{redacted(uri)} cannot be reached ({type(below).__name__})"
+    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500].rstrip(".")
+
+
 def imported() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a firewall would make it wait
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -72,7 +80,6 @@ def connected(patience: int = 5) -> Iterator[Any]:
     from mlflow.store.db import utils as databases
 
     settings = IMPATIENT | QUIET | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience)}
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     tries = databases.MAX_RETRY_COUNT
     with _environment({name: value for name, value in settings.items() if name not in os.environ}):
         mlflow.set_tracking_uri(tracking_uri())
@@ -81,7 +88,7 @@ def connected(patience: int = 5) -> Iterator[Any]:
             yield mlflow
         finally:
             databases.MAX_RETRY_COUNT = tries
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(None)  # as the environment has it, in which whoever set it before set it as well
 
 
 @contextlib.contextmanager

@@ -158,3 +158,11 @@ def _read(file: Path, place: Place) -> History:
             "Choose another --state."
         )
     return history
+
+
+def told_drift(monitoring: dict[str, Any] | None) -> list[str]:
+    """What was found of drift, a line a finding."""
+    if monitoring is None:
+        return []
+    findings = monitoring["findings"] or ["none: alarms, scores and columns are as at fit"]
+    return [f"drift     {findings[0]}", *(f"          {finding}" for finding in findings[1:])]

@@ -16,6 +16,7 @@ from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load_for_rows
+from anomaly_ae.mlflow.registry import resolve
 from anomaly_ae.ops.verdicts import Teller
 
 
@@ -42,7 +43,7 @@ def score_batches(
     Parameters
     ----------
     model : detector or path
-        A fitted detector, or its folder.
+        A fitted detector, or its folder, or one of a registry as `models:/NAME@champion`.
     batches : iterable of DataFrame, Arrow table, Arrow record batch or array
         The rows; columns are chosen by name, of arrays by place.
     keep : sequence of str, default=()
@@ -74,7 +75,7 @@ def score_batches(
     {'row': [1, 2], 'is_anomaly': [False, True]} []
     {'row': [], 'is_anomaly': []} ['an infinite number']
     """
-    detector = model if isinstance(model, Detector) else load_for_rows(model)
+    detector = model if isinstance(model, Detector) else load_for_rows(resolve(model))
     contract = detector.contract_
     names = list(getattr(detector, "feature_names_in_", contract.names))
     coder = Coder(contract.columns, names, refuse_unseen=on_unseen == "reject")

@@ -20,6 +20,7 @@ from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
+from anomaly_ae.mlflow.registry import resolve
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]
@@ -66,7 +67,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     AnomalyError
         When the model is damaged, or the table cannot be read or has no rows.
     """
-    detector = load(model)
+    detector = load(resolve(model))
     table = Table.open(input, dialect)
     known = detector.contract_.columns
     # a model without names takes columns by their place

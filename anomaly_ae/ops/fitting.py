@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
@@ -24,6 +24,10 @@ from anomaly_ae.ops.describe import describe
 from anomaly_ae.ops.report import fit_page
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.scoring.thresholds import promised_rate
+
+if TYPE_CHECKING:
+    from anomaly_ae.estimator import Detector
+    from anomaly_ae.series.detector import SeriesDetector  # a fit on rows need not wait for it
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]
@@ -73,10 +77,7 @@ def fit(
         When configuration, table or target are not what they must be; nothing is then written.
     """
     started, began = time.perf_counter(), now()
-    if register is not None:
-        check_name(register)
-        if not track:
-            raise ConfigError("A registered model needs a run, however: tracking is off. Leave --no-track out.")
+    check_register(register, track)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
     table = Table.open(data, dialect)
@@ -109,12 +110,20 @@ def fit(
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )
-    if not track:
-        return summary
-    return tracked(summary, lambda: told_in_a_run(detector, target, Path(data), text, began, register))
+    return tracked(summary, lambda: entry(detector, target, Path(data), text, began, register)) if track else summary
 
 
-def told_in_a_run(detector: Any, model: Path, data: Path, config: str, began: int, register: str | None) -> Entry:
+def check_register(register: str | None, track: bool) -> None:
+    """Refuse, before any work is done, a version that could not be made after it."""
+    if register is not None:
+        check_name(register)
+        if not track:
+            raise ConfigError("A registered model needs a run, however: tracking is off. Leave --no-track out.")
+
+
+def entry(
+    detector: Detector | SeriesDetector, model: Path, data: Path, config: str, began: int, register: str | None
+) -> Entry:
     """What the run of a fit is to say: names and digests, no paths."""
     from anomaly_ae.ops.pictures import score_histogram
 

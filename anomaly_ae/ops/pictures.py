@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,14 +31,15 @@ def score_histogram(
     if low == high:
         low, high = low - 0.5, high + 0.5
     logarithmic = low > 0 and high / low > 10
-    edges = (np.geomspace if logarithmic else np.linspace)(low, high, 61).tolist()
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(scores[scores <= threshold], edges, color="#4878a8", label="normal")
-    axes.hist(scores[scores > threshold], edges, color="#c8553d", label="alarm")
+    edges = (np.geomspace if logarithmic else np.linspace)(low, high, 61)
+    edges[0], edges[-1] = low, high  # geomspace rounds
+    figure = Figure(figsize=(8, 4))
+    axes = figure.subplots(gridspec_kw={"left": 0.09, "right": 0.98, "bottom": 0.13, "top": 0.91})
+    for some, colour, label in ((scores <= threshold, "#4878a8", "normal"), (scores > threshold, "#c8553d", "alarm")):
+        axes.stairs(np.histogram(scores[some], edges)[0], edges, fill=True, color=colour, label=label)
     if reference is not None:
-        weights = np.full(len(reference), len(scores) / len(reference))
-        axes.hist(reference, edges, weights=weights, histtype="step", color="black", label="calibrate rows, scaled")
+        heights = np.histogram(reference, edges)[0] * len(scores) / len(reference)
+        axes.stairs(heights, edges, color="black", label="calibrate rows, scaled")
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
     if logarithmic:
         axes.set_xscale("log")
@@ -62,8 +63,8 @@ def curves(history: pd.DataFrame) -> Figure:
     """Draw the losses of a fit by epoch, the mean over its nets."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(8, 3))
+    axes = figure.subplots(gridspec_kw={"left": 0.09, "right": 0.98, "bottom": 0.17, "top": 0.96})
     means = history.groupby("epoch").mean()
     for name, colour, style in (("loss", "#4878a8", "-"), ("validate_loss", "#c8553d", "--")):
         if name in means and means[name].notna().any():
@@ -78,8 +79,9 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
     from matplotlib.figure import Figure
 
     when = [datetime.fromisoformat(batch["event_time"]) for batch in batches]
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    rate, score, count, capital = figure.subplots(4, sharex=True)
+    figure = Figure(figsize=(8, 7))
+    margins = {"left": 0.1, "right": 0.98, "bottom": 0.05, "top": 0.98, "hspace": 0.12}
+    rate, score, count, capital = figure.subplots(4, sharex=True, gridspec_kw=margins)
     rates = np.array([batch["alarm_rate"] for batch in batches])
     low, high = np.array([batch["alarm_interval"] for batch in batches]).T
     rate.errorbar(when, rates, [rates - low, high - rates], fmt="o-", color="#4878a8", markersize=3, linewidth=1)
@@ -87,13 +89,15 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
         rate.axhline(batches[-1]["promised"], color="#c8553d", linestyle="--", label="promised, at most")
     rate.set_ylabel("alarm rate")
     score.plot(when, [batch["score"]["ks"] for batch in batches], "o-", color="#4878a8", markersize=3, linewidth=1)
-    score.set_ylabel("score drift")
+    score.set(ylabel="score drift", ylim=(0, None))
     count.vlines(when, 0, [len(batch["drifting"]) for batch in batches], color="#4878a8", linewidth=3)
     count.set(ylabel="columns that drift", ylim=(0, max(1, *(len(batch["drifting"]) for batch in batches)) * 1.1))
     levels = [batch["martingale"]["log10"] for batch in batches]
     capital.plot(when, levels, "o-", color="#4878a8", markersize=3, linewidth=1)
     capital.axhline(batches[-1]["martingale"]["level_log10"], color="#c8553d", linestyle="--", label="alarm")
     capital.set_ylabel("log10 capital")
+    if when[0] == when[-1]:  # matplotlib would show years around it
+        capital.set_xlim(when[0] - timedelta(hours=12), when[0] + timedelta(hours=12))
     locator = AutoDateLocator()
     capital.xaxis.set_major_locator(locator)
     capital.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -106,8 +110,10 @@ def small(features: Sequence[Mapping[str, Any]]) -> Figure:
 
     wide = min(3, len(features))
     tall = -(-len(features) // wide)
-    figure = Figure(figsize=(8, 2.2 * tall + 0.3), layout="constrained")
-    panels = figure.subplots(tall, wide, squeeze=False).ravel()
+    height = 2.2 * tall + 0.3
+    figure = Figure(figsize=(8, height))
+    margins = {"left": 0.07, "right": 0.98, "bottom": 0.3 / height, "top": 1 - 0.3 / height, "hspace": 0.4}
+    panels = figure.subplots(tall, wide, squeeze=False, gridspec_kw=margins).ravel()
     for panel, feature in zip(panels, features, strict=False):
         places = np.arange(len(feature["labels"]))
         panel.bar(places, feature["seen"], width=0.9, color="#4878a8")

@@ -157,7 +157,7 @@ def score_file(
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv")
     page = None if report is None else check_output(report)
     _check_apart(names, target, aside)
-    kept = max(TOP_ROWS, log_samples)
+    kept = max(TOP_ROWS, log_samples)  # of the strangest rows
     asked = [model] if challenger is None else [model, challenger]
     called = [pinned(one) for one in asked]
     folders = [resolve(one) for one in called]
@@ -169,7 +169,7 @@ def score_file(
     options = {
         "keep": list(keep), "top": top, "on_bad_row": on_bad_row, "on_unseen": on_unseen, "format": made.name,
         "rejects": None if aside is None else str(aside), "several": several,
-        "dialect": asdict(dialect) | {"missing": list(dialect.missing)}, "challenger": digests[1:], "kept": kept,
+        "dialect": asdict(dialect) | {"missing": list(dialect.missing)}, "challenger": digests[1:], "log_samples": kept,
     }  # fmt: skip
     identity = Identity(digests[0], job.stamps, options)
     sink = Stream(made, aside) if to_stdout else Files(Journal(target, identity), made, aside)
@@ -209,7 +209,7 @@ def score_file(
         if track:
             told = partial(_told, summary, models, began, sample, reference, log_samples, found)
             summary = tracked(summary, told, *charts)
-        sink.note(asdict(summary))
+            sink.note(asdict(summary))
     return summary
 
 
@@ -376,8 +376,8 @@ def _told(
         "threshold": summary.threshold,
         "promised_false_alarm_rate": summary.promised_false_alarm_rate,
         "seconds": summary.seconds,
-        "score_median": float(np.median(sample)),
-        "score_max": float(sample.max()),
+        "score_median": float(np.median(sample)) if len(sample) else None,
+        "score_max": float(sample.max()) if len(sample) else None,
     }
     tags: dict[str, str] = {}
     if summary.challenger is not None:
@@ -387,7 +387,7 @@ def _told(
     known = {name: value for name, value in numbers.items() if value is not None}
     known = {**(runs.monitored(found) if found else {}), **known}
     record = runs.of_score(source, models[0], began, known, tags)
-    drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference))
+    drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference)) if len(sample) else {}
     plain = summary.in_a_run(log_samples)
     texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
     if found is not None:

@@ -25,16 +25,16 @@ from anomaly_ae.explanation import Verdict
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
-from anomaly_ae.mlflow.registry import check_name, pinned, resolve
+from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
-from anomaly_ae.ops.assets import Place, brief, monitored
-from anomaly_ae.ops.fitting import told_in_a_run
+from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
+from anomaly_ae.ops.fitting import check_register, entry
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.tally import SAMPLE, nameless
-from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
+from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
 
@@ -57,10 +57,10 @@ class SeriesFitSummary:
     event_level: float
     promised_false_alarm_rate: float | None
     seconds: float
-    registered: str | None = None
-    alias: str | None = None
     run_id: str | None = None
     tracking_uri: str | None = None
+    registered: str | None = None  # models:/NAME/VERSION
+    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,9 @@ def fit(
         When configuration, table or target are not what they must be; nothing is then written.
     """
     started, began = time.perf_counter(), now()
-    if register is not None:
-        check_name(register)
+    check_register(register, track)
     target = storage.check_target(model, overwrite)
-    detector = configuration.load(config)[0] if config is not None else SeriesDetector(random_state=0)
+    detector, text = configuration.load(config) if config is not None else (SeriesDetector(random_state=0), "")
     if not isinstance(detector, SeriesDetector):
         raise ConfigError(
             f"--time and --group are for series, however: {config} describes {type(detector).__name__}. Begin it with "
@@ -159,10 +158,9 @@ def fit(
         promised_false_alarm_rate=promised_rate(detector.threshold_),
         seconds=time.perf_counter() - started,
     )
-    if not (track or register):
+    if not track:
         return summary
-    text = Path(config).read_text() if config is not None else configuration.dumps(detector)
-    return tracked(summary, lambda: told_in_a_run(detector, target, Path(data), text, began, register))
+    return tracked(summary, lambda: entry(detector, target, Path(data), text, began, register))
 
 
 def score(
@@ -241,7 +239,7 @@ def score(
     if not track:
         return summary
 
-    def entry() -> Entry:
+    def run() -> Entry:
         plain = summary.in_a_run()
         source = Input(Path(input).name, digest(Path(input)))
         numbers = {"alarms": summary.alarms, "events": len(summary.events), "threshold": summary.threshold}
@@ -254,7 +252,7 @@ def score(
         drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference))
         return record, {**texts, **drawn}, None
 
-    return tracked(summary, entry, *charts)
+    return tracked(summary, run, *charts)
 
 
 def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict) -> Evidence | None:
@@ -334,6 +332,7 @@ def told_fit(s: SeriesFitSummary) -> str:
             f"window    a score looks back on at most {s.window} rows",
             f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
             f"model     {s.model}",
+            *told_run(s),
         ]
     )
 
@@ -351,6 +350,7 @@ def told_score(s: SeriesScoreSummary) -> str:
     ]
     if s.ignored_columns:
         lines.insert(1, f"note      columns the model does not know, ignored: {', '.join(s.ignored_columns[:8])}")
+    lines += told_drift(s.monitoring) + told_run(s)
     for event in s.events[:20]:
         blamed = [
             f"{event[f'channel_{k}']} {event[f'channel_{k}_share']:.0%} since {event[f'channel_{k}_since']}"

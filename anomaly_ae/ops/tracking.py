@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,12 +58,27 @@ def _kept(*told: Any) -> Path:
     try:
         return outbox.keep(outbox.outbox(), *told)
     except OSError:  # a working directory that cannot be written
-        return outbox.keep(Path(tempfile.mkdtemp(prefix="mlflow-outbox-")), *told)
+        return outbox.keep(_elsewhere(), *told)
+
+
+@cache
+def _elsewhere() -> Path:
+    return Path(tempfile.mkdtemp(prefix="mlflow-outbox-"))
 
 
 def _command(place: Path) -> str:
     elsewhere = "" if place == outbox.outbox() else f"ANOMALY_AE_OUTBOX={place} "
     return f"{elsewhere}anomaly-ae track sync"
+
+
+def told_run(summary: Any) -> list[str]:
+    """The run and the version of a summary, for a person."""
+    lines = []
+    if summary.run_id:
+        lines.append(f"run       {summary.run_id} in {summary.tracking_uri}; look at it with: anomaly-ae ui")
+    if getattr(summary, "registered", None):
+        lines.append(f"version   {summary.registered} is @{summary.alias}")
+    return lines
 
 
 def picture(draw: Callable[[], Figure]) -> dict[str, bytes]:
