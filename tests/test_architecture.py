@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,26 @@ def test_public_names_are_importable_and_documented(name):
 def test_files_stay_readable():
     long = {name_of(path): lines for path in FILES if (lines := len(path.read_text().splitlines())) > 420}
     assert not long
+
+
+FIRST = """
+import importlib, os, sys
+# what is not ours takes its seconds once
+import pandas, pyarrow.csv, pyarrow.parquet, safetensors.torch, scipy.stats, sklearn.neighbors, torch, typer
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            print(name, error, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_every_module_can_be_the_first_that_is_imported():
+    """Each in a process of its own: a cycle shows only to who comes first."""
+    names = [f"anomaly_ae.{name_of(path)}" for path in FILES]
+    done = subprocess.run([sys.executable, "-c", FIRST, *names], capture_output=True, text=True, check=True)
+    assert done.stdout == ""

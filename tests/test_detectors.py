@@ -55,8 +55,14 @@ ALL = pytest.mark.parametrize(
 )
 
 
-@parametrize_with_checks([AutoencoderDetector(), VAEDetector()])
+@parametrize_with_checks([AutoencoderDetector(max_epochs=4), VAEDetector(max_epochs=4)])
 def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([AutoencoderDetector(), VAEDetector()])
+def test_scikit_learn_checks_at_the_defaults(estimator, check):
     check(estimator)
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import anomaly_ae
 from anomaly_ae import config
+from anomaly_ae.cli import app
 from anomaly_ae.estimator import Detector
 from anomaly_ae.storage import vocabulary
 
@@ -44,11 +46,17 @@ def test_python_blocks_run(code, workplace):
     run([sys.executable, "-W", "error::UserWarning", "-c", code], workplace)
 
 
-def test_shell_blocks_run(workplace):
+def test_shell_blocks_run(workplace, monkeypatch):
+    """In this process: that the command is installed is shown elsewhere, and a start of it takes seconds."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'mlflow.db'}")
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) >= 4
     for line in lines:
-        run(shlex.split(line), workplace, MLFLOW_TRACKING_URI=f"sqlite:///{workplace / 'mlflow.db'}")
+        command, *arguments = shlex.split(line)
+        assert command == "anomaly-ae"
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
     assert len(pd.read_csv(workplace / "scores.csv")) == 312
 
 

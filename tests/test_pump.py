@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from anomaly_ae import Mahalanobis, SeriesDetector, View
+from anomaly_ae.cli import app
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "sample_data"))
@@ -72,7 +74,7 @@ def test_faults_are_found_and_sensors_blamed_live(normal):
     assert false <= 1
 
 
-def test_two_commands_from_a_file_to_events(tmp_path):
+def test_two_commands_from_a_file_to_events(tmp_path, monkeypatch):
     mixed, labels = make_pump.simulate(3, 77, make_pump.FAULTS)
     mixed.to_csv(tmp_path / "mixed.csv", index=False)
     config = ROOT / "configs" / "pump.yaml"
@@ -90,11 +92,12 @@ def test_two_commands_from_a_file_to_events(tmp_path):
     piped = run("watch", "m", cwd=tmp_path, text=mixed[:600].to_csv(index=False))
     live = pd.read_json(io.StringIO(piped.stdout), lines=True)
     assert np.allclose(live["anomaly_score"], scores["anomaly_score"][:600], atol=1e-6)
+    monkeypatch.chdir(tmp_path)
     for name in ("p.png", "p.svg"):
-        run("plot", "m", "mixed.csv", "--output", name, cwd=tmp_path)
+        assert CliRunner().invoke(app, ["plot", "m", "mixed.csv", "--output", name]).exit_code == 0
         assert (tmp_path / name).stat().st_size > 20_000
     assert "<svg" in (tmp_path / "p.svg").read_text()[:2000]
-    told = run("info", "m", cwd=tmp_path).stdout
+    told = CliRunner().invoke(app, ["info", "m"]).stdout
     assert "Mahalanobis" in told
 
 

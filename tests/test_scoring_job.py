@@ -453,9 +453,11 @@ def test_killed_fifty_times_it_still_ends_in_the_same_bytes(model, dirty, tmp_pa
         if job.exitcode == -signal.SIGKILL:
             kills += 1
             assert not target.exists() or target.read_bytes() == whole.read_bytes()
+            took *= 1.05
             journal = tmp_path / f"{target.name}.job.json"
             resumed += journal.exists() and json.loads(journal.read_text())["state"] == "running"
         else:
+            took *= 0.9  # this machine is faster now than it was
             assert job.exitcode == 0
             assert score_file(model, dirty[0], target).complete_already
             assert target.read_bytes() == whole.read_bytes()
