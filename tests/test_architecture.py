@@ -67,7 +67,7 @@ FLOORS = [
     ["ops.report", "ops.sinks", "ops.tally"],
     ["ops.assets", "ops.fitting"],
     ["ops.scoring", "ops.series"],
-    ["ops.monitoring", "ops.series_plot", "ops.watch"],
+    ["ops.monitoring", "ops.refitting", "ops.series_plot", "ops.watch"],
     ["cli.app"],
     ["cli.jobs", "cli.models", "cli.monitoring", "cli.series"],
 ]

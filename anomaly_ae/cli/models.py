@@ -1,14 +1,30 @@
-"""`anomaly-ae info`, `promote`, `track sync` and `ui`."""
+"""`anomaly-ae info`, `refit`, `promote`, `track sync` and `ui`."""
 
 from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from anomaly_ae.cli.app import Json, Model, app, fail, reported
+from anomaly_ae.cli.app import (
+    Decimal,
+    Delimiter,
+    Encoding,
+    Json,
+    Missing,
+    Model,
+    Overwrite,
+    Quiet,
+    Track,
+    app,
+    dialect_of,
+    fail,
+    finish,
+    reported,
+)
 
 
 @app.command()
@@ -24,6 +40,40 @@ def info(
 
         facts = describe(load(resolve(model)))
     typer.echo(json.dumps(facts, indent=2) if json_ else told(facts))
+
+
+@app.command()
+def refit(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="CSV or Parquet file of newer normal rows.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for it; else MODEL is replaced, with --overwrite.")] = None,
+    warm: Annotated[bool, typer.Option("--warm", help="Go on from the weights there are, instead of anew.")] = False,
+    register: Annotated[str | None, typer.Option(help="Registered model that gets it as a new version.")] = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    track: Track = True,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Have a model learn from newer normal rows; it remembers which one it comes from."""
+    with reported(quiet or json_) as progress:
+        from anomaly_ae.ops import refitting
+
+        summary = refitting.refit(
+            model,
+            data,
+            to,
+            warm=warm,
+            dialect=dialect_of(delimiter, decimal, encoding, missing),
+            overwrite=overwrite,
+            track=track,
+            progress=progress,
+            register=register,
+        )
+    finish(summary, refitting.told, json_, quiet)
 
 
 @app.command()

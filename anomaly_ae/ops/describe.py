@@ -32,7 +32,7 @@ def describe(detector: Detector | SeriesDetector) -> dict[str, Any]:
     if alpha is not None:
         facts["promised_false_alarm_rate"] = alpha
         facts["false_alarm_band_95"] = list(false_alarm_band(alpha, len(detector.calibration_scores_)))
-    return facts
+    return facts | {"lineage": detector.lineage_}
 
 
 def _of_series(detector: SeriesDetector) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def _of_series(detector: SeriesDetector) -> dict[str, Any]:
         "threshold": threshold.value_,
         "p_value_resolution": threshold.resolution_,
         "event_level": detector.events_.level_,
+        "lineage": detector.lineage_,
     }
 
 
@@ -63,6 +64,9 @@ def told(facts: dict[str, Any]) -> str:
     lines += [f"{axis:<12} {part}" for axis, part in facts["parts"].items()]
     lines += ["", f"columns      {names}"]
     lines.append(f"rows         {facts['rows_seen']:,} seen, {facts['calibrate_rows']:,} of them to calibrate")
+    for parent in reversed(facts["lineage"]):
+        anew = "went on from" if parent["how"] == "warm" else "refit of"
+        lines.append(f"lineage      {anew} {parent['model']} ({parent['digest'][:12]}) by {parent['data']}")
     if "event_level" in facts:
         lines.append(f"flags        {', '.join(facts['flags']) or 'none'}")
         lines.append(f"threshold    {facts['threshold']:.6g} (smallest p-value {facts['p_value_resolution']:.3g})")

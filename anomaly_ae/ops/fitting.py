@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,13 +89,11 @@ def fit(
     X = table.read(columns, BLOCK, lambda share: _tell(progress, 0.1 * share, "reading"))
     if len(X) < MIN_ROWS:
         raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
-    if progress is not None:
-        detector.set_callbacks(_EpochProgress(progress))
     try:
-        detector.fit(X)
+        with watched(detector, progress):
+            detector.fit(X)
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
-    detector.set_callbacks()
     detector.save(target, overwrite)
     summary = FitSummary(
         model=str(target),
@@ -134,6 +133,17 @@ def entry(
     drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
     page = written(lambda: fit_page(detector, describe(detector)))
     return record, {"config.yaml": config or configuration.dumps(detector), **page, **drawn}, model
+
+
+@contextlib.contextmanager
+def watched(detector: Any, progress: Progress | None) -> Iterator[None]:
+    """While the block lasts, a fit of the detector tells its progress."""
+    if progress is None:
+        yield
+        return
+    detector.set_callbacks(_EpochProgress(progress))
+    yield
+    detector.set_callbacks()
 
 
 class _EpochProgress:

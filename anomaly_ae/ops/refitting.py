@@ -1,0 +1,171 @@
+"""The job of `anomaly-ae refit`: a model that learns from newer rows, and remembers which one it comes from."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sklearn.base import clone
+
+from anomaly_ae import storage
+from anomaly_ae.columns import MIN_ROWS
+from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.tables import Table
+from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.folds import BLOCK
+from anomaly_ae.loading import load
+from anomaly_ae.mlflow.outbox import now
+from anomaly_ae.mlflow.registry import SCHEMES, pinned, resolve
+from anomaly_ae.ops import series
+from anomaly_ae.ops.fitting import Progress, check_register, entry, watched
+from anomaly_ae.ops.tally import nameless
+from anomaly_ae.ops.tracking import digest, told_run, tracked
+from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.series.detector import SeriesDetector
+
+Path_ = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class RefitSummary:
+    """What a refit was: which model became which, by which rows."""
+
+    model: str
+    comes_from: str
+    how: str  # "new" or "warm"
+    data: str
+    rows: int
+    threshold_before: float
+    threshold: float
+    promised_false_alarm_rate: float | None
+    generation: int  # how many refits the model has behind it
+    seconds: float
+    run_id: str | None = None
+    tracking_uri: str | None = None
+    registered: str | None = None  # models:/NAME/VERSION
+    alias: str | None = None
+
+
+def refit(
+    model: Path_,
+    data: Path_,
+    to: Path_ | None = None,
+    *,
+    warm: bool = False,
+    dialect: Dialect | None = None,
+    overwrite: bool = False,
+    track: bool = False,
+    progress: Progress | None = None,
+    register: str | None = None,
+) -> RefitSummary:
+    """Have a model learn from newer normal rows: the same call and columns, other rows.
+
+    Parameters
+    ----------
+    model : path
+        The model folder, of rows or of series; or one of a registry.
+    data : path
+        CSV or Parquet file of normal rows.
+    to : path or None, default=None
+        Folder for the refitted model; `None` replaces `model`, which `overwrite` must allow.
+    warm : bool, default=False
+        Go on from the weights, the scaling and the calibration that are there (`partial_fit`) instead of beginning
+        anew: much faster, for slow drift. Only for detectors of rows.
+    dialect : Dialect or None, default=None
+        How text is written.
+    overwrite : bool, default=False
+        Replace a model that is there already.
+    track : bool, default=False
+        Log a run in MLflow.
+    progress : callable or None, default=None
+        Told the share that is done and what is being done.
+    register : str or None, default=None
+        Registered model that gets it as a new version.
+
+    Raises
+    ------
+    AnomalyError
+        When model, table or target are not what they must be; the model that is there then stays as it is.
+    """
+    started, began = time.perf_counter(), now()
+    check_register(register, track)
+    name = pinned(model)
+    if to is None and name.startswith(SCHEMES):
+        raise ConfigError(f"A refit needs a folder to write to, however: {name} is in a registry. Give one with --to.")
+    target = storage.check_target(name if to is None else to, overwrite)
+    folder = resolve(name)
+    before = load(folder)
+    if not hasattr(before, "lineage_"):
+        raise ConfigError(
+            f"A refit needs a detector, however: {name} is a {type(before).__name__}. Fit that in Python."
+        )
+    is_series = isinstance(before, SeriesDetector)
+    if warm and is_series:
+        raise ConfigError(f"A warm start needs a detector of rows, however: {name} is one of series. Leave --warm out.")
+    X = _read(before, Table.open(data, dialect))
+    if len(X) < MIN_ROWS:
+        raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
+    was, threshold = digest(folder / "manifest.json"), float(before.threshold_.value_)
+    lineage = [*before.lineage_, _parent(name, was, warm, Path(data), len(X))]
+    detector = before if warm else clone(before)
+    try:
+        with watched(detector, None if is_series else progress):
+            detector.partial_fit(X) if warm else detector.fit(X)
+    except DataError as error:
+        raise DataError(f"{data}: {error}") from error
+    detector.lineage_ = lineage
+    detector.save(target, overwrite)
+    summary = RefitSummary(
+        model=str(target),
+        comes_from=name,
+        how="warm" if warm else "new",
+        data=str(data),
+        rows=len(X),
+        threshold_before=threshold,
+        threshold=float(detector.threshold_.value_),
+        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        generation=len(lineage),
+        seconds=time.perf_counter() - started,
+    )
+    if not track:
+        return summary
+    return tracked(summary, lambda: entry(detector, target, Path(data), "", began, register))
+
+
+def _parent(name: str, was: str, warm: bool, data: Path, rows: int) -> dict[str, Any]:
+    """What a model says of the one that it comes from, without paths."""
+    how = "warm" if warm else "new"
+    return {
+        "model": nameless(name),
+        "digest": was,
+        "how": how,
+        "data": data.name,
+        "data_digest": digest(data),
+        "rows": rows,
+    }
+
+
+def _read(detector: Any, table: Table) -> Any:
+    """The columns of a table that a model takes."""
+    if isinstance(detector, SeriesDetector):
+        return series.read(detector, table)[0]
+    names = list(getattr(detector, "feature_names_in_", [])) or list(table.columns)
+    table.require(names, "The model")
+    return table.read(names, BLOCK)
+
+
+def told(s: RefitSummary) -> str:
+    """A refit for a person."""
+    promise = "" if s.promised_false_alarm_rate is None else f", false alarms at most {s.promised_false_alarm_rate:.2g}"
+    how = "went on learning" if s.how == "warm" else "learned anew"
+    return "\n".join(
+        [
+            f"refitted  {s.comes_from} {how} from {s.rows:,} rows of {s.data}, {s.seconds:.1f} s",
+            f"threshold {s.threshold:.6g}, was {s.threshold_before:.6g}{promise}",
+            f"model     {s.model}, refitted {s.generation} {'time' if s.generation == 1 else 'times'}",
+            *told_run(s),
+        ]
+    )

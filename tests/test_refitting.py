@@ -1,0 +1,125 @@
+"""Models that learn again: the same call on other rows, from whom they come, and the pipeline that does so at night."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from typer.testing import CliRunner
+
+from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
+from anomaly_ae.cli import app
+from anomaly_ae.errors import ConfigError, OutputError
+from anomaly_ae.ops.refitting import refit
+from anomaly_ae.ops.tracking import digest
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows(n, seed, shift=0.0):
+    X = pd.DataFrame(np.random.default_rng(seed).normal(size=(n, 3)), columns=["a", "b", "c"])
+    return X.assign(b=X["b"] + shift)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A model, and newer rows, of which column b has moved."""
+    det = AutoencoderDetector(effort="fast", max_epochs=5, calibration="split", random_state=0).fit(rows(600, 0))
+    det.save(tmp_path / "model")
+    rows(600, 1, 5.0).assign(more=1).to_csv(tmp_path / "newer.csv", index=False)
+    return tmp_path
+
+
+def test_a_refit_is_a_fit_of_the_same_call_on_the_other_rows(place):
+    summary = refit(place / "model", place / "newer.csv", place / "second")
+    again, before = load(place / "second"), load(place / "model")
+    X = pd.read_csv(place / "newer.csv")[["a", "b", "c"]]
+    np.testing.assert_array_equal(again.anomaly_score(X), clone(before).fit(X).anomaly_score(X))
+    assert (summary.threshold_before, summary.threshold) == (before.threshold_.value_, again.threshold_.value_)
+    assert np.mean(before.predict(X) == -1) > 0.3
+    assert np.mean(again.predict(X) == -1) < 0.1
+
+
+def test_a_warm_refit_goes_on_from_the_weights_there_are(place):
+    refit(place / "model", place / "newer.csv", place / "second", warm=True)
+    X = pd.read_csv(place / "newer.csv")[["a", "b", "c"]]
+    expected = load(place / "model").partial_fit(X)
+    again = load(place / "second")
+    np.testing.assert_allclose(again.anomaly_score(X), expected.anomaly_score(X), rtol=1e-9)
+    assert again.n_rows_seen_ == 1200
+
+
+def test_a_model_remembers_all_that_it_comes_from(place):
+    refit(place / "model", place / "newer.csv", place / "second")
+    was = digest(place / "second" / "manifest.json")
+    summary = refit(place / "second", place / "newer.csv", warm=True, overwrite=True)
+    assert summary.generation == 2
+    first, second = load(place / "second").lineage_
+    assert first["digest"] == digest(place / "model" / "manifest.json")
+    assert second == {
+        "model": "second", "digest": was, "how": "warm", "data": "newer.csv",
+        "data_digest": digest(place / "newer.csv"), "rows": 600,
+    }  # fmt: skip
+    said = CliRunner().invoke(app, ["info", str(place / "second")]).stdout
+    assert f"went on from second ({was[:12]}) by newer.csv" in said
+    assert json.loads(CliRunner().invoke(app, ["info", str(place / "second"), "--json"]).stdout)["lineage"] == [
+        first,
+        second,
+    ]
+
+
+def test_what_is_there_stays_where_a_refit_cannot_be(place):
+    whole = digest(place / "model" / "manifest.json")
+    with pytest.raises(OutputError, match="exists"):
+        refit(place / "model", place / "newer.csv")
+    pd.read_csv(place / "newer.csv").drop(columns="b").to_csv(place / "less.csv", index=False)
+    for command in (["--data", "less.csv"], ["--data", "none.csv"], ["--data", "newer.csv", "--register", "x"]):
+        given = [str(place / word) if word.endswith(".csv") else word for word in command]
+        done = CliRunner().invoke(app, ["refit", str(place / "model"), *given, "--overwrite", "--no-track"])
+        assert done.exit_code == 2, done.output
+        assert "Traceback" not in done.output
+    assert digest(place / "model" / "manifest.json") == whole
+    load(place / "model")
+
+
+def test_a_model_of_series_is_refitted_anew_but_not_warm(tmp_path):
+    t = np.arange(1200)
+    X = pd.DataFrame({"a": np.sin(t / 9), "b": np.cos(t / 9)}) + np.random.default_rng(0).normal(size=(1200, 2)) / 20
+    X.insert(0, "time", pd.date_range("2026-03-01", periods=1200, freq="min"))
+    view = [View(Mahalanobis(), window=8)]
+    SeriesDetector(views=view, time="time", random_state=0).fit(X[:800]).save(tmp_path / "model")
+    X.to_csv(tmp_path / "newer.csv", index=False)
+    refit(tmp_path / "model", tmp_path / "newer.csv", tmp_path / "second")
+    assert load(tmp_path / "second").n_rows_seen_ == 1200
+    with pytest.raises(ConfigError, match="--warm"):
+        refit(tmp_path / "model", tmp_path / "newer.csv", tmp_path / "third", warm=True)
+
+
+def test_the_night_refits_where_a_gate_is_crossed_and_once(place):
+    pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    rows(400, 5).to_csv(place / "quiet.csv", index=False)
+    rows(400, 6, 5.0).to_csv(place / "moved.csv", index=False)
+
+    def night(name):
+        command = [sys.executable, ROOT / "pipelines" / "nightly.py", "model", f"{name}.csv", f"{name}-scores.csv"]
+        more = ["--normal", "newer.csv", "--candidate", "candidate"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+        done = subprocess.run(
+            [*map(str, command), *more], cwd=place, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "as it was" in night("quiet")
+    assert not (place / "candidate").exists()
+    assert "learned from 600 rows of newer.csv" in night("moved")
+    made = digest(place / "candidate" / "manifest.json")
+    assert "already" in night("moved")
+    assert digest(place / "candidate" / "manifest.json") == made
+    assert np.mean(load(place / "candidate").predict(rows(400, 7, 5.0)) == -1) < 0.1
+    assert {"moved-scores.csv", "moved-scores.html"} <= {path.name for path in place.iterdir()}
