@@ -98,7 +98,9 @@ def test_linear_denoiser_leaves_the_closed_form_residual():
     assert np.abs(residual - expected).mean() < 0.05 * np.abs(expected).mean()
 
 
-@pytest.mark.parametrize("sigma", [0.2, 0.5, 1.2])
+@pytest.mark.parametrize(
+    "sigma", [pytest.param(0.2, marks=pytest.mark.slow), 0.5, pytest.param(1.2, marks=pytest.mark.slow)]
+)
 def test_linear_vae_pays_the_kl_that_the_law_says(sigma):
     """Total KL = 1/2 sum ln(lambda_k / sigma^2) over the latents with lambda_k > sigma^2 (Lucas et al. 2019)."""
     net, X = linear(Gaussian(D), likelihood=Normal(sigma), steps=6000)

@@ -74,6 +74,7 @@ def test_faults_are_found_and_sensors_blamed_live(normal):
     assert false <= 1
 
 
+@pytest.mark.slow
 def test_two_commands_from_a_file_to_events(tmp_path, monkeypatch):
     mixed, labels = make_pump.simulate(3, 77, make_pump.FAULTS)
     mixed.to_csv(tmp_path / "mixed.csv", index=False)
