@@ -60,12 +60,6 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.slow
-@parametrize_with_checks([AutoencoderDetector(), VAEDetector()])
-def test_scikit_learn_checks_at_the_defaults(estimator, check):
-    check(estimator)
-
-
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
