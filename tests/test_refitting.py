@@ -100,6 +100,7 @@ def test_a_model_of_series_is_refitted_anew_but_not_warm(tmp_path):
         refit(tmp_path / "model", tmp_path / "newer.csv", tmp_path / "third", warm=True)
 
 
+@pytest.mark.slow
 def test_the_night_refits_where_a_gate_is_crossed_and_once(place):
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     rows(400, 5).to_csv(place / "quiet.csv", index=False)
