@@ -40,15 +40,6 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory of its own, without a say in where runs go."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ANOMALY_AE_OUTBOX"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
 def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

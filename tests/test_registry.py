@@ -61,15 +61,6 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory of its own, with a store of its own."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "ANOMALY_AE_OUTBOX"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
 def shell(*words):
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 0, done.output

@@ -46,15 +46,6 @@ def plant(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory of its own, without a say in where runs go."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ANOMALY_AE_OUTBOX"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
 def shell(*words, exits=0):
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == exits, done.output
@@ -117,6 +108,13 @@ def test_what_is_found_is_the_same_in_the_pass_that_scores(plant, here):
         "--event-time", "2026-03-04T00:00+00:00", "--json", "--fail-on", "any", exits=4,
     )  # fmt: skip
     assert len(pd.read_csv("out.csv")) == 400  # the gate comes after the scores
+    again = shell(
+        "score", plant / "model", plant / "day4.csv", "--output", "out.csv", "--state", "other.json", "--no-track",
+        "--event-time", "2026-03-04T00:00+00:00", "--json", "--fail-on", "any", exits=4,
+    )  # fmt: skip
+    assert (
+        json.loads(again.stdout)["monitoring"] == json.loads(done.stdout)["monitoring"]
+    )  # told again
     beside = json.loads(done.stdout)["monitoring"]
     assert {name: alone[name] for name in beside} == beside
 

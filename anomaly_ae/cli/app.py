@@ -36,6 +36,7 @@ State = Annotated[Path | None, typer.Option(help="File that remembers earlier ba
 Report = Annotated[Path | None, typer.Option(help="HTML file for a page to look at.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Register = Annotated[str | None, typer.Option(help="Registered model that gets it as a new version.")]
 Track = Annotated[bool, typer.Option("--track/--no-track", help="Log a run in MLflow (MLFLOW_TRACKING_URI).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 

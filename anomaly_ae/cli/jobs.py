@@ -22,6 +22,7 @@ from anomaly_ae.cli.app import (
     Model,
     Overwrite,
     Quiet,
+    Register,
     Report,
     State,
     Track,
@@ -86,7 +87,7 @@ def fit(
     missing: Missing = [],  # noqa: B006
     time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
     group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
-    register: Annotated[str | None, typer.Option(help="Registered model that gets it as a new version.")] = None,
+    register: Register = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,

@@ -209,7 +209,7 @@ def score_file(
         if track:
             told = partial(_told, summary, models, began, sample, reference, log_samples, found)
             summary = tracked(summary, told, *charts)
-            sink.note(asdict(summary))
+        sink.note(asdict(summary))  # what was found, and its run: the same job again tells both
     return summary
 
 
