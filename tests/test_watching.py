@@ -112,9 +112,7 @@ def test_what_is_found_is_the_same_in_the_pass_that_scores(plant, here):
         "score", plant / "model", plant / "day4.csv", "--output", "out.csv", "--state", "other.json", "--no-track",
         "--event-time", "2026-03-04T00:00+00:00", "--json", "--fail-on", "any", exits=4,
     )  # fmt: skip
-    assert (
-        json.loads(again.stdout)["monitoring"] == json.loads(done.stdout)["monitoring"]
-    )  # told again
+    assert json.loads(again.stdout)["monitoring"] == json.loads(done.stdout)["monitoring"]  # told again
     beside = json.loads(done.stdout)["monitoring"]
     assert {name: alone[name] for name in beside} == beside
 
