@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def imported() -> Any:
             "Tracking needs mlflow, however: it is not installed. Run pip install 'anomaly-ae[mlflow]', or do without "
             "tracking (--no-track)."
         ) from error
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy")  # of MLflow's own database code
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
         logging.getLogger(name).setLevel(logging.WARNING)  # the first use of a database is not news
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # nor is each try
