@@ -31,7 +31,6 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import ExplanationMixin, known
 from anomaly_ae.folds import Fold
 from anomaly_ae.keeping import arrays_of, config_of
-from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import Profile, References
 from anomaly_ae.nn.core import Part
 from anomaly_ae.nn.model import Net
@@ -263,13 +262,11 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         The promise is then the threshold's `alpha`, for all nets are new to these rows.
         """
         rows = self._checked(X)
-        readings = [fold.assess(rows) for fold in self.folds_]
-        scores, which = lower_median(np.stack([scores for scores, _ in readings]))
-        shares = np.choose(which[:, None], [shares for _, shares in readings])
-        self._calibrate([scores])
-        whole, time = (len(rows), len(rows)), correlation_time(rows)
-        told = correlation_time(np.column_stack([shares, scores]))
-        self.profile_ = Profile.learn(self.contract_.columns, rows, shares, whole, False, time, told)
+        self._calibrate([self.anomaly_score(X)])
+        references = References(rows, 1)
+        some = self.assess_codes(rows[references.choose(np.arange(len(rows)))])
+        references.add(some.anomaly_score, some.contributions)
+        self.profile_ = references.profile(self.contract_.columns)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)

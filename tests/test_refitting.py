@@ -46,7 +46,7 @@ def test_a_refit_is_a_fit_of_the_same_call_on_the_other_rows(place):
 
 
 def test_a_warm_refit_goes_on_from_the_weights_there_are(place):
-    refit(place / "model", place / "newer.csv", place / "second", warm=True)
+    refit(place / "model", place / "newer.csv", place / "second", how="warm")
     X = pd.read_csv(place / "newer.csv")[["a", "b", "c"]]
     expected = load(place / "model").partial_fit(X)
     again = load(place / "second")
@@ -54,10 +54,33 @@ def test_a_warm_refit_goes_on_from_the_weights_there_are(place):
     assert again.n_rows_seen_ == 1200
 
 
+def test_a_threshold_set_anew_keeps_what_was_learned_and_the_promise(place):
+    pd.concat([rows(400, 2, 5.0), rows(1, 3, 5.0)]).to_csv(place / "new.csv", index=False)
+    summary = refit(place / "model", place / "new.csv", place / "second", how="threshold")
+    before, again = load(place / "model"), load(place / "second")
+    X = pd.read_csv(place / "new.csv")
+    np.testing.assert_array_equal(again.anomaly_score(X), before.anomaly_score(X))
+    np.testing.assert_array_equal(again.calibration_scores_, np.sort(before.anomaly_score(X)))
+    rank = int(np.ceil((len(X) + 1) * (1 - 0.05)))  # the conformal threshold, in closed form
+    assert summary.threshold == again.calibration_scores_[rank - 1] > before.threshold_.value_
+    assert np.mean(before.predict(rows(400, 4, 5.0)) == -1) > 0.3
+    assert np.mean(again.predict(rows(400, 4, 5.0)) == -1) < 0.1
+    assert again.profile_.reference.rows == len(X)
+    assert again.lineage_[-1]["how"] == "threshold"
+
+
+def test_recalibrating_by_the_rows_of_many_nets_asks_for_their_median():
+    det = AutoencoderDetector(effort="fast", max_epochs=3, random_state=0).fit(rows(100, 0))
+    X = rows(300, 1)
+    said = det.anomaly_score(X)
+    np.testing.assert_array_equal(det.recalibrate(X).calibration_scores_, np.sort(said))
+    assert not det.profile_.factor - 1  # no row was in any net's fit: the promise is that of the threshold
+
+
 def test_a_model_remembers_all_that_it_comes_from(place):
     refit(place / "model", place / "newer.csv", place / "second")
     was = digest(place / "second" / "manifest.json")
-    summary = refit(place / "second", place / "newer.csv", warm=True, overwrite=True)
+    summary = refit(place / "second", place / "newer.csv", how="warm", overwrite=True)
     assert summary.generation == 2
     first, second = load(place / "second").lineage_
     assert first["digest"] == digest(place / "model" / "manifest.json")
@@ -87,17 +110,41 @@ def test_what_is_there_stays_where_a_refit_cannot_be(place):
     load(place / "model")
 
 
-def test_a_model_of_series_is_refitted_anew_but_not_warm(tmp_path):
+@pytest.fixture
+def plant(tmp_path):
+    """A model of series, and newer rows, which are noisier."""
     t = np.arange(1200)
-    X = pd.DataFrame({"a": np.sin(t / 9), "b": np.cos(t / 9)}) + np.random.default_rng(0).normal(size=(1200, 2)) / 20
+    noise = np.random.default_rng(0).normal(size=(1200, 2)) * np.where(t < 800, 0.05, 0.1)[:, None]
+    X = pd.DataFrame({"a": np.sin(t / 9), "b": np.cos(t / 9)}) + noise
     X.insert(0, "time", pd.date_range("2026-03-01", periods=1200, freq="min"))
-    view = [View(Mahalanobis(), window=8)]
-    SeriesDetector(views=view, time="time", random_state=0).fit(X[:800]).save(tmp_path / "model")
-    X.to_csv(tmp_path / "newer.csv", index=False)
-    refit(tmp_path / "model", tmp_path / "newer.csv", tmp_path / "second")
-    assert load(tmp_path / "second").n_rows_seen_ == 1200
-    with pytest.raises(ConfigError, match="--warm"):
-        refit(tmp_path / "model", tmp_path / "newer.csv", tmp_path / "third", warm=True)
+    SeriesDetector(views=[View(Mahalanobis(), window=8)], time="time", random_state=0).fit(X[:800]).save(
+        tmp_path / "model"
+    )
+    X[800:].to_csv(tmp_path / "newer.csv", index=False)
+    return tmp_path
+
+
+def test_a_model_of_series_is_refitted_anew_but_not_warm(plant):
+    refit(plant / "model", plant / "newer.csv", plant / "second", report=plant / "page.html")
+    assert load(plant / "second").n_rows_seen_ == 400
+    assert "SeriesDetector" in (plant / "page.html").read_text()
+    with pytest.raises(ConfigError, match="A warm start"):
+        refit(plant / "model", plant / "newer.csv", plant / "third", how="warm")
+
+
+def test_a_series_has_its_threshold_set_anew(plant):
+    before, X = load(plant / "model"), pd.read_csv(plant / "newer.csv", parse_dates=["time"])
+    done = CliRunner().invoke(
+        app, ["refit", str(plant / "model"), "--data", str(plant / "newer.csv"), "--how", "threshold", "--overwrite",
+              "--no-track"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    again = load(plant / "model")
+    np.testing.assert_array_equal(again.anomaly_score(X), before.anomaly_score(X))
+    np.testing.assert_allclose(again.calibration_scores_, np.sort(again.anomaly_score(X)), rtol=1e-9)
+    assert np.mean(before.predict(X) == -1) > 0.2
+    assert np.mean(again.predict(X) == -1) <= 0.05
+    assert again.events_.level_ > before.events_.level_
 
 
 @pytest.mark.slow

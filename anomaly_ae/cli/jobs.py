@@ -88,6 +88,7 @@ def fit(
     time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
     group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
     register: Register = None,
+    report: Report = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
@@ -99,11 +100,15 @@ def fit(
         if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text()):
             from anomaly_ae.ops import series
 
-            made = series.fit(data, model, config, time, group, names(exclude), dialect, overwrite, track, register)
+            made = series.fit(
+                data, model, config, time, group, names(exclude), dialect, overwrite, track, register, progress, report
+            )
             return finish(made, series.told_fit, json_, quiet)
         from anomaly_ae.ops import fitting
 
-        summary = fitting.fit(data, model, config, names(exclude), dialect, overwrite, track, progress, register)
+        summary = fitting.fit(
+            data, model, config, names(exclude), dialect, overwrite, track, progress, register, report
+        )
     return finish(summary, _told_fit, json_, quiet)
 
 

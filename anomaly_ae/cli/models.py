@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from anomaly_ae.cli.app import (
     Overwrite,
     Quiet,
     Register,
+    Report,
     Track,
     app,
     dialect_of,
@@ -43,13 +45,22 @@ def info(
     typer.echo(json.dumps(facts, indent=2) if json_ else told(facts))
 
 
+class How(enum.StrEnum):
+    """How a model learns again."""
+
+    new = "new"
+    warm = "warm"
+    threshold = "threshold"
+
+
 @app.command()
 def refit(
     model: Model,
     data: Annotated[Path, typer.Option(help="CSV or Parquet file of newer normal rows.")],
     to: Annotated[Path | None, typer.Option(help="Folder for it; else MODEL is replaced, with --overwrite.")] = None,
-    warm: Annotated[bool, typer.Option("--warm", help="Go on from the weights there are, instead of anew.")] = False,
+    how: Annotated[How, typer.Option(help="Anew, on from the weights there are, or the threshold alone.")] = How.new,
     register: Register = None,
+    report: Report = None,
     delimiter: Delimiter = None,
     decimal: Decimal = ".",
     encoding: Encoding = None,
@@ -67,12 +78,13 @@ def refit(
             model,
             data,
             to,
-            warm=warm,
+            how=how.value,
             dialect=dialect_of(delimiter, decimal, encoding, missing),
             overwrite=overwrite,
             track=track,
             progress=progress,
             register=register,
+            report=report,
         )
     finish(summary, refitting.told, json_, quiet)
 

@@ -65,7 +65,7 @@ def told(facts: dict[str, Any]) -> str:
     lines += ["", f"columns      {names}"]
     lines.append(f"rows         {facts['rows_seen']:,} seen, {facts['calibrate_rows']:,} of them to calibrate")
     for parent in reversed(facts["lineage"]):
-        anew = "went on from" if parent["how"] == "warm" else "refit of"
+        anew = {"warm": "went on from", "threshold": "threshold anew for"}.get(parent["how"], "refit of")
         lines.append(f"lineage      {anew} {parent['model']} ({parent['digest'][:12]}) by {parent['data']}")
     if "event_level" in facts:
         lines.append(f"flags        {', '.join(facts['flags']) or 'none'}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.columns import MIN_ROWS
 from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.drafts import check_output, write_whole
 from anomaly_ae.data.tables import Table
 from anomaly_ae.detectors import AutoencoderDetector
 from anomaly_ae.errors import ConfigError, DataError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]
+LEARNS = {"new": "fit", "warm": "partial_fit", "threshold": "recalibrate"}  # the method of a detector
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def fit(
     track: bool = True,
     progress: Progress | None = None,
     register: str | None = None,
+    report: Path_ | None = None,
 ) -> FitSummary:
     """Fit the detector of a YAML file (default: `AutoencoderDetector(random_state=0)`) on all rows of a table.
 
     The model folder is published first, the run logged after it; a run that cannot be logged is a warning. `register`
     names a registered model that gets it as a new version: the first is the champion, later ones are challengers.
+    `report` is an HTML file for a page on the model.
 
     Raises
     ------
@@ -79,6 +82,7 @@ def fit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
+    page = None if report is None else check_output(report)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
     table = Table.open(data, dialect)
@@ -87,14 +91,8 @@ def fit(
     if not columns:
         raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
     X = table.read(columns, BLOCK, lambda share: _tell(progress, 0.1 * share, "reading"))
-    if len(X) < MIN_ROWS:
-        raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
-    try:
-        with watched(detector, progress):
-            detector.fit(X)
-    except DataError as error:
-        raise DataError(f"{data}: {error}") from error
-    detector.save(target, overwrite)
+    learn(detector, data, X, progress)
+    publish_model(detector, target, overwrite, page)
     summary = FitSummary(
         model=str(target),
         data=str(data),
@@ -109,7 +107,9 @@ def fit(
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )
-    return tracked(summary, lambda: entry(detector, target, Path(data), text, began, register)) if track else summary
+    if not track:
+        return summary
+    return tracked(summary, lambda: entry(detector, target, source(data), began, register, text))
 
 
 def check_register(register: str | None, track: bool) -> None:
@@ -120,33 +120,53 @@ def check_register(register: str | None, track: bool) -> None:
             raise ConfigError("A registered model needs a run, however: tracking is off. Leave --no-track out.")
 
 
+def publish_model(detector: Any, target: Path, overwrite: bool, page: Path | None) -> None:
+    """Write the model folder, and then a page on it where one is asked for."""
+    detector.save(target, overwrite)
+    if page is not None:
+        write_whole(page, fit_page(detector, describe(detector)))
+
+
+def source(data: Path_) -> Input:
+    """A file of rows by its name and what it holds."""
+    return Input(Path(data).name, digest(Path(data)))
+
+
 def entry(
-    detector: Detector | SeriesDetector, model: Path, data: Path, config: str, began: int, register: str | None
+    detector: Detector | SeriesDetector, model: Path, data: Input, began: int, register: str | None, config: str = ""
 ) -> Entry:
     """What the run of a fit is to say: names and digests, no paths."""
     from anomaly_ae.ops.pictures import score_histogram
 
-    source = Input(data.name, digest(data))
     who = runs.Model(model.name, digest(model / "manifest.json"))
-    record = runs.of_fit(detector, source, who, began, register)
+    record = runs.of_fit(detector, data, who, began, register)
     scores, threshold = detector.calibration_scores_, detector.threshold_.value_
     drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
     page = written(lambda: fit_page(detector, describe(detector)))
     return record, {"config.yaml": config or configuration.dumps(detector), **page, **drawn}, model
 
 
-@contextlib.contextmanager
-def watched(detector: Any, progress: Progress | None) -> Iterator[None]:
-    """While the block lasts, a fit of the detector tells its progress."""
-    if progress is None:
-        yield
-        return
-    detector.set_callbacks(_EpochProgress(progress))
-    yield
-    detector.set_callbacks()
+def learn(detector: Any, data: Path_, X: Any, progress: Progress | None = None, how: str = "new") -> None:
+    """Have a detector learn from the rows of a file: a "new" fit, a "warm" one, or one of the "threshold" alone.
+
+    Raises
+    ------
+    DataError
+        Rows that it cannot learn from, or too few; it names the file.
+    """
+    if len(X) < MIN_ROWS:
+        raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
+    if progress is not None:
+        detector.set_callbacks(_FitProgress(progress))
+    try:
+        getattr(detector, LEARNS[how])(X)
+    except DataError as error:
+        raise DataError(f"{data}: {error}") from error
+    finally:
+        detector.set_callbacks()
 
 
-class _EpochProgress:
+class _FitProgress:
     """scikit-learn callback that tells how far a fit is."""
 
     def __init__(self, progress: Progress) -> None:
@@ -158,11 +178,14 @@ class _EpochProgress:
     teardown = on_fit_task_begin = setup
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        if context.task_name == "epoch":
-            net = context.parent
-            nets = net.parent.max_subtasks
-            done = (net.task_id + (context.task_id + 1) / net.max_subtasks) / nets
-            self.progress(0.1 + 0.9 * done, f"training net {net.task_id + 1} of {nets}, epoch {context.task_id + 1}")
+        if context.parent is None:
+            return
+        at_epoch = context.task_name == "epoch"
+        net = context.parent if at_epoch else context
+        of_net = (context.task_id + 1) / net.max_subtasks if at_epoch else 1.0
+        nets = net.parent.max_subtasks
+        what = f"learning {net.task_id + 1} of {nets}" + (f", epoch {context.task_id + 1}" if at_epoch else "")
+        self.progress(0.1 + 0.9 * (net.task_id + of_net) / nets, what)
 
 
 def _tell(progress: Progress | None, share: float, what: str) -> None:

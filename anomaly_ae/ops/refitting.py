@@ -5,28 +5,28 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sklearn.base import clone
 
 from anomaly_ae import storage
-from anomaly_ae.columns import MIN_ROWS
 from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.drafts import check_output
 from anomaly_ae.data.tables import Table
-from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
-from anomaly_ae.mlflow.outbox import now
+from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import SCHEMES, pinned, resolve
 from anomaly_ae.ops import series
-from anomaly_ae.ops.fitting import Progress, check_register, entry, watched
+from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import digest, told_run, tracked
 from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SeriesDetector
 
 Path_ = str | os.PathLike[str]
+DID = {"new": "learned anew", "warm": "went on learning", "threshold": "had its threshold set anew"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RefitSummary:
 
     model: str
     comes_from: str
-    how: str  # "new" or "warm"
+    how: str  # "new", "warm" or "threshold"
     data: str
     rows: int
     threshold_before: float
@@ -54,12 +54,13 @@ def refit(
     data: Path_,
     to: Path_ | None = None,
     *,
-    warm: bool = False,
+    how: str = "new",
     dialect: Dialect | None = None,
     overwrite: bool = False,
     track: bool = False,
     progress: Progress | None = None,
     register: str | None = None,
+    report: Path_ | None = None,
 ) -> RefitSummary:
     """Have a model learn from newer normal rows: the same call and columns, other rows.
 
@@ -71,9 +72,10 @@ def refit(
         CSV or Parquet file of normal rows.
     to : path or None, default=None
         Folder for the refitted model; `None` replaces `model`, which `overwrite` must allow.
-    warm : bool, default=False
-        Go on from the weights, the scaling and the calibration that are there (`partial_fit`) instead of beginning
-        anew: much faster, for slow drift. Only for detectors of rows.
+    how : {"new", "warm", "threshold"}, default="new"
+        Begin anew; go on from the weights, the scaling and the calibration that are there (`partial_fit`; only
+        detectors of rows), which is much faster and for slow drift; or leave what was learned as it is and set
+        threshold and p-values anew (`recalibrate`), by rows that no fit has seen.
     dialect : Dialect or None, default=None
         How text is written.
     overwrite : bool, default=False
@@ -84,6 +86,8 @@ def refit(
         Told the share that is done and what is being done.
     register : str or None, default=None
         Registered model that gets it as a new version.
+    report : path or None, default=None
+        HTML file for a page on the model.
 
     Raises
     ------
@@ -92,6 +96,7 @@ def refit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
+    page = None if report is None else check_output(report)
     name = pinned(model)
     if to is None and name.startswith(SCHEMES):
         raise ConfigError(f"A refit needs a folder to write to, however: {name} is in a registry. Give one with --to.")
@@ -102,26 +107,21 @@ def refit(
         raise ConfigError(
             f"A refit needs a detector, however: {name} is a {type(before).__name__}. Fit that in Python."
         )
-    is_series = isinstance(before, SeriesDetector)
-    if warm and is_series:
-        raise ConfigError(f"A warm start needs a detector of rows, however: {name} is one of series. Leave --warm out.")
+    if how not in DID:
+        raise ConfigError(f"A refit is one of {', '.join(DID)}, however: {how!r} was asked for. Choose one of them.")
+    if how == "warm" and isinstance(before, SeriesDetector):
+        raise ConfigError(f"A warm start needs a detector of rows, however: {name} is one of series. Take another how.")
     X = _read(before, Table.open(data, dialect))
-    if len(X) < MIN_ROWS:
-        raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
-    was, threshold = digest(folder / "manifest.json"), float(before.threshold_.value_)
-    lineage = [*before.lineage_, _parent(name, was, warm, Path(data), len(X))]
-    detector = before if warm else clone(before)
-    try:
-        with watched(detector, None if is_series else progress):
-            detector.partial_fit(X) if warm else detector.fit(X)
-    except DataError as error:
-        raise DataError(f"{data}: {error}") from error
+    was, threshold, read = digest(folder / "manifest.json"), float(before.threshold_.value_), source(data)
+    lineage = [*before.lineage_, _parent(name, was, how, read, len(X))]
+    detector = clone(before) if how == "new" else before
+    learn(detector, data, X, progress, how)
     detector.lineage_ = lineage
-    detector.save(target, overwrite)
+    publish_model(detector, target, overwrite, page)
     summary = RefitSummary(
         model=str(target),
         comes_from=name,
-        how="warm" if warm else "new",
+        how=how,
         data=str(data),
         rows=len(X),
         threshold_before=threshold,
@@ -132,18 +132,17 @@ def refit(
     )
     if not track:
         return summary
-    return tracked(summary, lambda: entry(detector, target, Path(data), "", began, register))
+    return tracked(summary, lambda: entry(detector, target, read, began, register))
 
 
-def _parent(name: str, was: str, warm: bool, data: Path, rows: int) -> dict[str, Any]:
+def _parent(name: str, was: str, how: str, data: Input, rows: int) -> dict[str, Any]:
     """What a model says of the one that it comes from, without paths."""
-    how = "warm" if warm else "new"
     return {
         "model": nameless(name),
         "digest": was,
         "how": how,
         "data": data.name,
-        "data_digest": digest(data),
+        "data_digest": data.digest,
         "rows": rows,
     }
 
@@ -160,10 +159,9 @@ def _read(detector: Any, table: Table) -> Any:
 def told(s: RefitSummary) -> str:
     """A refit for a person."""
     promise = "" if s.promised_false_alarm_rate is None else f", false alarms at most {s.promised_false_alarm_rate:.2g}"
-    how = "went on learning" if s.how == "warm" else "learned anew"
     return "\n".join(
         [
-            f"refitted  {s.comes_from} {how} from {s.rows:,} rows of {s.data}, {s.seconds:.1f} s",
+            f"refitted  {s.comes_from} {DID[s.how]} by {s.rows:,} rows of {s.data}, {s.seconds:.1f} s",
             f"threshold {s.threshold:.6g}, was {s.threshold_before:.6g}{promise}",
             f"model     {s.model}, refitted {s.generation} {'time' if s.generation == 1 else 'times'}",
             *told_run(s),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
-from anomaly_ae.ops.fitting import check_register, entry
+from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_table import named, told_rows
@@ -38,7 +38,6 @@ from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, w
 from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
 
-Progress = Callable[[float, str], None]
 BLOCK = 8192
 
 
@@ -117,6 +116,8 @@ def fit(
     overwrite: bool = False,
     track: bool = False,
     register: str | None = None,
+    progress: Progress | None = None,
+    report: str | Path | None = None,
 ) -> SeriesFitSummary:
     """Fit the `SeriesDetector` of a YAML file (default: `SeriesDetector(random_state=0)`) on all rows of a table.
 
@@ -127,6 +128,7 @@ def fit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
+    page = None if report is None else check_output(report)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (SeriesDetector(random_state=0), "")
     if not isinstance(detector, SeriesDetector):
@@ -140,11 +142,8 @@ def fit(
     table.require([*exclude, *named(detector)], "The fit")
     names = [name for name in table.columns if name not in set(exclude)]
     X = table.read(names, BLOCK)
-    try:
-        detector.fit(X)
-    except DataError as error:
-        raise DataError(f"{data}: {error}") from error
-    detector.save(target, overwrite)
+    learn(detector, data, X, progress)
+    publish_model(detector, target, overwrite, page)
     summary = SeriesFitSummary(
         model=str(target),
         data=str(data),
@@ -160,7 +159,7 @@ def fit(
     )
     if not track:
         return summary
-    return tracked(summary, lambda: entry(detector, target, Path(data), text, began, register))
+    return tracked(summary, lambda: entry(detector, target, source(data), began, register, text))
 
 
 def score(

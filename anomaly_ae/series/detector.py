@@ -32,7 +32,8 @@ from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
-from anomaly_ae.series.fold import Raw, SeriesFold
+from anomaly_ae.series.fold import Rarity, Raw, SeriesFold
+from anomaly_ae.series.learning import Learning
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View
 from anomaly_ae.series.windows import TURNS, Kinds, apart, automatic, kinds_in_time, longest_window
@@ -42,7 +43,6 @@ Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 ENOUGH_ROWS = 2000  # to calibrate what is causal, where each row takes a window of its own
 LONGEST_RECORD = 1_000_000  # cells to tell correlation times from
-EPOCHS = ["net", "epoch"]  # what a history without a net has
 
 
 class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, BaseEstimator):
@@ -232,7 +232,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         turns = range(TURNS) if by_turns and len(rows) >= 2 * TURNS else [None]
         divided = [kinds_in_time(line.bounds, turn) for turn in turns]
         self.window_ = self._window(rows, divided[0].fit)
-        learning = _Learning(self, rows, rng, len(divided) + (len(divided) > 1))
+        learning = Learning(self, rows, rng, len(divided) + (len(divided) > 1))
         folds = [learning.fold(kinds) for kinds in divided]
         if len(folds) > 1:
             first = divided[0]
@@ -244,21 +244,47 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         learning.end()
         self.history_ = learning.history()
         self.calibrated_ = {}
-        for reduce in dict.fromkeys([self.reduce, "last"]):
+        for reduce in self._ways:
             told = [
                 raw
                 for fold, kinds in zip(folds, divided, strict=True)
-                for raw in self._raw(fold, rows, kinds.calibrate, reduce)
+                for raw in self._raw(fold, rows, apart(kinds.calibrate, fold.length), reduce)
             ]
             seen = told
             if len(folds) == 1 and len(divided[0].validate):  # with a single division none is held out for two ends
-                seen = self._raw(self.fold_, rows, divided[0].validate, reduce)
-            self.calibrated_[reduce] = Calibrated.learn(
-                self.fold_, self.fold_.rarities(seen), told, self.parts_["threshold"], self._events_rule, self.smoothing
-            )
+                seen = self._raw(self.fold_, rows, apart(divided[0].validate, self.fold_.length), reduce)
+            self._calibrate(reduce, self.fold_.rarities(seen), told)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
         self.profile_ = self._profile(taken.codes, held_out, len(divided) > 1)
         return self
+
+    def recalibrate(self, X: ArrayLike) -> Self:
+        """Set threshold, p-values and events anew by rows of normal operation that no fit has seen; the views stay.
+
+        Raises
+        ------
+        ValueError
+            Infinite values, other columns than at fit.
+        DataError
+            Times that cannot be read or go back; duplicates or gaps where these are to be errors.
+        """
+        taken = self._taken(X)
+        line = self._timeline(taken, longest_fill=0)
+        rows = line.rows(taken.codes)
+        for reduce in self._ways:
+            self._calibrate(reduce, self.calibrated_[reduce].rarities, self._raw(self.fold_, rows, line.bounds, reduce))
+        self.profile_ = self._profile(taken.codes, len(rows), False)
+        return self
+
+    @property
+    def _ways(self) -> list[str]:
+        """From windows to rows: as asked for, and as a stream does it."""
+        return list(dict.fromkeys([self.reduce, "last"]))
+
+    def _calibrate(self, reduce: str, rarities: list[Rarity], told: list[Raw]) -> None:
+        self.calibrated_[reduce] = Calibrated.learn(
+            self.fold_, rarities, told, self.parts_["threshold"], self._events_rule, self.smoothing
+        )
 
     def _profile(self, codes: Array, held_out: int, by_turns: bool) -> Profile:
         """What rows look like, and what was said of those held out, which are so many."""
@@ -304,7 +330,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
             fold.raw(rows[first:last], reduce, self.stride)
             if reduce == "mean"
             else fold.raw_some(rows[first:last], step)
-            for first, last in apart(runs, fold.length)
+            for first, last in runs
         ]
 
     # --- keeping -----------------------------------------------------------------------------------------------------
@@ -347,51 +373,13 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
                 detector._events_rule,
                 detector.smoothing,
             )
-            for reduce in dict.fromkeys([detector.reduce, "last"])
+            for reduce in detector._ways
         }
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ModelFolderError(
             f"A model folder must fit together, however: {path} does not ({error}). Fit the model again."
         ) from error
     return detector
-
-
-class _Learning:
-    """Folds one after the other, told of to the detector's callbacks."""
-
-    def __init__(self, detector: SeriesDetector, rows: Array, rng: np.random.RandomState, folds: int) -> None:
-        self.detector, self.rows, self.rng, self.folds = detector, rows, rng, folds
-        self.records: list[dict[str, float]] = []
-        self.done = 0
-        self.context = detector._init_callback_context(max_subtasks=folds)
-        self.context.call_on_fit_task_begin(estimator=detector, X=rows)
-
-    def fold(self, kinds: Kinds) -> SeriesFold:
-        """A fold that has learned from rows of these kinds."""
-        detector, inner = self.detector, self.detector._inner()
-        self.done += 1
-        name = f"net {self.done} of {self.folds}"
-        task = self.context.subcontext(task_name=name, max_subtasks=inner.epochs)
-        task.call_on_fit_task_begin(estimator=detector)
-
-        def on_epoch(record: dict[str, float]) -> bool:
-            epoch = task.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=detector)
-            return epoch.call_on_fit_task_end(estimator=detector, metadata=record)
-
-        rule, columns = detector.parts_["preprocessing"], detector.contract_.columns
-        fold = detector._new_fold(Channels.learn(rule, columns, self.rows, kinds.fit), self.rng.randint(2**31 - 1))
-        history = fold.learn(self.rows, kinds, inner._recipe(), self.rng.randint(2**31 - 1), on_epoch)
-        self.records += [{"net": self.done, **record} for record in history]
-        task.call_on_fit_task_end(estimator=detector)
-        return fold
-
-    def end(self) -> None:
-        """All folds are there."""
-        self.context.call_on_fit_task_end(estimator=self.detector)
-
-    def history(self) -> pd.DataFrame:
-        """One row an epoch."""
-        return pd.DataFrame(self.records, columns=None if self.records else EPOCHS)
 
 
 SERIES_DETECTORS: dict[str, type[SeriesDetector]] = {"SeriesDetector": SeriesDetector}

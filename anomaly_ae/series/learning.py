@@ -1,0 +1,54 @@
+"""The folds of a fit on series, one after the other, told of to whoever watches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomaly_ae.series.channels import Channels
+from anomaly_ae.series.fold import SeriesFold
+from anomaly_ae.series.windows import Kinds
+
+Array = NDArray[np.float64]
+EPOCHS = ["net", "epoch"]  # what a history without a net has
+
+
+class Learning:
+    """Folds of a `SeriesDetector` one after the other, told of to its callbacks."""
+
+    def __init__(self, detector: Any, rows: Array, rng: np.random.RandomState, folds: int) -> None:
+        self.detector, self.rows, self.rng, self.folds = detector, rows, rng, folds
+        self.records: list[dict[str, float]] = []
+        self.done = 0
+        self.context = detector._init_callback_context(max_subtasks=folds)
+        self.context.call_on_fit_task_begin(estimator=detector, X=rows)
+
+    def fold(self, kinds: Kinds) -> SeriesFold:
+        """A fold that has learned from rows of these kinds."""
+        detector, inner = self.detector, self.detector._inner()
+        self.done += 1
+        name = f"net {self.done} of {self.folds}"
+        task = self.context.subcontext(task_name=name, max_subtasks=inner.epochs)
+        task.call_on_fit_task_begin(estimator=detector)
+
+        def on_epoch(record: dict[str, float]) -> bool:
+            epoch = task.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=detector)
+            return epoch.call_on_fit_task_end(estimator=detector, metadata=record)
+
+        rule, columns = detector.parts_["preprocessing"], detector.contract_.columns
+        fold = detector._new_fold(Channels.learn(rule, columns, self.rows, kinds.fit), self.rng.randint(2**31 - 1))
+        history = fold.learn(self.rows, kinds, inner._recipe(), self.rng.randint(2**31 - 1), on_epoch)
+        self.records += [{"net": self.done, **record} for record in history]
+        task.call_on_fit_task_end(estimator=detector)
+        return fold
+
+    def end(self) -> None:
+        """All folds are there."""
+        self.context.call_on_fit_task_end(estimator=self.detector)
+
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.DataFrame(self.records, columns=None if self.records else EPOCHS)
