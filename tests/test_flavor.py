@@ -2,15 +2,14 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import numpy as np
 import pandas as pd
 import pytest
+from servers import serving
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
@@ -71,6 +70,7 @@ def store(tmp_path_factory):
     before, where = mlflow.get_tracking_uri(), os.getcwd()
     os.chdir(folder)
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_experiment("notebook")  # that of another store may be the active one still
     yield folder
     mlflow.set_tracking_uri(before)
     os.chdir(where)
@@ -206,34 +206,18 @@ def test_a_real_server_says_what_the_shell_says(fitted, logged, store, tmp_path)
     X = table(60, 2)
     X.to_csv(tmp_path / "night.csv", index=False)
     score_file(model.save(tmp_path / "model"), tmp_path / "night.csv", tmp_path / "scores.csv")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", logged["rows"].model_uri, "--port", str(port)]
-    environment = os.environ | {
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", logged["rows"].model_uri]
+    environment = {
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
         "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
     }
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen([*command, "--env-manager", "local"], env=environment, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.5)
+    with serving([*command, "--env-manager", "local"], tmp_path, ready="ping", **environment) as site:
         sent = {"dataframe_split": json.loads(X.to_json(orient="split", index=False, date_format="iso"))}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations", json.dumps(sent).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(  # noqa: S310
+            f"{site}/invocations", json.dumps(sent).encode(), {"Content-Type": "application/json"}
         )
         answer = json.load(urllib.request.urlopen(request, timeout=60))  # noqa: S310
-    finally:
-        server.terminate()
-        server.wait(30)
     told, shell = pd.DataFrame(answer["predictions"]), pd.read_csv(tmp_path / "scores.csv")
     np.testing.assert_allclose(told["anomaly_score"], shell["anomaly_score"], rtol=1e-9)
     assert told["is_anomaly"].tolist() == shell["is_anomaly"].tolist()

@@ -5,16 +5,15 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from servers import COMMAND, serving
 from sklearn.base import clone
 
 from anomaly_ae import AutoencoderDetector, Conformal, Quantile, VAEDetector, load, score_file
@@ -141,25 +140,9 @@ def test_a_job_that_fails_logs_no_run(jobs, tmp_path):
 
 def test_ui_serves_the_runs_of_the_working_directory(jobs):
     folder, fit, *_ = jobs
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("anomaly-ae")), "ui", "--port", str(port)]
-    with (folder / "ui.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        answer, deadline = None, time.monotonic() + 60
-        while answer is None and time.monotonic() < deadline:
-            try:
-                url = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={fit.run_id}"
-                answer = json.load(urllib.request.urlopen(url, timeout=5))
-            except OSError:
-                time.sleep(0.5)
-        assert answer is not None, (folder / "ui.log").read_text()
-        assert answer["run"]["info"]["run_name"] == "fit VAEDetector on normal.csv"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(20)
+    with serving([COMMAND, "ui"], folder) as site:
+        answer = json.load(urllib.request.urlopen(f"{site}/api/2.0/mlflow/runs/get?run_id={fit.run_id}", timeout=60))  # noqa: S310
+    assert answer["run"]["info"]["run_name"] == "fit VAEDetector on normal.csv"
 
 
 def test_without_the_extra_the_result_is_complete_and_the_way_out_is_named(jobs, tmp_path, monkeypatch):

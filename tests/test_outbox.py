@@ -4,7 +4,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 import urllib.parse
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from servers import free_port, mlflow_server
 from typer.testing import CliRunner
 
 from anomaly_ae import AutoencoderDetector, load, score_file
@@ -40,40 +40,9 @@ def place(tmp_path_factory):
     return folder
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-class Server:
-    """A real `mlflow server` on loopback."""
-
-    def __init__(self, folder, port):
-        self.url, self.log = f"http://127.0.0.1:{port}", folder / "server.log"
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-        store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "art")]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen([*command, *store], cwd=folder, stdout=log, stderr=log)
-
-    def __enter__(self):
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=5)  # noqa: S310
-            except OSError:
-                assert time.monotonic() < deadline, self.log.read_text()
-                time.sleep(0.3)
-            else:
-                return self
-
-    def __exit__(self, *error):
-        self.process.terminate()
-        self.process.wait(30)
-
-    def ask(self, what, **query):
-        url = f"{self.url}/api/2.0/{what}?{urllib.parse.urlencode(query)}"
-        return json.load(urllib.request.urlopen(url, timeout=30))  # noqa: S310
+def ask(site, what, **query):
+    url = f"{site}/api/2.0/{what}?{urllib.parse.urlencode(query)}"
+    return json.load(urllib.request.urlopen(url, timeout=30))  # noqa: S310
 
 
 def tracked(place, target="scores.csv", **options):
@@ -120,7 +89,7 @@ def test_what_a_server_missed_it_gets_later_and_once(place, here, monkeypatch):
     failed = CliRunner().invoke(app, ["track", "sync"])
     assert failed.exit_code == 1
     assert failed.stderr.count("kept ") == len(outbox.kept()) == 5
-    with Server(here, port) as server:
+    with mlflow_server(here, port) as site:
         done = CliRunner().invoke(app, ["track", "sync", "--json"])
         assert done.exit_code == 0, done.stderr
         told = json.loads(done.stdout)
@@ -134,7 +103,7 @@ def test_what_a_server_missed_it_gets_later_and_once(place, here, monkeypatch):
         (long,) = {one["run_id"] for one in told["sent"] if one["name"] == watched.name}
         assert not Path("mlflow-outbox").exists()
         for record, one in zip([first, second], scores, strict=True):
-            run = server.ask("mlflow/runs/get", run_id=one["run_id"])["run"]
+            run = ask(site, "mlflow/runs/get", run_id=one["run_id"])["run"]
             info, data = run["info"], run["data"]
             assert (info["start_time"], info["end_time"], info["status"]) == (record.start, record.end, "FINISHED")
             assert info["run_name"] == "score night.csv"
@@ -143,14 +112,14 @@ def test_what_a_server_missed_it_gets_later_and_once(place, here, monkeypatch):
             assert record.tags.items() <= {tag["key"]: tag["value"] for tag in data["tags"]}.items()
             (used,) = run["inputs"]["dataset_inputs"]
             assert used["dataset"]["digest"] == record.input.digest[:12]
-        points = server.ask("mlflow/runs/get", run_id=long)["run"]["data"]["metrics"]
+        points = ask(site, "mlflow/runs/get", run_id=long)["run"]["data"]["metrics"]
         assert sorted((m["key"], m["value"], m["timestamp"], m["step"]) for m in points) == sorted(watched.points)
         run_id = scores[0]["run_id"]
-        listed = server.ask("mlflow/artifacts/list", run_id=run_id)["files"]
+        listed = ask(site, "mlflow/artifacts/list", run_id=run_id)["files"]
         assert {one["path"]: int(one["file_size"]) for one in listed} == {n: len(b) for n, b in files.items()}
         again = CliRunner().invoke(app, ["track", "sync"])
         assert (again.exit_code, again.stdout) == (0, "nothing   is waiting\n")
-        assert len(finished(server.url)[1]) == 4  # two jobs, a fit, and the long run of the model
+        assert len(finished(site)[1]) == 4  # two jobs, a fit, and the long run of the model
         assert told["sent"][names.index("fit AutoencoderDetector on normal.csv")]["registered"] == "models:/pump/1"
         assert pinned("models:/pump@champion") == "models:/pump/1"
         X = pd.read_csv(place / "normal.csv")
