@@ -109,6 +109,29 @@ def test_scores_that_become_stranger_are_found_and_those_that_become_ordinary_ar
     assert martingale.update(rng.normal(1, size=300), rng).highest > 5
 
 
+def test_a_long_normal_life_does_not_blind_it():
+    rng = np.random.default_rng(0)
+    found = []
+    for normal in (1_000, 30_000):
+        martingale = Martingale.of(rng.normal(size=500)).update(rng.normal(size=normal), rng)
+        assert -1.3 < martingale.log10 < 2  # one in log2(30,000) is never at stake
+        found.append(next(n for n in range(10, 1000, 10) if martingale.update(rng.normal(1, size=10), rng).log10 > 2))
+    assert max(found) < 2 * min(found)
+
+
+def test_capital_that_is_not_at_stake_is_the_rest_of_one():
+    martingale = Martingale.of(np.zeros(1))
+    for p in (0.5, 0.5, 0.5):
+        martingale._bet(p)
+    flat, steep = 1.0, 0.5 * 0.5**-0.5  # what a p-value of one half pays: 1, 1, 1 and less
+    stakes, left = np.zeros(4), 1.0
+    for t in range(3):
+        left, put = 1 / np.log2(3 + t), 1 / np.log2(2 + t) - 1 / np.log2(3 + t)
+        won = (stakes + put / 4) * [flat, flat, flat, steep]
+        stakes = 0.99 * won + 0.01 * won.sum() / 4
+    assert 10**martingale.log10 == pytest.approx(left + stakes.sum(), rel=1e-12)
+
+
 def test_a_martingale_goes_on_where_it_was_put_down():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=300)

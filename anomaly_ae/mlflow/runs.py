@@ -80,7 +80,7 @@ def of_watch(batch: Mapping[str, Any], asset: str, model: Model) -> Record:
     """Points at a batch's event time for the long run of a model and an asset."""
     when = int(datetime.fromisoformat(batch["event_time"]).timestamp() * 1000)
     told = monitored(batch) | {
-        f"psi/{re.sub(r'[^-a-zA-Z0-9_. :/]', '_', feature['name'])[:200]}": feature["psi"]
+        f"psi {re.sub(r'[^-a-zA-Z0-9_. :/]', '_', feature['name'])[:200]}": feature["psi"]
         for feature in sorted(batch["features"], key=lambda feature: str(feature["name"]))[:COLUMNS]
     }
     key = hashlib.sha256(f"{model.digest} {asset}".encode()).hexdigest()[:32]

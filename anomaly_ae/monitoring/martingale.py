@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 JUMP = 0.01  # share of the capital that changes its bet from one score to the next
 STEEP = (0.0, 1.0, 2.0)  # slopes of the linear bets; 0 keeps the capital
 POWER = 0.5  # of the bet on p-values close to 0
+BETS = len(STEEP) + 1
 KEPT_BITS = 44  # of a float's 64 that a score loses before it is compared: it keeps eight bits of its mantissa
 
 
@@ -28,10 +29,13 @@ class Martingale:
     .. math:: p_t = \frac{\#\{i < t : s_i > s_t\} + \theta_t (1 + \#\{i < t : s_i = s_t\})}{t}
 
     While scores are exchangeable these are independent and uniform, so that no bet on small ones grows on average. The
-    capital starts at 1 and is spread over four bets: none, :math:`1 + (1/2 - p)`, :math:`1 + 2 (1/2 - p)` and
-    :math:`\frac12 p^{-1/2}`; after each score one hundredth of it is spread anew (the simple jumper). The probability
-    that the capital of exchangeable scores *ever* reaches :math:`1/\alpha` is at most :math:`\alpha` (Ville 1939).
-    Scores that become ordinary, or calibrate scores that are stranger than those of new rows, cannot make it rich.
+    capital starts at 1, all of it in reserve. Before each score some of the reserve, of which
+    :math:`1 / \log_2 (2 + t)` is left after `t` scores, is spread evenly over four bets: none,
+    :math:`1 + (1/2 - p)`, :math:`1 + 2 (1/2 - p)` and :math:`\frac12 p^{-1/2}`; after each score one hundredth of what
+    is at stake is spread anew (the simple jumper). So there is always some capital that has not lost in a long normal
+    life, and drift is found as fast after years as after days. The probability that the capital of exchangeable scores
+    *ever* reaches :math:`1/\alpha` is at most :math:`\alpha` (Ville 1939). Scores that become ordinary, or calibrate
+    scores that are stranger than those of new rows, cannot make it rich.
 
     Scores are compared after rounding to eight binary digits, whatever the data are, so that the state stays small.
 
@@ -44,6 +48,8 @@ class Martingale:
     ----------
     Vovk, Petej, Nouretdinov, Ahlberg, Carlsson and Gammerman 2021, Retrain or not retrain: conformal test martingales
     for change-point detection, arXiv:2102.10439.
+    Shin, Ramdas and Rinaldo 2022, E-detectors: a nonparametric framework for sequential change detection,
+    arXiv:2203.03532 (bets that begin at every time).
 
     Examples
     --------
@@ -56,9 +62,10 @@ class Martingale:
     True
     """
 
-    log10: float = 0.0
+    log10: float = 0.0  # of the capital, the reserve with it
     highest: float = 0.0  # log10 of the capital at its best
-    shares: list[float] = field(default_factory=lambda: [1 / (len(STEEP) + 1)] * (len(STEEP) + 1))
+    stakes: list[float] = field(default_factory=lambda: [-math.inf] * BETS)  # logarithm of what is on each bet
+    bets: int = 0  # scores so far that were bet on
     seen: list[int] = field(default_factory=list)  # scores so far, rounded, in order of size
 
     @classmethod
@@ -76,23 +83,38 @@ class Martingale:
         return self
 
     def _bet(self, p: float) -> None:
+        fresh = math.log((_reserve(self.bets) - _reserve(self.bets + 1)) / BETS)
         paid = [1 + slope * (0.5 - p) for slope in STEEP] + [POWER * max(p, 1e-12) ** (POWER - 1)]
-        won = [share * factor for share, factor in zip(self.shares, paid, strict=True)]
-        capital = sum(won)
-        self.shares = [(1 - JUMP) * part / capital + JUMP / len(won) for part in won]
-        self.log10 += math.log10(capital)
+        won = [_sum(stake, fresh) + math.log(factor) for stake, factor in zip(self.stakes, paid, strict=True)]
+        at_stake = _sum(*won)
+        self.stakes = [_sum(math.log1p(-JUMP) + stake, math.log(JUMP / BETS) + at_stake) for stake in won]
+        self.bets += 1
+        self.log10 = _sum(at_stake, math.log(_reserve(self.bets))) / math.log(10)
         self.highest = max(self.highest, self.log10)
 
     def to_json(self) -> dict[str, Any]:
         """The state as plain data."""
         runs = [[value, len(list(same))] for value, same in groupby(self.seen)]
-        return {"log10": self.log10, "highest": self.highest, "shares": self.shares, "seen": runs}
+        told = {"log10": self.log10, "highest": self.highest, "stakes": self.stakes, "bets": self.bets, "seen": runs}
+        return told if self.bets else {**told, "stakes": []}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Martingale:
         """The martingale that `to_json` gave."""
         seen = [value for value, count in data["seen"] for _ in range(count)]
-        return cls(data["log10"], data["highest"], list(data["shares"]), seen)
+        begun = {"stakes": list(data["stakes"])} if data["bets"] else {}
+        return cls(data["log10"], data["highest"], bets=data["bets"], seen=seen, **begun)
+
+
+def _reserve(bets: int) -> float:
+    """What is not at stake after so many bets, of 1."""
+    return 1 / math.log2(2 + bets)
+
+
+def _sum(*logarithms: float) -> float:
+    """The logarithm of the sum of what these are the logarithms of."""
+    most = max(logarithms)
+    return most + math.log(sum(math.exp(one - most) for one in logarithms))
 
 
 def _rounded(scores: NDArray[np.float64]) -> Iterable[int]:

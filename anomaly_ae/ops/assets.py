@@ -22,7 +22,7 @@ from anomaly_ae.ops.tracking import Entry, digest
 
 Path_ = str | os.PathLike[str]
 FOLDER = "anomaly-ae-monitor"  # in the working directory
-FORMAT = "anomaly_ae monitor 1"
+FORMAT = "anomaly_ae monitor 2"
 
 
 @dataclass(frozen=True)
