@@ -109,6 +109,12 @@ def test_scores_that_become_stranger_are_found_and_those_that_become_ordinary_ar
     assert martingale.update(rng.normal(1, size=300), rng).highest > 5
 
 
+def test_capital_beyond_all_floats_is_counted_on():
+    rng = np.random.default_rng(0)
+    martingale = Martingale.of(rng.normal(size=500)).update(np.arange(10.0, 2000.0), rng)
+    assert 400 < martingale.log10 == martingale.highest < math.inf
+
+
 def test_a_long_normal_life_does_not_blind_it():
     rng = np.random.default_rng(0)
     found = []

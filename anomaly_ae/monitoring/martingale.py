@@ -16,6 +16,7 @@ JUMP = 0.01  # share of the capital that changes its bet from one score to the n
 STEEP = (0.0, 1.0, 2.0)  # slopes of the linear bets; 0 keeps the capital
 POWER = 0.5  # of the bet on p-values close to 0
 BETS = len(STEEP) + 1
+MUCH = 1e200  # capital that is counted in another unit, lest it overflow
 KEPT_BITS = 44  # of a float's 64 that a score loses before it is compared: it keeps eight bits of its mantissa
 
 
@@ -64,7 +65,8 @@ class Martingale:
 
     log10: float = 0.0  # of the capital, the reserve with it
     highest: float = 0.0  # log10 of the capital at its best
-    stakes: list[float] = field(default_factory=lambda: [-math.inf] * BETS)  # logarithm of what is on each bet
+    stakes: list[float] = field(default_factory=lambda: [0.0] * BETS)  # what is on each bet, in units of e^scale
+    scale: float = 0.0
     bets: int = 0  # scores so far that were bet on
     seen: list[int] = field(default_factory=list)  # scores so far, rounded, in order of size
 
@@ -83,38 +85,34 @@ class Martingale:
         return self
 
     def _bet(self, p: float) -> None:
-        fresh = math.log((_reserve(self.bets) - _reserve(self.bets + 1)) / BETS)
+        unit, left = math.exp(-self.scale), _reserve(self.bets + 1)
+        fresh = (_reserve(self.bets) - left) / BETS * unit
         paid = [1 + slope * (0.5 - p) for slope in STEEP] + [POWER * max(p, 1e-12) ** (POWER - 1)]
-        won = [_sum(stake, fresh) + math.log(factor) for stake, factor in zip(self.stakes, paid, strict=True)]
-        at_stake = _sum(*won)
-        self.stakes = [_sum(math.log1p(-JUMP) + stake, math.log(JUMP / BETS) + at_stake) for stake in won]
+        won = [(stake + fresh) * factor for stake, factor in zip(self.stakes, paid, strict=True)]
+        at_stake = sum(won)
+        self.stakes = [(1 - JUMP) * stake + JUMP / BETS * at_stake for stake in won]
         self.bets += 1
-        self.log10 = _sum(at_stake, math.log(_reserve(self.bets))) / math.log(10)
+        self.log10 = (math.log(at_stake + left * unit) + self.scale) / math.log(10)
         self.highest = max(self.highest, self.log10)
+        if at_stake > MUCH:
+            self.stakes = [stake / at_stake for stake in self.stakes]
+            self.scale += math.log(at_stake)
 
     def to_json(self) -> dict[str, Any]:
         """The state as plain data."""
-        runs = [[value, len(list(same))] for value, same in groupby(self.seen)]
-        told = {"log10": self.log10, "highest": self.highest, "stakes": self.stakes, "bets": self.bets, "seen": runs}
-        return told if self.bets else {**told, "stakes": []}
+        told = {name: value for name, value in vars(self).items() if name != "seen"}
+        return told | {"seen": [[value, len(list(same))] for value, same in groupby(self.seen)]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Martingale:
         """The martingale that `to_json` gave."""
         seen = [value for value, count in data["seen"] for _ in range(count)]
-        begun = {"stakes": list(data["stakes"])} if data["bets"] else {}
-        return cls(data["log10"], data["highest"], bets=data["bets"], seen=seen, **begun)
+        return cls(**{**data, "seen": seen})
 
 
 def _reserve(bets: int) -> float:
     """What is not at stake after so many bets, of 1."""
     return 1 / math.log2(2 + bets)
-
-
-def _sum(*logarithms: float) -> float:
-    """The logarithm of the sum of what these are the logarithms of."""
-    most = max(logarithms)
-    return most + math.log(sum(math.exp(one - most) for one in logarithms))
 
 
 def _rounded(scores: NDArray[np.float64]) -> Iterable[int]:
