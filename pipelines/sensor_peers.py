@@ -272,7 +272,12 @@ class Discord(Judged):
         return np.sqrt(np.maximum(2 * self.window * (1 - nearest), 0))
 
 
-SERIES_OURS: dict[str, Factory] = {"SeriesDetector": partial(default, "anomaly_ae:SeriesDetector")}
+def ours(seed: int) -> Any:
+    """The default, with the alarms of its peers."""
+    return default("anomaly_ae:SeriesDetector", seed).set_params(threshold__alpha=ALPHA)
+
+
+SERIES_OURS: dict[str, Factory] = {"SeriesDetector": ours}
 SERIES_PEERS: dict[str, Factory] = {
     "Random": Random,
     "Windowed-PCA": WindowedPCA,

@@ -19,6 +19,7 @@ from anomaly_ae import (
     Mahalanobis,
     Neighbours,
     PrincipalComponents,
+    Quantile,
     ReconstructionError,
     SeriesDetector,
     VAEDetector,
@@ -382,6 +383,18 @@ def test_every_parameter_moves_the_score(parameter, value):
     new = plant(200, seed=1)
     other = clone(usual).set_params(**{parameter: value})
     assert not np.allclose(usual.fit(plant()).anomaly_score(new), other.fit(plant()).anomaly_score(new))
+
+
+def test_the_threshold_is_a_parameter_of_its_own_and_defaults_are_reached_into():
+    det = SeriesDetector(views=QUICK, random_state=0)
+    det.set_params(threshold__alpha=0.2, event_rule__shortest=7)
+    assert det.detector is None  # no net for the sake of a threshold
+    assert (det.threshold.alpha, det.event_rule.shortest) == (0.2, 7)
+    det.fit(plant())
+    assert np.mean(det.calibration_scores_ > det.threshold_.value_) == pytest.approx(0.2, abs=0.01)
+    quantile = clone(det).set_params(threshold=Quantile(0.5)).fit(plant())
+    assert quantile.threshold_.value_ < det.threshold_.value_
+    assert SeriesDetector(detector=AutoencoderDetector(threshold=Quantile(0.5))).parts()["threshold"].level == 0.5
 
 
 @pytest.mark.parametrize(

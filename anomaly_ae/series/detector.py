@@ -71,7 +71,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     Parameters
     ----------
     detector : AutoencoderDetector, VAEDetector or None, default=None
-        Its parts, how to train, device, effort and threshold, for windows `(channels, window)`; its scorer (by default
+        Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer (by default
         `StandardizedError`) becomes a further view.
     views : sequence of View or None, default=None
         What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`,
@@ -97,6 +97,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         What to do with rows at the time of the one before: refuse, keep one of them (all get its score), or keep all.
     event_rule : Events or None, default=None
         When strange rows make an event; `None` is `Events()`.
+    threshold : part or None, default=None
+        When a row is an alarm; `None` is the detector's, by default `Conformal()`. `set_params(threshold__alpha=0.01)`
+        reaches into a default as well, as into that of `event_rule`.
     random_state : int, RandomState or None, default=None
         Seed; `None` is the detector's.
 
@@ -146,6 +149,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         "on_gap": [StrOptions({"split", "fill", "error"})],
         "on_duplicate": [StrOptions({"error", "first", "last", "keep"})],
         "event_rule": [Events, None],
+        "threshold": [BaseEstimator, None],
         "random_state": ["random_state"],
     }
     _defaults: ClassVar[dict[str, BaseEstimator]] = {
@@ -169,6 +173,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         on_gap: str = "split",
         on_duplicate: str = "error",
         event_rule: Events | None = None,
+        threshold: BaseEstimator | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.detector = detector
@@ -182,14 +187,24 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         self.on_gap = on_gap
         self.on_duplicate = on_duplicate
         self.event_rule = event_rule
+        self.threshold = threshold
         self.random_state = random_state
 
     # --- composition -------------------------------------------------------------------------------------------------
 
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters; `threshold__alpha=0.01` first puts the documented default where there is none yet."""
+        for key in params:
+            name, nested, _ = key.partition("__")
+            if nested and name in ("event_rule", "threshold") and params.get(name, getattr(self, name)) is None:
+                setattr(self, name, self._events_rule if name == "event_rule" else self.parts()["threshold"])
+        return super().set_params(**params)
+
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: the detector's parts, its defaults for series where it has none."""
         inner = self._inner()
-        chosen = {axis: getattr(inner, axis) or self._defaults.get(axis) or inner._default(axis) for axis in AXES}
+        given = {axis: getattr(inner, axis) or self._defaults.get(axis) or inner._default(axis) for axis in AXES}
+        chosen = given | ({} if self.threshold is None else {"threshold": self.threshold})
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
 
     def _views(self) -> list[View]:
