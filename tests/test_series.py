@@ -28,6 +28,7 @@ from anomaly_ae import (
     load,
 )
 from anomaly_ae.errors import AnomalyError, ConfigError, DataError
+from anomaly_ae.series.tails import Tails
 from anomaly_ae.series.timeline import Timeline, usual_step
 from anomaly_ae.series.windows import TURNS, apart, automatic, dominant_period, ending, kinds_in_time
 
@@ -395,6 +396,44 @@ def test_the_threshold_is_a_parameter_of_its_own_and_defaults_are_reached_into()
     quantile = clone(det).set_params(threshold=Quantile(0.5)).fit(plant())
     assert quantile.threshold_.value_ < det.threshold_.value_
     assert SeriesDetector(detector=AutoencoderDetector(threshold=Quantile(0.5))).parts()["threshold"].level == 0.5
+
+
+def test_tails_of_few_independent_rows_fall_as_fast_as_those_of_all_columns():
+    rng = np.random.default_rng(0)
+    scores = np.exp(rng.exponential(size=(4000, 3)) * [0.1, 0.5, 1.0])
+    own, pooled = Tails.learn(scores), Tails.learn(scores, dependence=4000)
+    np.testing.assert_allclose(own.excess, [0.1, 0.5, 1.0], rtol=0.2)
+    np.testing.assert_allclose(pooled.excess, pooled.excess.mean(), rtol=0.02)
+    np.testing.assert_allclose(pooled.excess.mean(), own.excess.mean(), rtol=0.05)
+    np.testing.assert_array_equal(own.knots, pooled.knots)
+    alone = [Tails.learn(scores[:, [0]], dependence=one).excess for one in (1, 4000)]
+    np.testing.assert_allclose(*alone)  # a column without others has its own
+
+
+def test_what_rows_cost_by_themselves_is_bounded_by_how_many_windows_were_seen():
+    X = plant(600)
+    costs = []
+    for window in (4, 32):
+        det = SeriesDetector(views=[View(Mahalanobis(), window=window)], random_state=0).fit(X)
+        new = X.copy()
+        new[300] = 50.0
+        surprise = det.fold_.channels.encode(new)[0].surprise
+        rows = det.fold_.channels.encoding.state["rows"][0]
+        costs.append(surprise.max())
+        assert surprise.max() == pytest.approx(np.log(rows / window + 1))
+    assert costs[1] < costs[0]
+
+
+def test_a_channel_that_is_always_noisy_is_not_blamed_for_it():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([np.sin(np.arange(1200) / 9), rng.standard_t(3, size=1200)]) + rng.normal(0, 0.02, (1200, 2))
+    det = SeriesDetector(views=[View(PrincipalComponents(0.5), window=8)], random_state=0).fit(X)
+    shares = det.explain(X)
+    shares = shares.sum(axis=0) / shares.sum()
+    assert 0.3 < shares[1] < 0.7
+    new = X.copy()
+    new[600:620, 0] += 4.0
+    assert (det.explain(new)[604:616].argmax(axis=1) == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ class Calibrated:
         """Everything learned, as arrays."""
         found: dict[str, NDArray[Any]] = {"scores": self.scores, "usual": self.usual}
         for number, rarity in enumerate(self.rarities):
-            for kind, tails in zip(Rarity._fields, rarity, strict=True):
+            found[f"{number}.usual"] = rarity.usual
+            for kind, tails in (("channels", rarity.channels), ("rows", rarity.rows)):
                 if tails is not None:
                     found |= {f"{number}.{kind}.{name}": array for name, array in tails.state.items()}
         return found
@@ -91,15 +92,15 @@ class Calibrated:
     ) -> Self:
         """What `state` was taken from, of so many views."""
         rarities = [
-            Rarity(
-                *(
-                    Tails.from_state(mine) if (mine := below(f"{number}.{kind}.", state)) else None
-                    for kind in Rarity._fields
-                )
-            )
+            Rarity(state[f"{number}.usual"], *(_tails(state, f"{number}.{kind}.") for kind in ("channels", "rows")))
             for number in range(views)
         ]
         return cls(rarities, state["scores"], state["usual"], threshold, events, smoothing)._set()
+
+
+def _tails(state: Mapping[str, Any], prefix: str) -> Tails | None:
+    mine = below(prefix, state)
+    return Tails.from_state(mine) if mine else None
 
 
 def smoothed(told: Reading, rows: int) -> Reading:

@@ -38,8 +38,9 @@ class Channels:
     Channels of 0 and 1 alone are flags (commands, states, one-hot levels), and so are booleans and categories; all
     others are measured. Windows hold measured channels alone, for flags would drown them, and all where none is
     measured. What a row costs by itself (another value in a constant column, a value beyond all seen, an unexpected
-    gap) is charged to measured columns; at most as much as something that was never seen, :math:`\\ln (n + 1)`. So is a
-    measured channel that stands still for longer than it ever did at fit.
+    gap) is charged to measured columns; at most as much as something that was never seen, :math:`\\ln (n / L + 1)` for
+    `n` fit rows, of which `L`, the rows of a window, are worth one, for they are alike. So is a measured channel that
+    stands still for longer than it ever did at fit.
     """
 
     def __init__(self, encoding: Encoding, state: Mapping[str, NDArray[Any]]) -> None:
@@ -51,7 +52,7 @@ class Channels:
         self.groups = encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used)
         numeric = np.arange(len(encoding.numeric), dtype=np.intp)
         self.fixed = numeric[np.isfinite(encoding.state["fixed"][encoding.owner[numeric]])]
-        self.most = float(np.log(encoding.state["rows"][0] + 1))
+        self.look_at(1)
 
     @classmethod
     def learn(cls, rule: Preprocessing, columns: Any, rows: Array, runs: NDArray[np.intp]) -> Channels:
@@ -73,6 +74,10 @@ class Channels:
             charged[np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
         price = charged * -np.log((repeats + 1) / (len(fit) + 2))
         return cls(encoding, {"used": used, "longest": longest, "price": price, "charged": charged})
+
+    def look_at(self, length: int) -> None:
+        """Be seen in windows of so many rows."""
+        self.most = float(np.log(self.encoding.state["rows"][0] / length + 1))
 
     @property
     def flags(self) -> NDArray[np.intp]:

@@ -30,6 +30,7 @@ FIT_CELLS = 2**23  # of the windows that are learned from: 32 MiB for a net, 64 
 FEWEST_WINDOWS = 256
 LEARN_WINDOWS = 4096
 WATCHED_WINDOWS = 1024
+LEAST = 1e-3  # of what is blamed on the average channel: the least that is usual for one
 WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
 
 
@@ -48,8 +49,12 @@ class Raw(NamedTuple):
 
 
 class Rarity(NamedTuple):
-    """What one view's scores mean: tails of what it blames on each channel, and of its rows' scores, where needed."""
+    """What one view's scores mean: what it blames on each channel on average, `(d,)`, and tails where needed.
 
+    Those of what it blames on each channel where channels are chosen by them, those of rows' scores among other views.
+    """
+
+    usual: Array
     channels: Tails | None
     rows: Tails | None
 
@@ -108,6 +113,7 @@ class SeriesFold:
                 f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "
                 f"(device {device}, {composition}, {list(views)}). Compare with the docstrings of these parts."
             ) from error
+        channels.look_at(self.length)
         self.settle()
 
     @property
@@ -185,13 +191,13 @@ class SeriesFold:
         found = []
         for number, eye in enumerate(self.eyes):
             mine = [one.views[number] for one in told]
-            channels = rows = None
+            blamed = np.concatenate([one.columns for one in mine if one.columns is not None])
+            usual, channels, rows = blamed.mean(axis=0), None, None
             if eye.top is not None:
-                channels = Tails.learn(np.concatenate([one.columns for one in mine if one.columns is not None]))
-                mine = [_strangest(eye.top, channels, one) for one in mine]
+                channels = Tails.learn(blamed, eye.length)
             if len(self.eyes) > 1:
-                rows = Tails.learn(np.concatenate([one.scores for one in mine])[:, None])
-            found.append(Rarity(channels, rows))
+                rows = Tails.learn(np.concatenate([_scores(eye, one, channels) for one in mine])[:, None])
+            found.append(Rarity(np.maximum(usual, LEAST * usual.mean() or 1.0), channels, rows))
         return found
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -229,9 +235,9 @@ class SeriesFold:
         """
         nats, columns = [], self.unit * raw.surprise
         for eye, told, rarity in zip(self.eyes, raw.views, rarities, strict=True):
-            mine = told if rarity.channels is None else _strangest(eye.top or 1, rarity.channels, told)
-            nats.append(mine.scores if rarity.rows is None else rarity.rows.nats(mine.scores[:, None])[:, 0])
-            columns = columns if told.columns is None else columns + _divided(nats[-1], told.columns)
+            mine = _scores(eye, told, rarity.channels)
+            nats.append(mine if rarity.rows is None else rarity.rows.nats(mine[:, None])[:, 0])
+            columns = columns if told.columns is None else columns + _divided(nats[-1], told.columns / rarity.usual)
         scores = nats[0] if len(nats) == 1 else np.sqrt(np.square(nats).sum(axis=0))
         scores = scores + self.unit * raw.surprise.sum(axis=1)
         return Reading(scores, _divided(scores, columns))
@@ -357,12 +363,13 @@ def _begun(told: Reading, before: int, length: int) -> Reading:
     return Reading(told.scores * share, None if told.columns is None else told.columns * share[:, None])
 
 
-def _strangest(top: int, tails: Tails, told: Reading) -> Reading:
-    """The sum over the `top` channels that are strangest by their own tails; what is blamed stays as it was."""
-    assert told.columns is not None
+def _scores(eye: Eye, told: Reading, tails: Tails | None) -> Array:
+    """The scorer's own scores, or the sum over those channels that are strangest by their own tails."""
+    if eye.top is None or tails is None or told.columns is None:
+        return told.scores
     nats = tails.nats(told.columns)
-    k = min(top, nats.shape[1])
-    return Reading(-np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1), told.columns)
+    k = min(eye.top, nats.shape[1])
+    return -np.partition(-nats, k - 1, axis=1)[:, :k].sum(axis=1)
 
 
 def _divided(scores: Array, columns: Array) -> Array:

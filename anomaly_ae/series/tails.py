@@ -10,6 +10,7 @@ KNOTS = 65
 TOP = 0.9  # beyond this quantile the tail is exponential in the logarithm of the score
 FEWEST = 10  # rows beyond it
 SMALLEST = 1e-9
+POOLED = 10  # independent rows that the mean excess of all columns is worth
 STEEPEST = 1e-2
 
 
@@ -24,15 +25,23 @@ class Tails:
         self.knots, self.last, self.excess, self.origin = knots, last, excess, origin
 
     @classmethod
-    def learn(cls, scores: Array) -> Tails:
-        """From scores `(m, k)` of validate rows."""
+    def learn(cls, scores: Array, dependence: float = 1.0) -> Tails:
+        """From scores `(m, k)` of held-out rows, of which `dependence` rows are worth one.
+
+        Where so few are worth little, the mean excess is that of all columns rather than a column's own.
+        """
         low, middle = scores.min(axis=0), np.median(scores, axis=0)
         origin = np.where(low < 0, 2 * low - middle, 0.0)
         logs = np.log(np.maximum(scores - origin, SMALLEST))
         last = max(0.5, min(TOP, 1 - FEWEST / len(scores)))
         knots = np.quantile(logs, np.linspace(0, last, KNOTS), axis=0).T
         beyond = logs > knots[:, -1]
-        excess = np.where(beyond, logs - knots[:, -1], 0.0).sum(axis=0) / np.maximum(beyond.sum(axis=0), 1)
+        count = beyond.sum(axis=0)
+        excess = np.where(beyond, logs - knots[:, -1], 0.0).sum(axis=0) / np.maximum(count, 1)
+        if beyond.any():
+            worth = count / dependence
+            pooled = (count * excess).sum() / count.sum()
+            excess = (worth * excess + POOLED * pooled) / (worth + POOLED)
         return cls(knots, last, np.where(beyond.any(axis=0), np.maximum(excess, STEEPEST), 1.0), origin)
 
     def nats(self, scores: Array) -> Array:

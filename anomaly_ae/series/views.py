@@ -18,7 +18,8 @@ class View(Part):
     .. math:: s_t = \sum_{c \in \text{top } k} -\log \hat P(E_c \ge e_{ct})
 
     where :math:`e_{ct}` is what the scorer blames on channel `c` at row `t`, and the tail probability is the channel's
-    own over validate rows (see `Fused`): a channel that is always noisy needs more to be strange. With
+    own over held-out rows (see `Fused`): a channel that is always noisy needs more to be strange. How fast tails fall
+    beyond their .9 quantile is estimated for all channels together as far as there are few independent windows. With
     `channels="all"` the scorer's own score counts, whatever it blames on whom.
 
     Parameters
