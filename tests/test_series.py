@@ -398,6 +398,16 @@ def test_the_threshold_is_a_parameter_of_its_own_and_defaults_are_reached_into()
     assert SeriesDetector(detector=AutoencoderDetector(threshold=Quantile(0.5))).parts()["threshold"].level == 0.5
 
 
+def test_a_view_may_look_at_a_share_of_the_window():
+    X = plant(600)
+    share, rows = (
+        SeriesDetector(views=[View(Mahalanobis(), window=window)], window=24, random_state=0).fit(X)
+        for window in (0.5, 12)
+    )
+    assert share.fold_.length == 12
+    np.testing.assert_array_equal(share.anomaly_score(X), rows.anomaly_score(X))
+
+
 def test_tails_of_few_independent_rows_fall_as_fast_as_those_of_all_columns():
     rng = np.random.default_rng(0)
     scores = np.exp(rng.exponential(size=(4000, 3)) * [0.1, 0.5, 1.0])
@@ -512,7 +522,8 @@ def test_bad_rows_are_refused_with_their_place(case):
 @pytest.mark.parametrize(
     ("views", "words"),
     [([], "needs views"), ([Mahalanobis()], "needs views"), ([View()], "needs a scorer"),
-     ([View(Mahalanobis(), window=0)], "a window of 1"), ([View(Mahalanobis(), channels="some")], "channels"),
+     ([View(Mahalanobis(), window=0)], "a window of 1"), ([View(Mahalanobis(), window=1.5)], "a share"),
+     ([View(Mahalanobis(), channels="some")], "channels"),
      ([View(Mahalanobis(ridge=-1))], "ridge"), ([View(PrincipalComponents(keep=2))], "keep"),
      ([View(Whitened(KLScore()))], "rows alone"), ([View(Whitened(Neighbours(), epsilon=0))], "epsilon"),
      ([View(KLScore())], "KLScore needs a latent with a posterior")],

@@ -36,6 +36,7 @@ class _Remembering(Scorer):
     sample: int
     memory: Tensor
     search: Search | None = None
+    total: float | None = None  # of the memory: scorers with the same one share a search
 
     @property
     def reads_net(self) -> bool:  # type: ignore[override]
@@ -74,7 +75,7 @@ class _Remembering(Scorer):
     def _settle(self, memory: Tensor) -> None:
         """Remember these rows."""
         self.memory = memory.float().to(memory.dtype)  # as they will be stored
-        self.search = None
+        self.search = self.total = None
 
     def forward(self, p: Pass) -> Tensor:
         return self._score(p, None)
@@ -109,7 +110,9 @@ class _Remembering(Scorer):
     def _nearest(self, p: Pass, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """Distances to the nearest and which they are; one search serves all scorers that remember the same."""
         k, memory = self._count(len(self.memory)), self.memory
-        key = self.p, self.space, memory.shape, float(memory.sum()), own is None
+        if self.total is None:
+            self.total = float(memory.double().sum())
+        key = self.p, self.space, memory.shape, self.total, own is None
         if key not in p.notes or p.notes[key][0].shape[1] < min(k, len(memory) - 1):
             p.notes[key] = self._searched(p.batch.x)(self._places(p), k, own)
         distance, which = p.notes[key]

@@ -53,9 +53,10 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
 
     Each view `v` scores windows of its own length; windows become rows, by their mean over the windows that hold a row,
     or by the one that ends there; rows of held-out blocks say how rare that is. Without a `detector` no net is trained:
-    the default views are shapes in time (`PrincipalComponents`) and windows that were seen (`Neighbours`). With one,
-    its net sees windows as well. `View(Mahalanobis(), window=32, channels=1)` knows linear relations of each channel
-    with all others at all lags: the sharper eye, and the quicker to blame, where a plant repeats itself.
+    the default views are shapes in time (`PrincipalComponents`), coarse and fine, and windows that were seen
+    (`Neighbours`), long and short. With one, its net sees windows as well. `View(Mahalanobis(), window=32, channels=1)`
+    knows linear relations of each channel with all others at all lags: the sharper eye, and the quicker to blame, where
+    a plant repeats itself.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
     flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
@@ -74,8 +75,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer (by default
         `StandardizedError`) becomes a further view.
     views : sequence of View or None, default=None
-        What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`,
-        `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))` and, with a detector, its own.
+        What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`, the same with 0.99,
+        `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))`, the same with half a window and, with a detector, its
+        own.
     window : int >= 1 (rows) or "auto", default="auto"
         Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
@@ -157,7 +159,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     }
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.95, inside=False)),
+        View(PrincipalComponents(keep=0.99, inside=False)),
         View(Whitened(Neighbours(k=1, exact=1, sample=2000))),
+        View(Whitened(Neighbours(k=1, exact=1, sample=2000)), window=0.5),
     )
 
     def __init__(

@@ -103,7 +103,7 @@ class SeriesFold:
                     self.net = net.to(self.device)
                 for view in views:
                     scorer, reads = view.scorer, view.scorer.reads_net
-                    length = window if reads or view.window is None else min(view.window, longest)
+                    length = view.length(window, longest)
                     scorer.build(Sizes((channels.width, length), groups=channels.groups))
                     top = None if view.channels == "all" else int(view.channels)
                     self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))

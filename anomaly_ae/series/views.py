@@ -26,8 +26,9 @@ class View(Part):
     ----------
     scorer : scorer
         What judges windows.
-    window : int >= 1 or None, default=None
-        Rows a window; `None` is the detector's. Where there are few rows to learn from, at most a sixth of them.
+    window : int >= 1, float in (0, 1) or None, default=None
+        Rows a window, or its share of the detector's; `None` is the detector's. Where there are few rows to learn from,
+        at most a sixth of them.
     channels : {"all"} or int >= 1, default="all"
         How many channels count, the strangest ones.
 
@@ -47,16 +48,26 @@ class View(Part):
     View(channels=1, scorer=Mahalanobis(), window=16)
     """
 
-    def __init__(self, scorer: Any = None, window: int | None = None, channels: str | int = "all") -> None:
+    def __init__(self, scorer: Any = None, window: float | None = None, channels: str | int = "all") -> None:
         self.scorer = scorer
         self.window = window
         self.channels = channels
+
+    def length(self, window: int, longest: int) -> int:
+        """Rows a window, where the detector's has so many and none is to be longer than `longest`."""
+        if self.window is None or self.scorer.reads_net:
+            return window
+        return min(int(self.window) if self.window >= 1 else max(1, round(self.window * window)), longest)
 
     def check(self) -> None:
         """Refuse hyperparameters that are out of range."""
         if not isinstance(self.scorer, Scorer):
             raise ConfigError(f"View needs a scorer, however: {self.scorer!r}. Give one.")
-        if self.window is not None and (not isinstance(self.window, Integral) or self.window < 1):
-            raise ConfigError(f"View needs a window of 1 row or more, however: {self.window!r}. Use None for any.")
+        whole = isinstance(self.window, Integral)
+        if self.window is not None and not (self.window >= 1 if whole else 0 < self.window < 1):
+            raise ConfigError(
+                f"View needs a window of 1 row or more, or a share of the detector's below 1, however: {self.window!r}."
+                " Use None for all of it."
+            )
         if self.channels != "all" and (not isinstance(self.channels, Integral) or self.channels < 1):
             raise ConfigError(f'View needs channels to be "all" or 1 or more, however: {self.channels!r}. Try 1.')
