@@ -115,6 +115,7 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{axis: [BaseEstimator, None] for axis in AXES},
         "preprocessing": [HasMethods("learn"), None],
+        "threshold": [HasMethods("fit"), None],
         "effort": [StrOptions({"fast", "default", "best"})],
         "members": [Interval(Integral, 1, None, closed="left")],
         "calibration": [StrOptions({"auto", "split", "cross"})],
@@ -262,7 +263,12 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         The promise is then the threshold's `alpha`, for all nets are new to these rows.
         """
         rows = self._checked(X)
+        self.parts_["threshold"] = self.parts()["threshold"]  # it may have been set since
         self._calibrate([self.anomaly_score(X)])
+        rng = check_random_state(self.random_state)
+        for number in range(len(self.folds_)):  # what `partial_fit` goes on from
+            self._reservoirs[number] = Reservoir(RESERVOIR, self.n_features_in_)
+            self._reservoirs[number].add(rows[number :: len(self.folds_)], rng)
         references = References(rows, 1)
         some = self.assess_codes(rows[references.choose(np.arange(len(rows)))])
         references.add(some.anomaly_score, some.contributions)

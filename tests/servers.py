@@ -41,7 +41,8 @@ def serving(command, folder, port=None, ready="health", **environment):
                 time.sleep(0.3)
         yield site
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it is gone already
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 
 

@@ -125,6 +125,19 @@ def test_a_long_normal_life_does_not_blind_it():
     assert max(found) < 2 * min(found)
 
 
+def test_capital_that_was_beyond_all_floats_comes_back():
+    martingale = Martingale.of(np.zeros(1))
+    for _ in range(150):
+        martingale._bet(1e-6)
+    assert martingale.log10 > 350  # a float ends at 308
+    for p in np.random.default_rng(0).random(600_000):
+        martingale._bet(p)
+        if martingale.log10 < 0:
+            break
+    assert -1.5 < martingale.log10 < 0  # the reserve is there still
+    assert min(martingale.stakes) > 1e-300
+
+
 def test_capital_that_is_not_at_stake_is_the_rest_of_one():
     martingale = Martingale.of(np.zeros(1))
     for p in (0.5, 0.5, 0.5):

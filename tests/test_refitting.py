@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
 from anomaly_ae.errors import ConfigError, OutputError
+from anomaly_ae.ops.describe import describe, told
+from anomaly_ae.ops.fitting import learn
 from anomaly_ae.ops.refitting import refit
 from anomaly_ae.ops.tracking import digest
 
@@ -74,7 +76,73 @@ def test_recalibrating_by_the_rows_of_many_nets_asks_for_their_median():
     X = rows(300, 1)
     said = det.anomaly_score(X)
     np.testing.assert_array_equal(det.recalibrate(X).calibration_scores_, np.sort(said))
-    assert not det.profile_.factor - 1  # no row was in any net's fit: the promise is that of the threshold
+    assert det.profile_.factor == 1  # no row was in any net's fit: the promise is that of the threshold
+
+
+def test_what_is_learned_after_a_recalibration_goes_on_from_its_rows():
+    det = AutoencoderDetector(effort="fast", max_epochs=3, calibration="split", random_state=0).fit(rows(2000, 0))
+    first = det.threshold_.value_
+    second = det.recalibrate(3 * rows(1000, 1)).threshold_.value_
+    third = det.partial_fit(rows(10, 2)).threshold_.value_
+    assert second > 2 * first
+    assert third > 2 * first
+
+
+def test_a_recalibration_heeds_a_threshold_that_was_set_since():
+    det = AutoencoderDetector(effort="fast", max_epochs=3, random_state=0).fit(rows(100, 0))
+    det.set_params(threshold__alpha=0.3).recalibrate(rows(500, 1))
+    assert np.mean(det.calibration_scores_ > det.threshold_.value_) == pytest.approx(0.3, abs=0.01)
+    assert "95 % band" in told(describe(det))  # and promises it: no net has learned from these rows
+    assert "rows         100 seen, calibrated by 500" in told(describe(det))
+
+
+def test_a_page_is_a_file_of_its_own(place):
+    data = place / "newer.csv"
+    before = data.read_bytes()
+    for command in (
+        ["fit", "--data", data, "--model", place / "new", "--report", data],
+        ["fit", "--data", data, "--model", place / "new", "--report", place / "new"],
+        ["refit", place / "model", "--data", data, "--to", place / "new", "--report", data],
+        ["score", place / "model", data, "--output", place / "o.csv", "--report", data],
+        ["score", place / "model", data, "--output", place / "o.csv", "--report", place / "o.csv"],
+        ["monitor", place / "model", data, "--report", data],
+    ):
+        done = CliRunner().invoke(app, [*map(str, command), "--no-track"])
+        assert done.exit_code == 2, (command, done.output)
+        assert "a file of its own" in done.stderr
+    assert data.read_bytes() == before
+    assert not (place / "new").exists()
+
+
+def test_a_fit_writes_its_page(place):
+    (place / "quick.yaml").write_text("AutoencoderDetector: {effort: fast, max_epochs: 2, random_state: 0}\n")
+    command = ["fit", place / "quick.yaml", "--data", place / "newer.csv", "--model", place / "new"]
+    done = CliRunner().invoke(app, [*map(str, command), "--report", str(place / "p.html"), "--no-track"])
+    assert done.exit_code == 0, done.output
+    assert f"{load(place / 'new').threshold_.value_:.4g}" in (place / "p.html").read_text()
+
+
+def test_the_script_recalibrates(place):
+    command = [sys.executable, ROOT / "pipelines" / "recalibrate.py", "model", "newer.csv", "second"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+    done = subprocess.run([*map(str, command)], cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "had its threshold set anew by 600 rows" in done.stdout
+    assert load(place / "second").lineage_[-1]["how"] == "threshold"
+
+
+def test_a_fit_tells_how_far_it_is(tmp_path):
+    heard = []
+    series = SeriesDetector(views=[View(Mahalanobis(), window=8)], random_state=0)
+    X = np.random.default_rng(0).normal(size=(300, 2))
+    for det in (AutoencoderDetector(effort="fast", max_epochs=3, random_state=0), series):
+        heard.clear()
+        learn(det, "rows.csv", X, lambda share, what: heard.append((share, what)))
+        shares = [share for share, _ in heard]
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+        assert len(heard) > 3
+        assert heard[-1][1].startswith("learning ")
 
 
 def test_a_model_remembers_all_that_it_comes_from(place):

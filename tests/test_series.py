@@ -408,6 +408,43 @@ def test_a_view_may_look_at_a_share_of_the_window():
     np.testing.assert_array_equal(share.anomaly_score(X), rows.anomaly_score(X))
 
 
+@pytest.mark.parametrize("how", ["fit", "recalibrate"])
+@pytest.mark.parametrize("on_gap", ["split", "fill"])
+@pytest.mark.parametrize("reduce", ["mean", "last"])
+def test_held_out_rows_are_read_across_gaps_as_new_ones_are(how, on_gap, reduce):
+    """Of every 25 rows four are missing; alarms of new rows of that kind are as rare as promised."""
+    X = pd.DataFrame(plant(6000), index=pd.date_range("2026-03-01", periods=6000, freq="min"))
+    gappy = X[np.arange(6000) % 25 < 21]
+    det = SeriesDetector(views=QUICK, on_gap=on_gap, reduce=reduce, random_state=0)
+    det = det.fit(gappy[:3000]) if how == "fit" else det.fit(X[:1500]).recalibrate(gappy[1260:3000])
+    assert 0.01 < np.mean(det.predict(gappy[3000:]) == -1) < 0.15
+    if how == "recalibrate" and reduce == "mean":
+        np.testing.assert_allclose(det.calibration_scores_, np.sort(det.anomaly_score(gappy[1260:3000])), rtol=1e-9)
+
+
+def test_a_timeline_finds_runs_again_across_what_it_filled_in():
+    times = np.array([0, 1, 2, 5, 6, 7, 40, 41, 42, 43.0])
+    line = Timeline.lay(10, times, None, 1.0, "fill", longest_fill=5)
+    assert line.source.tolist() == [0, 1, 2, -1, -1, 3, 4, 5, 6, 7, 8, 9]
+    whole = Timeline.lay(10, times, None, 1.0, "fill")  # the same without what is filled in: a run ends at each gap
+    assert line.over(whole.bounds).tolist() == [[0, 8], [8, 12]]
+    assert line.over(np.array([[1, 3], [4, 6], [7, 9]])).tolist() == [[1, 3], [6, 8], [9, 11]]
+    assert whole.over(whole.bounds).tolist() == whole.bounds.tolist()
+
+
+def test_recalibrating_heeds_a_threshold_that_was_set_since():
+    det = SeriesDetector(views=QUICK, random_state=0).fit(plant())
+    det.set_params(threshold__alpha=0.3).recalibrate(plant(900, seed=5))
+    assert np.mean(det.calibration_scores_ > det.threshold_.value_) == pytest.approx(0.3, abs=0.01)
+
+
+def test_defaults_are_those_of_what_is_set_beside_them():
+    det = SeriesDetector().set_params(threshold__level=0.5, detector=AutoencoderDetector(threshold=Quantile(0.9)))
+    assert det.threshold.level == 0.5
+    with pytest.raises(ValueError, match="threshold"):
+        SeriesDetector(views=QUICK, threshold=Mahalanobis()).fit(plant(300))
+
+
 def test_tails_of_few_independent_rows_fall_as_fast_as_those_of_all_columns():
     rng = np.random.default_rng(0)
     scores = np.exp(rng.exponential(size=(4000, 3)) * [0.1, 0.5, 1.0])
@@ -523,6 +560,7 @@ def test_bad_rows_are_refused_with_their_place(case):
     ("views", "words"),
     [([], "needs views"), ([Mahalanobis()], "needs views"), ([View()], "needs a scorer"),
      ([View(Mahalanobis(), window=0)], "a window of 1"), ([View(Mahalanobis(), window=1.5)], "a share"),
+     ([View(Mahalanobis(), window="auto")], "a share"), ([View(Mahalanobis(), window=True)], "a share"),
      ([View(Mahalanobis(), channels="some")], "channels"),
      ([View(Mahalanobis(ridge=-1))], "ridge"), ([View(PrincipalComponents(keep=2))], "keep"),
      ([View(Whitened(KLScore()))], "rows alone"), ([View(Whitened(Neighbours(), epsilon=0))], "epsilon"),

@@ -116,7 +116,12 @@ def test_what_is_found_is_the_same_in_the_pass_that_scores(plant, here):
 def test_a_state_that_is_damaged_or_of_another_model_is_refused_and_kept(plant, here):
     watch(plant, 1)
     whole = Path("s.json").read_text()
-    for broken in (whole[:-50], "[]", whole.replace('"asset": ""', '"asset": "other"')):
+    for broken in (
+        whole[:-50],
+        "[]",
+        whole.replace('"asset": ""', '"asset": "other"'),
+        whole.replace("monitor 2", "monitor 1"),
+    ):
         Path("s.json").write_text(broken)
         done = shell("monitor", plant / "model", plant / "day2.csv", "--state", "s.json", "--no-track", exits=2)
         assert "Traceback" not in done.output

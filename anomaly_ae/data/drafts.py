@@ -126,9 +126,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_output(path: str | os.PathLike[str]) -> Path:
-    """Refuse, before any work is done, an output that could not be published after it."""
+def check_output(path: str | os.PathLike[str], *others: str | os.PathLike[str] | None) -> Path:
+    """Refuse, before any work is done, an output that could not be published after it, or is one of `others`."""
     path = Path(path)
+    if path.resolve() in [Path(other).resolve() for other in others if other is not None]:
+        raise OutputError(f"An output needs a file of its own, however: {path} is another of this job. Choose another.")
     if path.is_dir():
         raise OutputError(f"An output needs a file name, however: {path} is a folder. Give a file in it.")
     folder = path.absolute().parent

@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
 
 def of_fit(
-    detector: Detector | SeriesDetector, source: Input, model: Model, start: int, register: str | None
+    detector: Detector | SeriesDetector, source: Input, model: Model, start: int, register: str | None, did: str = "fit"
 ) -> Record:
     """Parameters, a curve an epoch, the threshold."""
     end = now()
@@ -59,7 +59,7 @@ def of_fit(
     }
     points += _now(facts, end)
     params = {name: str(value) for name, value in parameters(detector).items()}
-    name = f"fit {type(detector).__name__} on {source.name}"
+    name = f"{did} {type(detector).__name__} on {source.name}"
     return Record("fit", name, start, end, source, model.tags, params, points, register)
 
 

@@ -34,9 +34,9 @@ class Martingale:
     :math:`1 / \log_2 (2 + t)` is left after `t` scores, is spread evenly over four bets: none,
     :math:`1 + (1/2 - p)`, :math:`1 + 2 (1/2 - p)` and :math:`\frac12 p^{-1/2}`; after each score one hundredth of what
     is at stake is spread anew (the simple jumper). So there is always some capital that has not lost in a long normal
-    life, and drift is found as fast after years as after days. The probability that the capital of exchangeable scores
-    *ever* reaches :math:`1/\alpha` is at most :math:`\alpha` (Ville 1939). Scores that become ordinary, or calibrate
-    scores that are stranger than those of new rows, cannot make it rich.
+    life, and drift is found nearly as fast after years as after days. The probability that the capital of exchangeable
+    scores *ever* reaches :math:`1/\alpha` is at most :math:`\alpha` (Ville 1939). Scores that become ordinary, or
+    calibrate scores that are stranger than those of new rows, cannot make it rich.
 
     Scores are compared after rounding to eight binary digits, whatever the data are, so that the state stays small.
 
@@ -94,7 +94,7 @@ class Martingale:
         self.bets += 1
         self.log10 = (math.log(at_stake + left * unit) + self.scale) / math.log(10)
         self.highest = max(self.highest, self.log10)
-        if at_stake > MUCH:
+        if at_stake > MUCH or (self.scale > 0 and at_stake < 1 / MUCH):
             self.stakes = [stake / at_stake for stake in self.stakes]
             self.scale += math.log(at_stake)
 

@@ -145,16 +145,21 @@ def _history(place: Place, normal: Normal) -> Iterator[History]:
 def _read(file: Path, place: Place) -> History:
     try:
         told = json.loads(file.read_text())
-        whose = told["format"], told["model_digest"], told["asset"]
-        history = History.from_json(told)
+        whose = told["model_digest"], told["asset"]
+        history = History.from_json(told) if told["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"A monitor needs its state as it wrote it, however: {file} is damaged ({type(error).__name__}). Restore "
             "it, or remove it to begin anew."
         ) from error
-    if whose != (FORMAT, place.model_digest, place.asset):
+    if history is None:
         raise ConfigError(
-            f"A state is of one model and asset, however: {file} is of model {whose[1][:12]}, asset {whose[2]!r}. "
+            f"A monitor needs a state of its own version, however: {file} is {told['format']!r} instead of {FORMAT!r}. "
+            "Remove it to begin anew, or choose another --state."
+        )
+    if whose != (place.model_digest, place.asset):
+        raise ConfigError(
+            f"A state is of one model and asset, however: {file} is of model {whose[0][:12]}, asset {whose[1]!r}. "
             "Choose another --state."
         )
     return history

@@ -23,6 +23,7 @@ def describe(detector: Detector | SeriesDetector) -> dict[str, Any]:
         "rows_seen": detector.n_rows_seen_,
         "calibrate_rows": len(detector.calibration_scores_),
         "nets": len(detector.folds_),
+        "cross_fitted": len(detector.folds_) > 1 if detector.profile_ is None else detector.profile_.factor > 1,
         "weights_per_net": sum(weight.numel() for weight in detector.folds_[0].net.parameters()),
         "threshold": threshold.value_,
         "p_value_resolution": threshold.resolution_,
@@ -63,7 +64,7 @@ def told(facts: dict[str, Any]) -> str:
     lines = [facts["detector"].strip(), ""]
     lines += [f"{axis:<12} {part}" for axis, part in facts["parts"].items()]
     lines += ["", f"columns      {names}"]
-    lines.append(f"rows         {facts['rows_seen']:,} seen, {facts['calibrate_rows']:,} of them to calibrate")
+    lines.append(f"rows         {facts['rows_seen']:,} seen, calibrated by {facts['calibrate_rows']:,}")
     for parent in reversed(facts["lineage"]):
         anew = {"warm": "went on from", "threshold": "threshold anew for"}.get(parent["how"], "refit of")
         lines.append(f"lineage      {anew} {parent['model']} ({parent['digest'][:12]}) by {parent['data']}")
@@ -75,7 +76,7 @@ def told(facts: dict[str, Any]) -> str:
     lines.append(f"threshold    {facts['threshold']:.6g} (smallest p-value {facts['p_value_resolution']:.3g})")
     if "promised_false_alarm_rate" in facts:
         low, high = facts["false_alarm_band_95"]
-        kind = "at most twice that, cross-fitted" if facts["nets"] > 1 else f"95 % band {low:.3g} to {high:.3g}"
+        kind = "at most twice that, cross-fitted" if facts["cross_fitted"] else f"95 % band {low:.3g} to {high:.3g}"
         lines.append(f"false alarms {facts['promised_false_alarm_rate']:g} promised ({kind})")
     training = ", ".join(f"{name} {value:.4g}" for name, value in facts["training"].items())
     lines.append(f"training     {training}")

@@ -82,7 +82,7 @@ def fit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
-    page = None if report is None else check_output(report)
+    page = None if report is None else check_output(report, data, config, model)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
     table = Table.open(data, dialect)
@@ -133,13 +133,19 @@ def source(data: Path_) -> Input:
 
 
 def entry(
-    detector: Detector | SeriesDetector, model: Path, data: Input, began: int, register: str | None, config: str = ""
+    detector: Detector | SeriesDetector,
+    model: Path,
+    data: Input,
+    began: int,
+    register: str | None,
+    config: str = "",
+    did: str = "fit",
 ) -> Entry:
     """What the run of a fit is to say: names and digests, no paths."""
     from anomaly_ae.ops.pictures import score_histogram
 
     who = runs.Model(model.name, digest(model / "manifest.json"))
-    record = runs.of_fit(detector, data, who, began, register)
+    record = runs.of_fit(detector, data, who, began, register, did)
     scores, threshold = detector.calibration_scores_, detector.threshold_.value_
     drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
     page = written(lambda: fit_page(detector, describe(detector)))

@@ -93,13 +93,12 @@ def monitor(
         When model, input or state are not what they must be.
     """
     started = time.perf_counter()
-    page = None if report is None else check_output(report)
+    names, _ = expand([input] if isinstance(input, str | os.PathLike) else input)
+    page = None if report is None else check_output(report, state, *names)
     name = pinned(model)
     folder = resolve(name)
     detector = load(folder)
     normal = Normal.of(detector)
-    place = Place(os.fspath(name), digest(folder / "manifest.json"), asset, event_time, state)
-    names, _ = expand([input] if isinstance(input, str | os.PathLike) else input)
     place = Place(nameless(name), digest(folder / "manifest.json"), asset, event_time, state)
     summary = MonitorSummary(place.model, asset, str(place.file), [], [], 0.0)
     history = History(normal.martingale())

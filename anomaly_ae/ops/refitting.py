@@ -96,7 +96,9 @@ def refit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
-    page = None if report is None else check_output(report)
+    if how not in DID:
+        raise ConfigError(f"A refit is one of {', '.join(DID)}, however: {how!r} was asked for. Choose one of them.")
+    page = None if report is None else check_output(report, data, to)
     name = pinned(model)
     if to is None and name.startswith(SCHEMES):
         raise ConfigError(f"A refit needs a folder to write to, however: {name} is in a registry. Give one with --to.")
@@ -107,8 +109,6 @@ def refit(
         raise ConfigError(
             f"A refit needs a detector, however: {name} is a {type(before).__name__}. Fit that in Python."
         )
-    if how not in DID:
-        raise ConfigError(f"A refit is one of {', '.join(DID)}, however: {how!r} was asked for. Choose one of them.")
     if how == "warm" and isinstance(before, SeriesDetector):
         raise ConfigError(f"A warm start needs a detector of rows, however: {name} is one of series. Take another how.")
     X = _read(before, Table.open(data, dialect))
@@ -132,7 +132,7 @@ def refit(
     )
     if not track:
         return summary
-    return tracked(summary, lambda: entry(detector, target, read, began, register))
+    return tracked(summary, lambda: entry(detector, target, read, began, register, did=f"refit ({how})"))
 
 
 def _parent(name: str, was: str, how: str, data: Input, rows: int) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def score_file(
     aside = None
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv")
-    page = None if report is None else check_output(report)
+    page = None if report is None else check_output(report, *names, target, aside)
     _check_apart(names, target, aside)
     kept = max(TOP_ROWS, log_samples)  # of the strangest rows
     asked = [model] if challenger is None else [model, challenger]

@@ -128,7 +128,7 @@ def fit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
-    page = None if report is None else check_output(report)
+    page = None if report is None else check_output(report, data, config, model)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (SeriesDetector(random_state=0), "")
     if not isinstance(detector, SeriesDetector):
@@ -188,7 +188,7 @@ def score(
         When model, table or output are not what they must be; nothing is then written.
     """
     started, began = time.perf_counter(), now()
-    page = None if report is None else check_output(report)
+    page = None if report is None else check_output(report, input, output, events)
     targets = [new_output(path, overwrite) for path in (output, events) if path is not None]
     for path in targets:
         format_of(path)

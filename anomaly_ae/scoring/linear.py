@@ -167,6 +167,8 @@ class Mahalanobis(Quadratic):
     Mahalanobis()
     """
 
+    comparable = True
+
     def __init__(self, ridge: float | None = None) -> None:
         self.ridge = ridge
 

@@ -32,6 +32,7 @@ class Scorer(Part):
     needs_gradient: ClassVar[bool] = False
     reads_net: bool = True  # whether it looks at more of a pass than the rows
     numbers_only: ClassVar[bool] = False
+    comparable: ClassVar[bool] = False  # whether it sees a cell's error in units of what is usual for that cell
     signed: ClassVar[bool] = False  # whether scores may be below 0
     unit: float = 1.0
 
@@ -176,6 +177,8 @@ class StandardizedError(AdditiveScorer):
     square: Tensor
     numeric: Tensor
 
+    comparable = True
+
     def __init__(self, shrinkage: float = 1.0, conditional: bool = True) -> None:
         self.shrinkage = shrinkage
         self.conditional = conditional
@@ -253,6 +256,8 @@ class ResidualMahalanobis(AdditiveScorer):
     """
 
     whiten: Tensor
+
+    comparable = True
 
     def __init__(self, shrinkage: float = 0.05) -> None:
         self.shrinkage = shrinkage

@@ -43,6 +43,8 @@ class Channels:
     stands still for longer than it ever did at fit.
     """
 
+    length = 1  # rows of a window; the fold that looks through windows sets it
+
     def __init__(self, encoding: Encoding, state: Mapping[str, NDArray[Any]]) -> None:
         self.encoding, self.own = encoding, dict(state)
         self.used = self.own["used"]
@@ -52,7 +54,6 @@ class Channels:
         self.groups = encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used)
         numeric = np.arange(len(encoding.numeric), dtype=np.intp)
         self.fixed = numeric[np.isfinite(encoding.state["fixed"][encoding.owner[numeric]])]
-        self.look_at(1)
 
     @classmethod
     def learn(cls, rule: Preprocessing, columns: Any, rows: Array, runs: NDArray[np.intp]) -> Channels:
@@ -75,9 +76,10 @@ class Channels:
         price = charged * -np.log((repeats + 1) / (len(fit) + 2))
         return cls(encoding, {"used": used, "longest": longest, "price": price, "charged": charged})
 
-    def look_at(self, length: int) -> None:
-        """Be seen in windows of so many rows."""
-        self.most = float(np.log(self.encoding.state["rows"][0] / length + 1))
+    @property
+    def most(self) -> float:
+        """What a row's column costs by itself, at most."""
+        return float(np.log(self.encoding.state["rows"][0] / self.length + 1))
 
     @property
     def flags(self) -> NDArray[np.intp]:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
@@ -34,6 +34,7 @@ from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
 from anomaly_ae.series.fold import Rarity, Raw, SeriesFold
 from anomaly_ae.series.learning import Learning
+from anomaly_ae.series.timeline import Timeline
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View
 from anomaly_ae.series.windows import TURNS, Kinds, apart, automatic, kinds_in_time, longest_window
@@ -151,7 +152,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         "on_gap": [StrOptions({"split", "fill", "error"})],
         "on_duplicate": [StrOptions({"error", "first", "last", "keep"})],
         "event_rule": [Events, None],
-        "threshold": [BaseEstimator, None],
+        "threshold": [HasMethods("fit"), None],
         "random_state": ["random_state"],
     }
     _defaults: ClassVar[dict[str, BaseEstimator]] = {
@@ -198,10 +199,13 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters; `threshold__alpha=0.01` first puts the documented default where there is none yet."""
-        for key in params:
-            name, nested, _ = key.partition("__")
-            if nested and name in ("event_rule", "threshold") and params.get(name, getattr(self, name)) is None:
-                setattr(self, name, self._events_rule if name == "event_rule" else self.parts()["threshold"])
+        plain = {key: params.pop(key) for key in list(params) if "__" not in key}
+        super().set_params(**plain)  # a default may be a matter of these
+        names = {key.partition("__")[0] for key in params}
+        if "event_rule" in names:
+            self.event_rule = self._events_rule
+        if "threshold" in names:
+            self.threshold = self.parts()["threshold"]
         return super().set_params(**params)
 
     def parts(self) -> dict[str, Any]:
@@ -262,17 +266,20 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
             self.fold_ = folds[0]
         learning.end()
         self.history_ = learning.history()
-        self.calibrated_ = {}
+        self.calibrated_, line = {}, self._timeline(taken)  # held-out rows are read as new ones will be
+        rows = line.rows(taken.codes)
         for reduce in self._ways:
             told = [
                 raw
                 for fold, kinds in zip(folds, divided, strict=True)
-                for raw in self._raw(fold, rows, apart(kinds.calibrate, fold.length), reduce)
+                for raw in self._raw(fold, line, rows, apart(line.over(kinds.calibrate), fold.length), reduce)
             ]
             seen = told
             if len(folds) == 1 and len(divided[0].validate):  # with a single division none is held out for two ends
-                seen = self._raw(self.fold_, rows, apart(divided[0].validate, self.fold_.length), reduce)
-            self._calibrate(reduce, self.fold_.rarities(seen), told)
+                runs = apart(line.over(divided[0].validate), self.fold_.length)
+                seen = self._raw(self.fold_, line, rows, runs, reduce)
+            step = 1 if reduce == "mean" else self._step(len(rows))
+            self._calibrate(reduce, self.fold_.rarities(seen, step), told)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
         self.profile_ = self._profile(taken.codes, held_out, len(divided) > 1)
         return self
@@ -288,11 +295,13 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
             Times that cannot be read or go back; duplicates or gaps where these are to be errors.
         """
         taken = self._taken(X)
-        line = self._timeline(taken, longest_fill=0)
+        line = self._timeline(taken)
         rows = line.rows(taken.codes)
+        self.parts_["threshold"] = self.parts()["threshold"]  # it may have been set since
         for reduce in self._ways:
-            self._calibrate(reduce, self.calibrated_[reduce].rarities, self._raw(self.fold_, rows, line.bounds, reduce))
-        self.profile_ = self._profile(taken.codes, len(rows), False)
+            told = self._raw(self.fold_, line, rows, line.bounds, reduce)
+            self._calibrate(reduce, self.calibrated_[reduce].rarities, told)
+        self.profile_ = self._profile(taken.codes, len(taken.codes), False)
         return self
 
     @property
@@ -342,15 +351,20 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         longest = longest_window(self.n_rows_seen_)
         return SeriesFold(parts, views, channels, self.window_, longest, inner._device(), seed, inner._dtype())
 
-    def _raw(self, fold: SeriesFold, rows: Array, runs: Places, reduce: str) -> list[Raw]:
-        """What a fold's views say of held-out runs; by "last" of some rows alone where there are many."""
-        step = max(1, len(rows) // ENOUGH_ROWS) if self.smoothing == 1 else 1
-        return [
-            fold.raw(rows[first:last], reduce, self.stride)
-            if reduce == "mean"
-            else fold.raw_some(rows[first:last], step)
-            for first, last in runs
-        ]
+    def _step(self, rows: int) -> int:
+        """Of so many rows, each of so many is enough to calibrate by "last"."""
+        return max(1, rows // ENOUGH_ROWS) if self.smoothing == 1 else 1
+
+    def _raw(self, fold: SeriesFold, line: Timeline, rows: Array, runs: Places, reduce: str) -> list[Raw]:
+        """What views say of held-out runs of a timeline: of all given rows, by "last" of some if there are many."""
+        told = []
+        for first, last in runs:
+            run, given = rows[first:last], np.flatnonzero(line.source[first:last] >= 0)
+            if reduce == "mean" or len(run) < 2 * fold.length:
+                told.append(fold.raw(run, reduce, self.stride).at(given))
+            else:
+                told.append(fold.raw_some(run, given[given >= fold.length - 1][:: self._step(len(rows))]))
+        return told
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,11 @@ class Raw(NamedTuple):
     views: list[Reading]
     surprise: Array
 
+    def at(self, rows: Places) -> Raw:
+        """That of some of the rows."""
+        views = [Reading(s[rows], None if columns is None else columns[rows]) for s, columns in self.views]
+        return Raw(views, self.surprise[rows])
+
 
 class Rarity(NamedTuple):
     """What one view's scores mean: what it blames on each channel on average, `(d,)`, and tails where needed.
@@ -113,7 +118,7 @@ class SeriesFold:
                 f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "
                 f"(device {device}, {composition}, {list(views)}). Compare with the docstrings of these parts."
             ) from error
-        channels.look_at(self.length)
+        channels.length = self.length
         self.settle()
 
     @property
@@ -186,15 +191,16 @@ class SeriesFold:
             where = np.concatenate([first + ending(last - first - 1, 1, length) for first, last in runs])
         return Windows(encoded.x, encoded.mask, length, where)
 
-    def rarities(self, told: Sequence[Raw]) -> list[Rarity]:
-        """What rare means to each view, by what this fold or its like said of rows that they never saw."""
+    def rarities(self, told: Sequence[Raw], step: int = 1) -> list[Rarity]:
+        """What rare means to each view, by what folds said of rows that they never saw, every `step`-th of them."""
         found = []
         for number, eye in enumerate(self.eyes):
             mine = [one.views[number] for one in told]
             blamed = np.concatenate([one.columns for one in mine if one.columns is not None])
-            usual, channels, rows = blamed.mean(axis=0), None, None
+            usual = np.ones(blamed.shape[1]) if eye.scorer.comparable else blamed.mean(axis=0)
+            channels = rows = None
             if eye.top is not None:
-                channels = Tails.learn(blamed, eye.length)
+                channels = Tails.learn(blamed, max(1.0, eye.length / step))
             if len(self.eyes) > 1:
                 rows = Tails.learn(np.concatenate([_scores(eye, one, channels) for one in mine])[:, None])
             found.append(Rarity(np.maximum(usual, LEAST * usual.mean() or 1.0), channels, rows))
@@ -207,12 +213,12 @@ class SeriesFold:
         encoded = self.channels.encode(rows)[0]
         return Raw([self._read(eye, encoded, reduce, stride, explained) for eye in self.eyes], encoded.surprise)
 
-    def raw_some(self, rows: Array, step: int) -> Raw:
-        """What each view says of every `step`-th of some rows with a whole past, by the windows that end there."""
-        if len(rows) < 2 * self.length:
-            return self.raw(rows, "last")
+    def raw_some(self, rows: Array, ends: Places) -> Raw:
+        """What each view says of those rows that `ends` names, which have a whole past, by the windows that end there.
+
+        `rows` follow each other.
+        """
         encoded = self.channels.encode(rows)[0]
-        ends = np.arange(self.length - 1, len(rows), step)
         views = [self._judge(eye, self._over(encoded, eye, ends - eye.length + 1), True) for eye in self.eyes]
         return Raw(views, encoded.surprise[ends])
 

@@ -108,6 +108,19 @@ class Timeline:
         rows[self.place[::-1]] = np.arange(len(self.place))[::-1]
         return rows
 
+    def over(self, runs: Places) -> Places:
+        """Runs `(k, 2)` of rows of a timeline without filled-in ones as runs of this one, across what is filled in."""
+        at = np.flatnonzero(self.source >= 0)
+        found: list[list[int]] = []
+        for first, last in runs:
+            begin, end = int(at[first]), int(at[last - 1]) + 1
+            whole = found and found[-1][1] == begin - int((self.source[found[-1][1] : begin] < 0).sum())
+            if whole and not np.isin(self.bounds[:, 0], np.arange(found[-1][1], begin + 1)).any():
+                found[-1][1] = end
+            else:
+                found.append([begin, end])
+        return np.array(found, dtype=np.intp).reshape(-1, 2)
+
     def rows(self, values: Array) -> Array:
         """Given rows `(n, d)` in the timeline's order, NaN where filled in: `(m, d)`."""
         rows = values[self.source]

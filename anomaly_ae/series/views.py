@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from anomaly_ae.errors import ConfigError
@@ -63,8 +63,9 @@ class View(Part):
         """Refuse hyperparameters that are out of range."""
         if not isinstance(self.scorer, Scorer):
             raise ConfigError(f"View needs a scorer, however: {self.scorer!r}. Give one.")
+        number = isinstance(self.window, Real) and not isinstance(self.window, bool)
         whole = isinstance(self.window, Integral)
-        if self.window is not None and not (self.window >= 1 if whole else 0 < self.window < 1):
+        if self.window is not None and not (number and (self.window >= 1 if whole else 0 < self.window < 1)):
             raise ConfigError(
                 f"View needs a window of 1 row or more, or a share of the detector's below 1, however: {self.window!r}."
                 " Use None for all of it."
