@@ -54,7 +54,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
 
     Each view `v` scores windows of its own length; windows become rows, by their mean over the windows that hold a row,
     or by the one that ends there; rows of held-out blocks say how rare that is. Without a `detector` no net is trained:
-    the default views are shapes in time (`PrincipalComponents`), coarse and fine, and windows that were seen
+    the default views are shapes in time (`PrincipalComponents`), of all channels and of few, and windows that were seen
     (`Neighbours`), long and short. With one, its net sees windows as well. `View(Mahalanobis(), window=32, channels=1)`
     knows linear relations of each channel with all others at all lags: the sharper eye, and the quicker to blame, where
     a plant repeats itself.
@@ -76,9 +76,10 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer (by default
         `StandardizedError`) becomes a further view.
     views : sequence of View or None, default=None
-        What looks at windows. `None` is `View(PrincipalComponents(0.95, inside=False))`, the same with 0.99,
-        `View(Whitened(Neighbours(k=1, exact=1, sample=2000)))`, the same with half a window and, with a detector, its
-        own.
+        What looks at windows. `None` is `PrincipalComponents(inside=False)` at 0.99 of the variance; at 0.95 and
+        `window=0.25`, and at 0.9 and `window=24`, the five strangest channels of each;
+        `Whitened(Neighbours(k=1, exact=1, sample=2000))` over whole windows and at `window=0.5`; and, with a detector,
+        its own scorer.
     window : int >= 1 (rows) or "auto", default="auto"
         Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
@@ -159,8 +160,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         "scorer": StandardizedError(shrinkage=0.5),
     }
     _default_views: ClassVar[tuple[View, ...]] = (
-        View(PrincipalComponents(keep=0.95, inside=False)),
         View(PrincipalComponents(keep=0.99, inside=False)),
+        View(PrincipalComponents(keep=0.95, inside=False), window=0.25, channels=5),
+        View(PrincipalComponents(keep=0.9, inside=False), window=24, channels=5),
         View(Whitened(Neighbours(k=1, exact=1, sample=2000))),
         View(Whitened(Neighbours(k=1, exact=1, sample=2000)), window=0.5),
     )
