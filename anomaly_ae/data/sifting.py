@@ -47,10 +47,18 @@ def sift(piece: Piece, read: Read, columns: Sequence[str], types: Types, dialect
     for row, count in zip(good.tolist(), fields.tolist(), strict=True):
         if count != len(columns):
             bad[row] = (None, f"{count} fields where the header has {len(columns)}")
-    good = _without(len(spans), bad)
-    suspects = _suspects(_joined(piece.data, spans[good]), read, types, dialect)
-    bad |= {int(good[row]): what for row, what in suspects.items()}
-    good = _without(len(spans), bad)
+    for quick in (True, False):
+        good = _without(len(spans), bad)
+        some = good[_unlike_numbers(piece.data, spans[good], types, dialect)] if quick else good
+        suspects = _suspects(_joined(piece.data, spans[some]), read, types, dialect)
+        bad |= {int(some[row]): what for row, what in suspects.items()}
+        good = _without(len(spans), bad)
+        try:
+            table = read(_joined(piece.data, spans[good]), types)
+        except pa.ArrowInvalid:
+            continue  # a cell that has the letters of a number, and is none
+        if table.num_rows == len(good):
+            return Sifted(len(spans), good, table, bad)
     table, odd = _halved(piece.data, spans[good], read, types)
     bad |= {int(good[row]): (None, reason) for row, reason in odd.items()}
     return Sifted(len(spans), _without(len(spans), bad), table, bad)
@@ -78,6 +86,17 @@ def _fields(data: bytes, spans: Spans, dialect: Dialect) -> NDArray[np.intp]:
     return fields
 
 
+def _unlike_numbers(data: bytes, spans: Spans, types: Types, dialect: Dialect) -> NDArray[np.bool_]:
+    """Which records have a byte that numbers have not, which is quickly told; all, where some column is text."""
+    if not all(map(pa.types.is_floating, types.values())):
+        return np.ones(len(spans), dtype=bool)
+    usual = np.zeros(256, dtype=bool)
+    usual[list(b'0123456789+-eE" \r\n' + f"{dialect.decimal}{dialect.separator}".encode())] = True
+    places = np.flatnonzero(~usual[np.frombuffer(data, np.uint8)])
+    found: NDArray[np.bool_] = np.less(*(np.searchsorted(places, spans[:, side]) for side in (0, 1)))
+    return found
+
+
 def _without(rows: int, bad: Bad) -> NDArray[np.intp]:
     stays = np.ones(rows, dtype=bool)
     stays[list(bad)] = False
@@ -85,8 +104,15 @@ def _without(rows: int, bad: Bad) -> NDArray[np.intp]:
 
 
 def _joined(data: bytes, spans: Spans) -> bytes:
+    """Records a line each; those that follow each other are taken together."""
+    if not len(spans):
+        return b"\n"
+    between = spans[1:, 0] - spans[:-1, 1]
+    return_first = np.frombuffer(data, np.uint8)[spans[:-1, 1]] == ord("\r")
+    first = np.flatnonzero(np.append(True, between != 1 + return_first))
+    starts, ends = spans[first, 0].tolist(), spans[np.append(first[1:], len(spans)) - 1, 1].tolist()
     view = memoryview(data)
-    return b"\n".join([view[start:end] for start, end in spans.tolist()]) + b"\n"
+    return b"\n".join([view[start:end] for start, end in zip(starts, ends, strict=True)]) + b"\n"
 
 
 def _suspects(data: bytes, read: Read, types: Types, dialect: Dialect) -> Bad:
