@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
-from anomaly_ae.ops.describe import describe
+from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.report import batch_page, fit_page
 
 COLUMNS = ["flow", "head", "speed"]
@@ -233,7 +233,7 @@ def test_pages_of_every_job_stand_alone_and_say_what_they_are_about(plant, here)
     for page in (batch, window):
         assert "head" in " ".join(page.text)
     detector = load(plant / "model")
-    fit = judged(fit_page(detector, describe(detector)))
+    fit = judged(fit_page(detector, told(describe(detector))))
     assert f"{detector.threshold_.value_:.4g}" in fit.text
     assert fit.seen.count("svg") == 2
 
@@ -246,14 +246,14 @@ def test_names_of_columns_are_text_and_nothing_else(here):
     shell("score", "model", "new.csv", "--output", "o.csv", "--no-track", "--report", "p.html")
     page = judged(Path("p.html").read_text())
     assert STRANGE in " ".join(page.text)
-    judged(fit_page(det, describe(det)))
+    judged(fit_page(det, told(describe(det))))
 
 
 def test_three_hundred_columns_and_fifty_events_stay_small():
     d = 300
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(200, d)), columns=[f"sensor {i}" for i in range(d)])
     det = AutoencoderDetector(effort="fast", max_epochs=1, calibration="split", random_state=0).fit(X)
-    judged(fit_page(det, describe(det)))
+    judged(fit_page(det, told(describe(det))))
     event = {"start": "2026-01-01", "end": "2026-01-02", "severity": 3.0}
     event |= {"channel_1": "sensor 1", "channel_1_share": 0.9, "channel_1_since": "2026-01-01"}
     summary = {"input": "x.csv", "model": "m", "rows": 9, "alarms": 0, "alarm_rate": 0.0, "events": [event] * 50}

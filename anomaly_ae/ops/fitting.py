@@ -21,7 +21,7 @@ from anomaly_ae.folds import BLOCK
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import check_name
-from anomaly_ae.ops.describe import describe
+from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.report import fit_page
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.scoring.thresholds import promised_rate
@@ -124,7 +124,7 @@ def publish_model(detector: Any, target: Path, overwrite: bool, page: Path | Non
     """Write the model folder, and then a page on it where one is asked for."""
     detector.save(target, overwrite)
     if page is not None:
-        write_whole(page, fit_page(detector, describe(detector)))
+        write_whole(page, fit_page(detector, told(describe(detector))))
 
 
 def source(data: Path_) -> Input:
@@ -148,7 +148,7 @@ def entry(
     record = runs.of_fit(detector, data, who, began, register, did)
     scores, threshold = detector.calibration_scores_, detector.threshold_.value_
     drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
-    page = written(lambda: fit_page(detector, describe(detector)))
+    page = written(lambda: fit_page(detector, told(describe(detector))))
     return record, {"config.yaml": config or configuration.dumps(detector), **page, **drawn}, model
 
 

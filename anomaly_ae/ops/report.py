@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -80,8 +79,8 @@ class Tile(NamedTuple):
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
-def fit_page(detector: Any, facts: Mapping[str, Any]) -> str:
-    """What a model is, how it learned, and where its threshold lies; `facts` are those of `ops.describe`."""
+def fit_page(detector: Any, described: str) -> str:
+    """What a model is, how it learned, and where its threshold lies; `described` is what `ops.describe` tells of it."""
     tiles = [
         Tile("rows learned from", f"{detector.n_rows_seen_:,}"),
         Tile("columns", f"{detector.n_features_in_:,}"),
@@ -93,7 +92,7 @@ def fit_page(detector: Any, facts: Mapping[str, Any]) -> str:
     sections = [_scores(detector.calibration_scores_, detector.threshold_.value_, None, "calibrate rows")]
     if len(detector.history_):
         sections.append(Section("Learning", [_svg(pictures.curves(detector.history_), "Loss by epoch")]))
-    sections += [_columns(detector), Section("What it is", [Code(json.dumps(facts, indent=2, default=str))])]
+    sections += [_columns(detector), Section("What it is", [Code(described)])]
     return page(f"{type(detector).__name__}", "A fit on rows that were taken for normal", tiles, sections)
 
 
