@@ -161,10 +161,10 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     }
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.99, inside=False)),
+        View(Whitened(Neighbours(k=1, exact=1, sample=2000))),  # next to it, for both need the same eigenvectors
+        View(Whitened(Neighbours(k=1, exact=1, sample=2000)), window=0.5),
         View(PrincipalComponents(keep=0.95, inside=False), window=0.25, channels=5),
         View(PrincipalComponents(keep=0.9, inside=False), window=24, channels=5),
-        View(Whitened(Neighbours(k=1, exact=1, sample=2000))),
-        View(Whitened(Neighbours(k=1, exact=1, sample=2000)), window=0.5),
     )
 
     def __init__(
