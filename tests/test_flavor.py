@@ -102,27 +102,27 @@ def test_what_comes_back_scores_to_the_same_bits(fitted, logged, name):
     np.testing.assert_array_equal(np.where(told["is_anomaly"], -1, 1), model.predict(X))
 
 
-@EACH
-def test_it_loads_in_a_python_that_may_not_unpickle(fitted, logged, store, name, tmp_path):
-    model, X = fitted[name]
-    X.to_parquet(tmp_path / "x.parquet")
+def test_all_load_in_a_python_that_may_not_unpickle(fitted, logged, store, tmp_path):
+    for name, (_, X) in fitted.items():
+        X.to_parquet(tmp_path / f"{name}.parquet")
     code = (
         "import pickle, sys\n"
         "def never(*given, **named): raise SystemExit('unpickled')\n"
         "import mlflow, numpy, pandas, anomaly_ae.mlflow, sklearn.pipeline, skops.io\n"
-        "X = pandas.read_parquet(sys.argv[2])\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "tables = {name: pandas.read_parquet(f'{name}.parquet') for name in sys.argv[2::2]}\n"
         "pickle.load = pickle.loads = pickle.Unpickler = never\n"
-        "mlflow.set_tracking_uri(sys.argv[3])\n"
-        "numpy.save(sys.argv[4], anomaly_ae.mlflow.load_model(sys.argv[1]).score_samples(X))\n"
-        "mlflow.pyfunc.load_model(sys.argv[1]).predict(X)\n"
+        "for (name, X), uri in zip(tables.items(), sys.argv[3::2], strict=True):\n"
+        "    numpy.save(f'{name}.npy', anomaly_ae.mlflow.load_model(uri).score_samples(X))\n"
+        "    mlflow.pyfunc.load_model(uri).predict(X)\n"
     )
-    given = [logged[name].model_uri, tmp_path / "x.parquet", f"sqlite:///{store}/mlflow.db", tmp_path / "scores.npy"]
+    given = [word for name in fitted for word in (name, logged[name].model_uri)]
+    command = [sys.executable, "-c", code, f"sqlite:///{store}/mlflow.db", *given]
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, given)], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(np.load(given[3]), scores_of(model, X))
+    for name, (model, X) in fitted.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), scores_of(model, X))
 
 
 def test_the_signature_has_the_columns_of_the_fit_and_of_the_scores(fitted, logged):
