@@ -31,6 +31,7 @@ FEWEST_WINDOWS = 256
 LEARN_WINDOWS = 4096
 WATCHED_WINDOWS = 1024
 LEAST = 1e-3  # of what is blamed on the average channel: the least that is usual for one
+WIDE = 1024  # cells of a window
 WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
 
 
@@ -148,7 +149,7 @@ class SeriesFold:
         on_epoch: Callable[[dict[str, float]], bool] | None = None,
     ) -> list[dict[str, float]]:
         """Train on the windows of fit rows, then let scorers learn; validate rows stop the one and scale the others."""
-        with one_thread():
+        with few_threads(self.channels.width * self.length):
             return self._learn(rows, kinds, recipe, seed, on_epoch)
 
     def _learn(
@@ -263,7 +264,7 @@ class SeriesFold:
         windows = self._over(encoded, eye, first if n >= length else ending(n - 1, 1, length))
         cells = np.empty((max(n, length), self.channels.width))
         place = 0
-        with one_thread(), torch.inference_mode():
+        with few_threads(self.channels.width * eye.length), torch.inference_mode():
             for some in self._blocks(windows, eye):
                 p = eye.see(self._batch(some))
                 told = eye.scorer.expected(p) if hasattr(eye.scorer, "expected") else p.px.mean
@@ -297,7 +298,7 @@ class SeriesFold:
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
         scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
-        with one_thread(), torch.inference_mode():
+        with few_threads(self.channels.width * eye.length), torch.inference_mode():
             for some in self._blocks(windows, eye):
                 p = eye.see(self._batch(some))
                 score, cells = eye.scorer.judged(p) if explained else (eye.scorer(p), None)
@@ -339,10 +340,10 @@ class SeriesFold:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, then put its count back as it was: windows are too narrow to gain from more."""
+def few_threads(width: int) -> Iterator[None]:
+    """Run torch on one thread where windows of so many cells are too narrow to gain from more; then as it was."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(before if width > WIDE else 1)
     try:
         yield
     finally:
