@@ -62,7 +62,7 @@ def told(facts: dict[str, Any]) -> str:
     columns = facts["columns"]
     names = f"{columns} without names" if isinstance(columns, int) else f"{len(columns)}: {', '.join(columns)}"
     lines = [facts["detector"].strip(), ""]
-    lines += [f"{axis:<12} {part}" for axis, part in facts["parts"].items()]
+    lines += [f"{axis:<13} {part}" for axis, part in facts["parts"].items()]
     lines += ["", f"columns      {names}"]
     lines.append(f"rows         {facts['rows_seen']:,} seen, calibrated by {facts['calibrate_rows']:,}")
     for parent in reversed(facts["lineage"]):
