@@ -111,15 +111,12 @@ class Timeline:
     def over(self, runs: Places) -> Places:
         """Runs `(k, 2)` of rows of a timeline without filled-in ones as runs of this one, across what is filled in."""
         at = np.flatnonzero(self.source >= 0)
-        found: list[list[int]] = []
-        for first, last in runs:
-            begin, end = int(at[first]), int(at[last - 1]) + 1
-            whole = found and found[-1][1] == begin - int((self.source[found[-1][1] : begin] < 0).sum())
-            if whole and not np.isin(self.bounds[:, 0], np.arange(found[-1][1], begin + 1)).any():
-                found[-1][1] = end
-            else:
-                found.append([begin, end])
-        return np.array(found, dtype=np.intp).reshape(-1, 2)
+        run = np.searchsorted(self.bounds[:, 0], at, side="right")  # of this timeline, in which each row is
+        first, last = runs[:, 0], runs[:, 1] - 1
+        goes_on = (first[1:] == last[:-1] + 1) & (run[first[1:]] == run[last[:-1]])
+        begins, ends = np.ones(len(runs), dtype=bool), np.ones(len(runs), dtype=bool)
+        begins[1:] = ends[:-1] = ~goes_on
+        return np.column_stack([at[first[begins]], at[last[ends]] + 1])
 
     def rows(self, values: Array) -> Array:
         """Given rows `(n, d)` in the timeline's order, NaN where filled in: `(m, d)`."""
