@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from anomaly_ae.errors import OutputError
+from anomaly_ae.errors import ConfigError, OutputError
 
 
 class Stamp(NamedTuple):
@@ -129,8 +129,11 @@ def sync(path: Path) -> None:
 def check_output(path: str | os.PathLike[str], *others: str | os.PathLike[str] | None) -> Path:
     """Refuse, before any work is done, an output that could not be published after it, or is one of `others`."""
     path = Path(path)
-    if path.resolve() in [Path(other).resolve() for other in others if other is not None]:
-        raise OutputError(f"An output needs a file of its own, however: {path} is another of this job. Choose another.")
+    for other in (Path(other) for other in others if other is not None):
+        if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+            raise ConfigError(
+                f"A job needs an output besides its input, a file of its own, however: both are {path}. Choose another."
+            )
     if path.is_dir():
         raise OutputError(f"An output needs a file name, however: {path} is a folder. Give a file in it.")
     folder = path.absolute().parent

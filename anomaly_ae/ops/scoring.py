@@ -151,12 +151,12 @@ def score_file(
     made = format_of(os.fspath(output), format or ("csv" if to_stdout else None))
     if to_stdout and made.name == "parquet":
         raise ConfigError("Standard output takes csv or jsonl, however: parquet. Give a file for it.")
-    target = Path(output) if to_stdout else check_output(output)
+    files = [name for name in names if name != STDIN]
+    target = Path(output) if to_stdout else check_output(output, *files)
     aside = None
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
-        aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv")
-    page = None if report is None else check_output(report, *names, target, aside)
-    _check_apart(names, target, aside)
+        aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv", *files, target)
+    page = None if report is None else check_output(report, *files, target, aside)
     kept = max(TOP_ROWS, log_samples)  # of the strangest rows
     asked = [model] if challenger is None else [model, challenger]
     called = [pinned(one) for one in asked]
@@ -342,15 +342,6 @@ def _columns(detector: Detector, source: Source) -> list[str]:
             f"{source.name} has {len(source.columns)}. Fit it on a DataFrame to have columns chosen by name."
         )
     return list(source.columns)
-
-
-def _check_apart(names: Sequence[str], target: Path, aside: Path | None) -> None:
-    """Raise ConfigError where a file is to be read and written, or written twice."""
-    inputs = {os.path.realpath(name) for name in names if name != STDIN}
-    outputs = [os.path.realpath(path) for path in (target, aside) if path is not None]
-    for path in outputs:
-        if path in inputs or outputs.count(path) > 1:
-            raise ConfigError(f"A job needs an output besides its input, however: both are {path}. Choose another.")
 
 
 def _told(

@@ -24,7 +24,7 @@ from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow import runs
-from anomaly_ae.mlflow.outbox import Input, now
+from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
@@ -189,26 +189,24 @@ def score(
     """
     started, began = time.perf_counter(), now()
     page = None if report is None else check_output(report, input, output, events)
-    targets = [new_output(path, overwrite) for path in (output, events) if path is not None]
-    for path in targets:
-        format_of(path)
-    target = targets[0]
+    target = new_output(output, overwrite, input)
+    listing = None if events is None else new_output(events, overwrite, input, output)
+    for path in (target, listing):
+        if path is not None:
+            format_of(path)
     called = pinned(model)
     folder = resolve(called)
     detector = loaded(folder)
     table = Table.open(input, dialect)
-    for path in targets:
-        if path.exists() and path.samefile(input):
-            raise ConfigError(f"A job needs an output besides its input, however: both are {path}. Choose another.")
     X, kept = read(detector, table, keep)
     try:
         told, verdict, found = told_rows(detector, X, kept, top_columns)
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
-    if events is not None:
+    if listing is not None:
         listed = found.copy()
         listed.insert(0, "event", np.arange(1, len(found) + 1))
-        _write(targets[1], pa.Table.from_pandas(listed, preserve_index=False))
+        _write(listing, pa.Table.from_pandas(listed, preserve_index=False))
     _write(target, told)
     place = Place(
         nameless(called), digest(folder / "manifest.json"), asset, event_time, None if state is None else Path(state)
@@ -240,15 +238,15 @@ def score(
 
     def run() -> Entry:
         plain = summary.in_a_run()
-        source = Input(Path(input).name, digest(Path(input)))
+        file = source(input)
         numbers = {"alarms": summary.alarms, "events": len(summary.events), "threshold": summary.threshold}
         numbers |= runs.monitored(drift) if drift else {"alarm_rate": summary.alarm_rate}
         numbers |= {"rows": summary.rows, "seconds": summary.seconds}
-        record = runs.of_score(source, runs.Model(place.model, place.model_digest), began, numbers, {})
+        record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, {})
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
         texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
         texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))
-        drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference))
+        drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference))
         return record, {**texts, **drawn}, None
 
     return tracked(summary, run, *charts)
@@ -281,11 +279,11 @@ def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tu
     return X, {name: rest[name] for name in wanted}
 
 
-def new_output(path: str | Path, overwrite: bool) -> Path:
-    """Refuse, before any work is done, an output that could not be published or is there already."""
+def new_output(path: str | Path, overwrite: bool, *others: str | Path) -> Path:
+    """Refuse, before any work is done, an output that cannot be published, is there already, or is one of `others`."""
     if Path(path).exists() and not overwrite:
         raise OutputError(f"An output needs a new file, however: {path} exists. Choose another, or allow overwriting.")
-    return check_output(path)
+    return check_output(path, *others)
 
 
 def _write(path: Path, table: pa.Table) -> None:
