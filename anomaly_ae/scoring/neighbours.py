@@ -29,6 +29,7 @@ class _Remembering(Scorer):
     """
 
     numbers_only = True
+    searches = True
     k: int | None
     p: float
     space: str

@@ -26,12 +26,13 @@ class Scorer(Part):
 
     `a + b` and `2 * a` are a `WeightedSum`. `unit` is what one nat is worth in the scorer's own units, once built: what
     no net can judge is charged in nats (see `Preprocessing`). `numbers_only` says that it means little where some
-    columns are booleans or categories.
+    columns are booleans or categories, `searches` that it is quicker with many rows at once.
     """
 
     needs_gradient: ClassVar[bool] = False
     reads_net: bool = True  # whether it looks at more of a pass than the rows
     numbers_only: ClassVar[bool] = False
+    searches: ClassVar[bool] = False
     comparable: ClassVar[bool] = False  # whether it sees a cell's error in units of what is usual for that cell
     signed: ClassVar[bool] = False  # whether scores may be below 0
     unit: float = 1.0
