@@ -4,6 +4,7 @@
     python pipelines/benchmark.py tabular --data FOLDER --protocol clean --output clean.csv
     python pipelines/benchmark.py summary clean.csv
     python pipelines/benchmark.py speed
+    python pipelines/benchmark.py series-speed --data SERIES
     python pipelines/benchmark.py mixed --output mixed.csv
     python pipelines/benchmark.py csv --folder FOLDER
     python pipelines/benchmark.py missing --data FOLDER --output missing.csv
@@ -19,13 +20,11 @@ from __future__ import annotations
 import csv
 import enum
 import io
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -36,12 +35,12 @@ from peers import METHODS, OURS, PEERS, Factory, chosen, listed
 from results import complete, duels, means, show
 from sensor_peers import SERIES_METHODS, chosen_for_series
 from sensor_protocols import Series, Suite
+from speeds import clock, timed
 
 Line = dict[str, Any]
 Job = tuple[set[tuple[str, ...]], Callable[[], list[Line]]]  # the keys of the lines it makes, and the making
 
 CLEAN_CAP, DTE_FLOOR, DTE_CAP = 10_000, 1_000, 50_000  # rows
-BLOCK = 8192  # rows a bare forward pass
 GAPS = 0.3  # share of cells that `missing` removes
 YARDSTICK = "PyOD-AutoEncoder"  # what `speed` divides by
 
@@ -62,12 +61,6 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
 
 
 def ranking(y: np.ndarray, score: np.ndarray) -> Line:
@@ -202,56 +195,6 @@ def on_tables(
     ]
 
 
-# --- speed -----------------------------------------------------------------------------------------------------------
-
-
-def peak_mib() -> float:
-    """The largest resident memory of this process so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # the portable way counts, on Linux, what the parent held when the child began
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def clock(rows: int, columns: int, threads: int, factory: Factory, results: Any) -> None:
-    """Put seconds to fit, rows scored a second, by the bare nets too, the model's size and MiB into a queue."""
-    import torch
-
-    torch.set_num_threads(threads)
-    X, detector = import_module("mixed_table").factors(rows, columns), factory(0)
-    factory(0).fit(X[:500])  # what a first fit imports and sets up
-    before = peak_mib()
-    _, fit_seconds = timed(lambda: detector.fit(X))
-    score_seconds = np.median([timed(lambda: detector.anomaly_score(X))[1] for _ in range(3)])
-    peak = peak_mib()
-    line = {"fit seconds": fit_seconds, "rows/s scored": rows / score_seconds}
-    if hasattr(detector, "folds_"):
-        line["rows/s bare net"] = rows / np.median([timed(lambda: forward(detector, X))[1] for _ in range(3)])
-        line["MB of the model"] = saved_mb(detector)
-    results.put(line | {"MiB at start": before, "MiB at peak": peak})
-
-
-def saved_mb(detector: Any) -> float:
-    """Megabytes of the model folder of a fitted detector."""
-    with TemporaryDirectory() as folder:
-        return sum(file.stat().st_size for file in detector.save(Path(folder) / "model").iterdir()) / 1e6
-
-
-def forward(detector: Any, X: np.ndarray) -> None:
-    """The nets of a fitted detector on rows of theirs, and nothing else: no scaling, checking or scoring."""
-    import torch
-
-    from anomaly_ae.nn.core import Batch
-
-    with torch.inference_mode():
-        for fold in detector.folds_:
-            rows = torch.as_tensor(X).to(next(fold.net.parameters()))
-            for start in range(0, len(rows), BLOCK):
-                fold.net(Batch(rows[start : start + BLOCK]))
-
-
 # --- labelled series -------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +294,22 @@ def speed(
         table["scored, times faster"] = table["rows/s scored"] / peer["rows/s scored"]
         typer.echo(f"{rows} rows of {columns} columns, {threads} threads; times faster than {YARDSTICK}\n")
     show(table)
+
+
+@app.command()
+def series_speed(
+    rows: Annotated[int, typer.Option(min=1000)] = 100_000,
+    channels: Annotated[int, typer.Option(min=1)] = 25,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the nets that are compared.")] = 10,
+    data: Annotated[Path | None, typer.Option(help="A folder with TSB-AD's series, `tsb`.", exists=True)] = None,
+) -> None:
+    """A series in one pass and window by window, rows that come one by one, and a fit beside TSB-AD's autoencoder."""
+    from speeds import of_a_fit, of_a_pass, of_rows
+
+    show(pd.DataFrame(of_a_pass(rows, channels)))
+    show(pd.DataFrame(of_rows(channels)))
+    if data is not None:
+        show(pd.DataFrame(of_a_fit(data, epochs)))
 
 
 @app.command()

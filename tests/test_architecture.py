@@ -30,7 +30,7 @@ FLOORS = [
     ["scoring.attribution", "scoring.calibration", "scoring.scorers", "scoring.search", "scoring.thresholds"],
     ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.random_features", "scoring.variational"],
     ["scoring.linear", "series.tails", "series.views", "series.windows"],
-    ["series.events"],
+    ["series.events", "series.eyes"],
     ["data.contract", "monitoring.dependence", "monitoring.martingale"],
     ["monitoring.profile"],
     ["monitoring.drift"],

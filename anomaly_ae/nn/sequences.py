@@ -26,8 +26,9 @@ class SequenceBackbone(Part):
     window at once. A backbone says what its blocks are, has the parameters `channels`, `causal`, `codes`, `activation`
     and `dropout`, and inherits the rest.
 
-    `receptive_field`, known after `encoder`, is the number of input steps that an output step depends on: with
-    `codes="step"` a pass over a whole series gives what windows give, wherever all of these are inside the window.
+    `receptive_field`, known after `encoder`, is the number of input steps that an output step depends on. With
+    `codes="step"` a pass over a whole series gives what windows give, wherever all of these are inside the window:
+    where it is causal too, from step `warm_up` of the window on. That is `None` where it is never so.
     """
 
     channels: int
@@ -36,6 +37,7 @@ class SequenceBackbone(Part):
     activation: str
     dropout: float
     receptive_field: float
+    warm_up: int | None = None
 
     def blocks(self, sizes: Sizes) -> Any:
         """Module that takes `(n, width, time)` to the same; has `width` and `receptive_field` (steps)."""
@@ -55,6 +57,8 @@ class SequenceBackbone(Part):
         blocks = self.blocks(sizes)
         steps = () if self.codes == "window" else (sizes.shape[1] // every,)
         self.receptive_field = _receptive_field(blocks.receptive_field, every) if steps else sizes.shape[1]
+        if self.causal and self.codes == "step" and self.receptive_field <= sizes.shape[1]:
+            self.warm_up = int(self.receptive_field) - 1
         return _Encoder(self.reader(blocks.width, sizes), blocks, every, steps)
 
     def decoder(self, dim: int, n_params: int, sizes: Sizes) -> nn.Module:

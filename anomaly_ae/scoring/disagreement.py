@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
-from anomaly_ae.scoring.scorers import AdditiveScorer, made_up, present
+from anomaly_ae.scoring.scorers import AdditiveScorer, present
 
 __all__ = ["Disagreement"]
 
@@ -49,6 +49,6 @@ class Disagreement(AdditiveScorer):
             raise ConfigError("Disagreement needs two members or more, however: 1. Set members of the detector to 4.")
         return self(validate)
 
-    def contributions(self, p: Pass) -> Tensor:
+    def lost(self, p: Pass) -> Tensor:
         means = torch.stack([member.px.mean for member in (p, *p.peers)])
-        return made_up(p, present(p, means.var(0)) / self.terms)
+        return present(p, means.var(0)) / self.terms

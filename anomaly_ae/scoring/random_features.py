@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, draw
-from anomaly_ae.scoring.scorers import AdditiveScorer, made_up, present
+from anomaly_ae.scoring.scorers import AdditiveScorer, present
 
 __all__ = ["RandomFeatures"]
 
@@ -56,6 +56,7 @@ class RandomFeatures(AdditiveScorer):
     """
 
     reads_net = False
+    adds_steps = False
     numbers_only = True
     frequency: Tensor
     phase: Tensor
@@ -92,10 +93,10 @@ class RandomFeatures(AdditiveScorer):
         self.solution = solution.to(x.dtype).contiguous()  # products with another layout round otherwise
         return self(validate)
 
-    def contributions(self, p: Pass) -> Tensor:
+    def lost(self, p: Pass) -> Tensor:
         x = p.batch.x.flatten(1)
         rebuilt = self._phi(x) @ self.solution
-        return made_up(p, present(p, (x - rebuilt).square().view_as(p.batch.x)) / x.shape[1])
+        return present(p, (x - rebuilt).square().view_as(p.batch.x)) / x.shape[1]
 
     def _phi(self, x: Tensor) -> Tensor:
         m = len(self.solution)

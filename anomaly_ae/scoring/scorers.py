@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,24 @@ SMALLEST = 1e-6  # of a residual's mean square, in a column that is rebuilt perf
 TURNS = 16  # passes that hide booleans and categories, at most
 
 
+class Steps(NamedTuple):
+    """What is said of each time step by itself: scores `(n, time)` and cells `(n, channels, time)`.
+
+    `gaps` says that absent cells count for nothing, so that the rest of a window is to be scaled up.
+    """
+
+    scores: Tensor
+    cells: Tensor
+    gaps: bool
+
+
 class Scorer(Part):
     """What all scorers share: they add, scale, and say how much each cell contributes.
 
     `a + b` and `2 * a` are a `WeightedSum`. `unit` is what one nat is worth in the scorer's own units, once built: what
     no net can judge is charged in nats (see `Preprocessing`). `numbers_only` says that it means little where some
-    columns are booleans or categories, `searches` that it is quicker with many rows at once.
+    columns are booleans or categories, `searches` that it is quicker with many rows at once, `adds_steps` that its
+    score of a window is the sum of what it says of each step: a net with a code a step then reads a series in one pass.
     """
 
     needs_gradient: ClassVar[bool] = False
@@ -35,6 +47,7 @@ class Scorer(Part):
     searches: ClassVar[bool] = False
     comparable: ClassVar[bool] = False  # whether it sees a cell's error in units of what is usual for that cell
     signed: ClassVar[bool] = False  # whether scores may be below 0
+    adds_steps: bool = False
     unit: float = 1.0
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
@@ -64,6 +77,10 @@ class Scorer(Part):
         """Scores and contributions, for those who want both."""
         return self(p), self.contributions(p)
 
+    def by_step(self, p: Pass) -> list[Steps]:
+        """What each time step of windows adds to their scores, where `adds_steps`."""
+        raise TypeError
+
     def __add__(self, other: Scorer) -> WeightedSum:
         mine, theirs = _terms(self), _terms(other)
         return WeightedSum([s for s, _ in mine + theirs], [w for _, w in mine + theirs])
@@ -75,17 +92,30 @@ class Scorer(Part):
 
 
 class AdditiveScorer(Scorer):
-    """A scorer whose score is the sum of what cells say: with these, `cells`, of one member's pass, is all it says."""
+    """A scorer whose score is the sum of what present cells say, scaled up in rows with gaps.
+
+    A subclass has `cells`, by one member's pass, or `lost`, by all of them.
+    """
+
+    adds_steps = True
 
     def cells(self, p: Pass) -> Tensor:
-        """What each cell contributes by one member: `(n, ...)`."""
+        """What each cell contributes by one member, 0 where it is absent: `(n, ...)`."""
         raise TypeError
+
+    def lost(self, p: Pass) -> Tensor:
+        """What each cell contributes by all members."""
+        return by_members(p, self.cells)
 
     def forward(self, p: Pass) -> Tensor:
         return self.judged(p)[0]
 
     def contributions(self, p: Pass) -> Tensor:
-        return by_members(p, self.cells)
+        return made_up(p, self.lost(p))
+
+    def by_step(self, p: Pass) -> list[Steps]:
+        cells = self.lost(p)
+        return [Steps(cells.sum(1), cells, True)]
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         cells = self.contributions(p)
@@ -133,7 +163,7 @@ class ReconstructionError(AdditiveScorer):
         self.unit = 2 / self.terms
 
     def cells(self, p: Pass) -> Tensor:
-        return made_up(p, present(p, p.net.likelihood.error(p.px, p.batch.x, self.power)) / self.terms)
+        return present(p, p.net.likelihood.error(p.px, p.batch.x, self.power)) / self.terms
 
 
 class StandardizedError(AdditiveScorer):
@@ -209,7 +239,7 @@ class StandardizedError(AdditiveScorer):
         errors = p.net.likelihood.error(p.px, p.batch.x, 2)
         if self.conditional and self.discrete:
             errors = self._conditional(p, errors)
-        return made_up(p, 0.5 * present(p, errors) / self.square)
+        return 0.5 * present(p, errors) / self.square
 
     def _conditional(self, p: Pass, errors: Tensor) -> Tensor:
         x = p.batch.x
@@ -282,7 +312,7 @@ class ResidualMahalanobis(AdditiveScorer):
     def cells(self, p: Pass) -> Tensor:
         r = present(p, p.batch.x - p.px.mean)
         whitened = _by_feature(r) @ self.whiten
-        return made_up(p, 0.5 * whitened.square().view(-1, *r.shape[2:], r.shape[1]).movedim(-1, 1))
+        return 0.5 * whitened.square().view(-1, *r.shape[2:], r.shape[1]).movedim(-1, 1)
 
 
 class WeightedSum(Scorer):
@@ -335,6 +365,10 @@ class WeightedSum(Scorer):
             scorer.build(sizes)
         self.unit = sum(weight * scorer.unit for scorer, weight in _terms(self))
 
+    @property
+    def adds_steps(self) -> bool:  # type: ignore[override]
+        return all(scorer.adds_steps for scorer in self.scorers)
+
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         return torch.stack([weight * scorer.learn(fit, validate) for scorer, weight in _terms(self)]).sum(0)
 
@@ -346,6 +380,13 @@ class WeightedSum(Scorer):
 
     def contributions(self, p: Pass) -> Tensor:
         return torch.stack([weight * scorer.contributions(p) for scorer, weight in _terms(self)]).sum(0)
+
+    def by_step(self, p: Pass) -> list[Steps]:
+        return [
+            Steps(weight * scores, weight * cells, gaps)
+            for scorer, weight in _terms(self)
+            for scores, cells, gaps in scorer.by_step(p)
+        ]
 
 
 def present(p: Pass, cells: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from anomaly_ae.nn.core import Pass, by_members, total_kl
-from anomaly_ae.scoring.scorers import Scorer
+from anomaly_ae.nn.core import Pass, by_members, kl, total_kl
+from anomaly_ae.scoring.scorers import Scorer, Steps, present
 
 __all__ = ["KLScore", "NegativeELBO"]
 
@@ -32,9 +33,13 @@ class KLScore(Scorer):
     """
 
     needs = {"latent": "posterior"}
+    adds_steps = True
 
     def forward(self, p: Pass) -> Tensor:
         return by_members(p, total_kl)
+
+    def by_step(self, p: Pass) -> list[Steps]:
+        return [Steps(by_members(p, _kl_by_step), self.contributions(p), False)]
 
 
 class NegativeELBO(Scorer):
@@ -59,6 +64,16 @@ class NegativeELBO(Scorer):
 
     needs = {"latent": "posterior"}
     signed = True
+    adds_steps = True
 
     def forward(self, p: Pass) -> Tensor:
         return by_members(p, lambda q: -q.net.log_likelihood(q))
+
+    def by_step(self, p: Pass) -> list[Steps]:
+        cost = by_members(p, lambda q: present(q, -q.px.log_prob(q.batch.x)).sum(1) + _kl_by_step(q))
+        return [Steps(cost, self.contributions(p), False)]
+
+
+def _kl_by_step(p: Pass) -> Tensor:
+    """KL divergence of each time step's code, in nats: `(n, time)`."""
+    return torch.stack([kl(level).sum(1) for level in p.levels if level.q is not None]).sum(0)

@@ -74,7 +74,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     ----------
     detector : AutoencoderDetector, VAEDetector or None, default=None
         Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer (by default
-        `StandardizedError`) becomes a further view.
+        `StandardizedError`) becomes a further view. A causal net with a code a step (`TCN`, `GraphConv`) reads a series
+        in one pass; of a window, those steps count that see their whole receptive field in it. Batches of windows with
+        a code a step have at most 4,096 rows.
     views : sequence of View or None, default=None
         What looks at windows. `None` is `PrincipalComponents(inside=False)` at 0.99 of the variance; at 0.95 and
         `window=0.25`, and at 0.9 and `window=24`, the five strangest channels of each;
@@ -156,9 +158,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         "threshold": [HasMethods("fit"), None],
         "random_state": ["random_state"],
     }
-    _defaults: ClassVar[dict[str, BaseEstimator]] = {
-        "scorer": StandardizedError(shrinkage=0.5),
-    }
+    _defaults: ClassVar[dict[str, BaseEstimator]] = {"scorer": StandardizedError(shrinkage=0.5)}
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.99, inside=False)),
         View(Whitened(Neighbours(k=1, exact=1, sample=2000))),  # next to it, for both need the same eigenvectors

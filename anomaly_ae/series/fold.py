@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,20 +17,20 @@ from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import Recipe, seeded, train
 from anomaly_ae.series.channels import Channels, Encoded
+from anomaly_ae.series.eyes import Eye, few_threads
 from anomaly_ae.series.tails import Tails
 from anomaly_ae.series.views import View
-from anomaly_ae.series.windows import Kinds, Windows, apart, ending, starts
+from anomaly_ae.series.windows import Kinds, Windows, apart, ending, over_rows, starts
 from anomaly_ae.storage import below
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
-CELLS = 2**20  # of windows that are looked at together: 8 MiB each time they are copied
 FIT_CELLS = 2**23  # of the windows that are learned from: 32 MiB for a net, 64 for a scorer
 FEWEST_WINDOWS = 256
 LEARN_WINDOWS = 4096
 WATCHED_WINDOWS = 1024
+BATCH_ROWS = 4096  # of the windows of a training step, where each row has a code of its own
 LEAST = 1e-3  # of what is blamed on the average channel: the least that is usual for one
-WIDE = 1024  # cells of a window
 WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
 
 
@@ -63,20 +62,6 @@ class Rarity(NamedTuple):
     usual: Array
     channels: Tails | None
     rows: Tails | None
-
-
-@dataclass
-class Eye:
-    """One view at work: its scorer over windows of `length` rows, by the net if it reads one."""
-
-    scorer: Any
-    length: int
-    net: Net | None
-    top: int | None  # channels that count; None: the scorer's own score
-
-    def see(self, batch: Batch) -> Pass:
-        """A pass over windows; without a net it knows these alone."""
-        return self.net(batch) if self.net is not None else Pass(batch, batch, batch.x, (), None, None)  # type: ignore[arg-type]
 
 
 class SeriesFold:
@@ -166,6 +151,8 @@ class SeriesFold:
         if self.net is not None:
             length = next(eye.length for eye in self.eyes if eye.net is not None)
             fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, held_out))
+            if self.net.encoder.steps:
+                recipe = replace(recipe, batch_size=min(recipe.batch_size, max(1, BATCH_ROWS // length)))
             with seeded(seed, self.device):
                 self.net.float()
                 watched_ = watched.batch(self.device, torch.float32) if len(watched) else None
@@ -178,7 +165,8 @@ class SeriesFold:
                 if key not in passes:
                     fit, watched = (self._windows(encoded, some, eye.length) for some in (kinds.fit, held_out))
                     watched = watched if len(watched) else fit
-                    some = fit.thinned(LEARN_WINDOWS), watched.thinned(WATCHED_WINDOWS)
+                    most = LEARN_WINDOWS if eye.warm_up is None else WATCHED_WINDOWS
+                    some = fit.thinned(most), watched.thinned(WATCHED_WINDOWS)
                     passes[key] = [eye.see(self._batch(windows)) for windows in some]
                 eye.scorer.learn(*passes[key])
             eye.scorer.float()  # as it will be stored
@@ -219,8 +207,14 @@ class SeriesFold:
 
         `rows` follow each other.
         """
-        encoded = self.channels.encode(rows)[0]
-        views = [self._judge(eye, self._over(encoded, eye, ends - eye.length + 1), True) for eye in self.eyes]
+        encoded, views = self.channels.encode(rows)[0], []
+        for eye in self.eyes:
+            first = ends - eye.length + 1
+            if eye.warm_up is None:
+                views.append(self._judge(eye, self._over(encoded, eye, first), True))
+            else:  # all of them are as quick
+                every = self._judge(eye, self._over(encoded, eye, slice(0, len(rows) - eye.length + 1)), True)
+                views.append(_put(lambda a, of=first: a[of], every))
         return Raw(views, encoded.surprise[ends])
 
     def raw_next(self, encoded: Encoded, new: int) -> Raw:
@@ -265,7 +259,7 @@ class SeriesFold:
         cells = np.empty((max(n, length), self.channels.width))
         place = 0
         with few_threads(self.channels.width * eye.length), torch.inference_mode():
-            for some in self._blocks(windows, eye):
+            for some in eye.blocks(windows):
                 p = eye.see(self._batch(some))
                 told = eye.scorer.expected(p) if hasattr(eye.scorer, "expected") else p.px.mean
                 for window in told.double().cpu().numpy():
@@ -284,7 +278,8 @@ class SeriesFold:
                 return head
             full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
             return _put(lambda a, b: np.concatenate([a, b]), head, full)
-        step = max(1, length // WINDOWS_A_ROW) if stride == "auto" else int(stride)
+        usual = 1 if eye.warm_up is not None else max(1, length // WINDOWS_A_ROW)
+        step = usual if stride == "auto" else int(stride)
         first = np.arange(0, max(1, n - length + 1), step)
         where: slice | Places = slice(0, n - length + 1, step)
         if n < length:
@@ -294,25 +289,20 @@ class SeriesFold:
         told = self._judge(eye, self._over(encoded, eye, where), explained)
         if n < length:
             told = _begun(told, n - 1, length)
-        return _put(lambda a: over_rows(a, first, min(n, length), n), told)
+        begun = eye.warm_up or 0 if n >= length else 0
+        return _put(lambda a: over_rows(a, first + begun, min(n, length) - begun, n), told)
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
         scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
-        with few_threads(self.channels.width * eye.length), torch.inference_mode():
-            for some in self._blocks(windows, eye):
-                p = eye.see(self._batch(some))
-                score, cells = eye.scorer.judged(p) if explained else (eye.scorer(p), None)
+        with torch.inference_mode():
+            for score, cells in eye.looks(windows, self.device, self.dtype, explained):
                 scores.append(score.double().cpu().numpy())
                 if cells is not None:
-                    columns.append(self.channels.by_column(cells.flatten(2).sum(2).double().cpu().numpy()))
+                    columns.append(self.channels.by_column(cells.double().cpu().numpy()))
         return Reading(np.concatenate(scores), np.concatenate(columns) if explained else None)
 
     def _over(self, encoded: Encoded, eye: Eye, where: slice | Places) -> Windows:
         return Windows(encoded.x, encoded.mask, eye.length, where)
-
-    def _blocks(self, windows: Windows, eye: Eye) -> list[Windows]:
-        size = max(1, CELLS // max(1, self.channels.width * eye.length))
-        return [windows[start : start + size] for start in range(0, len(windows), size)]
 
     def _batch(self, windows: Windows) -> Batch:
         return windows.batch(self.device, self.dtype)
@@ -337,26 +327,6 @@ class SeriesFold:
                 module.load_state_dict(below(f"{place}.", weights))
         self.settle()
         return self
-
-
-@contextmanager
-def few_threads(width: int) -> Iterator[None]:
-    """Run torch on one thread where windows of so many cells are too narrow to gain from more; then as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if width > WIDE else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
-    """Values of windows that begin at rows `first`, averaged over the windows that hold each of `n` rows."""
-    total, count = np.zeros((n, *values.shape[1:])), np.zeros(n)
-    for offset in range(length):
-        total[first + offset] += values
-        count[first + offset] += 1
-    return total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _put(how: Callable[..., Array], *readings: Reading) -> Reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,16 @@ class Windows:
         starts = range(*self.where.indices(len(self.x)))[some]
         return Windows(self.x, self.mask, self.length, slice(starts.start, starts.stop, starts.step))
 
+    @property
+    def of_each_row(self) -> bool:
+        """Whether one begins at each row of a run."""
+        return isinstance(self.where, slice) and self.where.step in (None, 1) and len(self) > 0
+
+    def together(self) -> Windows:
+        """The run of rows that windows of each row lie in, as one window."""
+        first = range(*self.where.indices(len(self.x))).start  # type: ignore[union-attr]
+        return Windows(self.x, self.mask, len(self) + self.length - 1, np.array([first]))
+
     def thinned(self, most: int) -> Windows:
         """At most so many of the windows, evenly."""
         if len(self) <= most or isinstance(self.where, slice):
@@ -61,6 +71,42 @@ class Windows:
             return rows.new_empty(0, rows.shape[1], self.length)
         windows = rows.unfold(0, self.length, 1)
         return windows[self.where if isinstance(self.where, slice) else torch.from_numpy(self.where)]
+
+
+def sliding_sums(values: Any, length: int) -> Any:
+    """Sums of each `length` of values `(n, ...)` that follow each other, an array or a tensor: `(n - length + 1, ...)`.
+
+    Sums of two, of four and so on are added up: nothing is taken away again, so nothing that is large is left behind.
+    """
+    rows = len(values) - length + 1
+    total, done, reach = None, 0, 1  # `values` are sums of `reach`
+    while True:
+        if length & reach:
+            part = values[done : done + rows]
+            total = part if total is None else total + part
+            done += reach
+        if done == length:
+            return total
+        values, reach = values[:-reach] + values[reach:], 2 * reach
+
+
+def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
+    """Values of windows that begin at rows `first`, averaged over the windows that hold each of `n` rows.
+
+    Rows before the first window have what it says.
+    """
+    total, count = np.zeros((n, *values.shape[1:])), np.zeros(n)
+    if len(first) == first[-1] - first[0] + 1:  # one at each row
+        at, edge = slice(first[0], first[-1] + length), (length - 1, length - 1)
+        total[at] = sliding_sums(np.pad(values, (edge, *[(0, 0)] * (values.ndim - 1))), length)
+        count[at] = sliding_sums(np.pad(np.ones(len(first)), edge), length)
+    else:
+        for offset in range(length):
+            total[first + offset] += values
+            count[first + offset] += 1
+    rows = total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
+    rows[: first[0]] = rows[first[0]]
+    return rows
 
 
 def ending(before: int, rows: int, length: int) -> Places:
