@@ -6,7 +6,7 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
-from anomaly_ae import Mahalanobis, Neighbours, PrincipalComponents, Whitened
+from anomaly_ae import Mahalanobis, PrincipalComponents, PrincipalNeighbours
 from anomaly_ae.nn.core import Batch, Pass, Sizes
 from anomaly_ae.series.tails import KNOTS, Tails
 
@@ -97,16 +97,41 @@ def test_a_channel_that_alone_is_wrong_is_blamed_most(scorer):
         assert (scorer.contributions(seen(new, (6, 1))).sum(2).argmax(1) == channel).float().mean() > 0.95
 
 
-def test_whitened_distances_run_from_euclid_s_to_mahalanobis():
+@pytest.mark.parametrize("components", [2, 6])
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("epsilon", [1e-4, 0.1, 1e4])
+def test_principal_neighbours_are_nearest_in_whitened_components_and_the_rest_counts_in_full(epsilon, k, components):
     X, new = rows(1500), rows(50, 2)
-    S = np.cov(X.T, bias=True)
-    for epsilon in (1e-4, 0.1, 1e4):
-        scorer = learned(Whitened(Neighbours(k=1), epsilon=epsilon))
-        values, vectors = np.linalg.eigh(S / (np.trace(S) / 6))
-        half = vectors * np.sqrt(epsilon / (values + epsilon)) @ vectors.T
-        memory = (np.vstack([X, rows(400, 1)]) - X.mean(0)) @ half
-        nearest = np.sqrt((((new - X.mean(0)) @ half)[:, None] - memory[None]) ** 2 @ np.ones(6)).min(1)
-        assert np.allclose(scorer(seen(new)), nearest, rtol=1e-3, atol=1e-5)
+    scorer = learned(PrincipalNeighbours(k=k, epsilon=epsilon, components=components))
+    mean, S = X.mean(0), np.cov(X.T, bias=True)
+    values, vectors = np.linalg.eigh(S)
+    values, vectors = values[::-1][:components], vectors[:, ::-1][:, :components]
+    shrink = np.sqrt(epsilon * np.trace(S) / 6 / (values + epsilon * np.trace(S) / 6))
+    far = ((((new - mean) @ vectors)[:, None] - ((X - mean) @ vectors)[None]) * shrink) ** 2
+    left = (((new - mean) - (new - mean) @ vectors @ vectors.T) ** 2).sum(1)
+    nearest = np.sqrt(np.sort(far.sum(2), axis=1)[:, :k] + left[:, None]).mean(1)
+    assert np.allclose(scorer(seen(new)), nearest, rtol=1e-4, atol=1e-5)
+    score, cells = scorer.judged(seen(new))
+    assert np.allclose(cells.sum(1), score)
+    assert (cells >= 0).all()
+
+
+def test_principal_neighbours_blame_what_left_all_that_was_seen():
+    scorer = learned(PrincipalNeighbours(components=4))
+    for column in range(6):
+        new = rows(100, 4)
+        new[:, column] += 300
+        assert (scorer.contributions(seen(new)).argmax(1) == column).float().mean() > 0.95
+
+
+def test_principal_neighbours_keep_components_with_variance_and_as_many_rows_as_asked():
+    X = rows(300) @ np.diag([1, 1, 1, 1, 1, 0])  # five directions and a constant
+    scorer = PrincipalNeighbours(sample=50)
+    scorer.build(Sizes((6,)))
+    scorer.double().learn(seen(X), seen(X))
+    assert scorer.memory.shape == (50, 5)
+    every = np.linspace(0, 299, 50).round().astype(int)
+    assert scorer(seen(X[every])).max() < 1e-5  # what is remembered is known
 
 
 def test_a_tail_is_a_rank_and_then_exponential_in_the_logarithm():

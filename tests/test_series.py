@@ -19,12 +19,12 @@ from anomaly_ae import (
     Mahalanobis,
     Neighbours,
     PrincipalComponents,
+    PrincipalNeighbours,
     Quantile,
     ReconstructionError,
     SeriesDetector,
     VAEDetector,
     View,
-    Whitened,
     load,
 )
 from anomaly_ae.errors import AnomalyError, ConfigError, DataError
@@ -563,7 +563,8 @@ def test_bad_rows_are_refused_with_their_place(case):
      ([View(Mahalanobis(), window="auto")], "a share"), ([View(Mahalanobis(), window=True)], "a share"),
      ([View(Mahalanobis(), channels="some")], "channels"),
      ([View(Mahalanobis(ridge=-1))], "ridge"), ([View(PrincipalComponents(keep=2))], "keep"),
-     ([View(Whitened(KLScore()))], "rows alone"), ([View(Whitened(Neighbours(), epsilon=0))], "epsilon"),
+     ([View(PrincipalNeighbours(k=0))], "k of 1"), ([View(PrincipalNeighbours(epsilon=0))], "epsilon"),
+     ([View(PrincipalNeighbours(components=0))], "components"), ([View(PrincipalNeighbours(sample=0))], "sample"),
      ([View(KLScore())], "KLScore needs a latent with a posterior")],
 )  # fmt: skip
 def test_views_that_cannot_work_are_refused(views, words):

@@ -5,20 +5,22 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from math import inf, prod
-from typing import Any
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes
-from anomaly_ae.scoring.scorers import Scorer, present
+from anomaly_ae.nn.core import Pass, Sizes
+from anomaly_ae.scoring.scorers import Scorer, divided, present
+from anomaly_ae.scoring.search import Search, rows_of
 
-__all__ = ["Mahalanobis", "PrincipalComponents", "Whitened"]
+__all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
 
 ROWS = 2048  # fit rows that components are taken from, at most
 WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
-FLAT = 1e-3  # least of a block's eigenvalues, in units of the largest, where a row may move at no cost
+FLAT = 1e-3  # least of eigenvalues that matter, in units of the largest of a block, or of the mean of all
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
 
 
@@ -91,13 +93,16 @@ class Quadratic(Scorer):
         """`M x`, and what the axes leave of rows, if they leave anything."""
         if self._complete:
             return (self.weights * u) @ self.axes, None
+        if not self.weights.any():
+            left = x - u @ self.axes
+            return self.rest * left, left
         both = torch.cat([u, self.weights * u]) @ self.axes  # the axes are read once
         left = x - both[: len(x)]
         return both[len(x) :] + self.rest * left, left
 
     def _off(self, pull: Tensor) -> Tensor:
         """How far each column is from what the others let expect: `(n, columns, block)`."""
-        return torch.einsum("cst,nct->ncs", self.inverse, pull)
+        return torch.bmm(self.inverse, pull.permute(1, 2, 0)).permute(2, 0, 1)
 
     def _score(self, p: Pass, u: Tensor, left: Tensor | None) -> Tensor:
         score = 0.5 * (self.weights * u.square()).sum(1)
@@ -109,8 +114,23 @@ class Quadratic(Scorer):
 _known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
 
 
-def _moments(p: Pass) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean of fit rows, and the variances and directions (as rows) of what they do around it, largest first."""
+class Moments(NamedTuple):
+    """Mean of fit rows, and the variances of what they do around it, largest first."""
+
+    mean: Tensor
+    variances: Tensor
+    turned: Tensor  # columns: directions, or what they are made of
+    centred: Tensor | None  # rows that they are made of, where these are fewer than columns
+
+    def directions(self, most: int | None = None) -> Tensor:
+        """Those of the largest variances, as rows."""
+        some = self.turned[:, :most]
+        if self.centred is None:
+            return some.T
+        return some.T @ self.centred / (self.variances[:most, None] * len(self.centred)).sqrt()
+
+
+def _moments(p: Pass) -> Moments:
     if (kept := _known.get("moments")) is not None and kept[0]() is p.batch.x:
         return kept[1]
     x = p.batch.x.flatten(1)
@@ -124,10 +144,10 @@ def _moments(p: Pass) -> tuple[Tensor, Tensor, Tensor]:
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if wide:
         some = values > 1e-12 * values[0].clamp(min=1e-300)
-        values = values[some]
-        vectors = centred.T @ vectors[:, some] / (values * len(x)).sqrt()
-    _known["moments"] = weakref.ref(p.batch.x), (mean, values, vectors.T)
-    return mean, values, vectors.T
+        values, vectors = values[some], vectors[:, some]
+    found = Moments(mean, values, vectors, centred if wide else None)
+    _known["moments"] = weakref.ref(p.batch.x), found
+    return found
 
 
 class Mahalanobis(Quadratic):
@@ -178,7 +198,8 @@ class Mahalanobis(Quadratic):
         self._reserve(sizes)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        mean, values, vectors = _moments(fit)
+        moments = _moments(fit)
+        mean, values, vectors = moments.mean, moments.variances, moments.directions()
         scale = (values.sum() / len(mean)).clamp(min=1e-12)
         held_out = validate.batch.x.flatten(1).double() - mean
         squares = (held_out @ vectors.T).square()
@@ -243,47 +264,57 @@ class PrincipalComponents(Quadratic):
         self._reserve(sizes)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        mean, values, vectors = _moments(fit)
+        moments = _moments(fit)
+        mean, values = moments.mean, moments.variances
         share = values.cumsum(0) / values.sum().clamp(min=1e-300)
         k = min(int((share < self.keep).sum()) + 1, max(0, len(mean) - 1), len(values))
         noise = (values[k:].sum() / (len(mean) - k)).clamp(min=1e-9 * values.sum().clamp(min=1e-3) / len(mean))
         inside = 1 / values[:k].clamp(min=1e-12) if self.inside else torch.zeros_like(values[:k])
-        self._set(mean, vectors[:k], inside, 1 / noise)
+        self._set(mean, moments.directions(k), inside, 1 / noise)
         return self(validate)
 
 
-class Whitened(Scorer):
-    r"""A scorer of rows whose directions of large variance are shrunk, so that these do not drown the others.
+class PrincipalNeighbours(Scorer):
+    r"""Distance to the nearest of remembered rows, of which only the first principal components are remembered.
 
-    .. math:: r(x) = \sqrt\epsilon \, (S / \bar v + \epsilon I)^{-1/2} (x - m)
+    .. math:: s(x) = \operatorname{mean}_{j \le k} \Bigl( \sum_i
+        \frac{\epsilon \bar v}{\lambda_i + \epsilon \bar v} (u_i - u_{(j) i})^2 + \lVert r \rVert^2 \Bigr)^{1/2},
+        \quad u = V^T (x - m), \quad r = x - m - V u
 
-    with :math:`S` the covariance of fit rows and :math:`\bar v` its mean variance; directions of small variance stay as
-    they are. Distances between such rows lie between Euclid's (large :math:`\epsilon`) and Mahalanobis' (small).
+    with :math:`\lambda_i` the variances along the components, largest first, and :math:`\bar v` the mean variance of
+    all directions. Large variances are shrunk, so that these do not drown the others; what the components leave of a
+    row is strange whatever is remembered. A window of many sensors costs what its components cost, in memory and time.
 
-    **Shape**: a pass over `n` rows to `(n,)`, as the scorer within has them.
+    Contributions divide the score among cells as the squares of :math:`x` less its nearest do, shrunk alike.
+
+    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 
     Parameters
     ----------
-    scorer : scorer
-        What judges the whitened rows; one that looks at rows alone.
+    k : int >= 1, default=1
+        How many neighbours.
     epsilon : float > 0, default=0.1
-        :math:`\epsilon`.
+        :math:`\epsilon`: small, distances along components are Mahalanobis'; large, Euclid's.
+    components : int >= 1, default=256
+        At most so many, of those that have more than a thousandth of the mean variance.
+    sample : int >= 1, default=2000
+        How many fit rows are remembered, at most (windows: evenly spaced in time).
 
     Raises
     ------
     ConfigError
-        At `fit`, when `epsilon` is not positive, or the scorer reads the net.
+        At `fit`, when a value is out of range.
 
     References
     ----------
-    Ledoit and Wolf (2004), A well-conditioned estimator for large-dimensional covariance matrices, Journal of
-    Multivariate Analysis 88.
+    Angiulli and Pizzuti (2002), Fast outlier detection in high dimensional spaces, PKDD; Jackson and Mudholkar (1979),
+    Control procedures for residuals associated with principal component analysis, Technometrics 21.
 
     Examples
     --------
-    >>> from anomaly_ae import AutoencoderDetector, Neighbours, Whitened
-    >>> AutoencoderDetector(scorer=Whitened(Neighbours(k=1))).scorer
-    Whitened(scorer=Neighbours(k=1))
+    >>> from anomaly_ae import AutoencoderDetector, PrincipalNeighbours
+    >>> AutoencoderDetector(scorer=PrincipalNeighbours(components=32)).scorer
+    PrincipalNeighbours(components=32)
     """
 
     reads_net = False
@@ -291,48 +322,65 @@ class Whitened(Scorer):
     mean: Tensor
     axes: Tensor
     shrink: Tensor
+    memory: Tensor
+    search: Search | None = None
 
-    def __init__(self, scorer: Any = None, epsilon: float = 0.1) -> None:
-        self.scorer = scorer
+    def __init__(self, k: int = 1, epsilon: float = 0.1, components: int = 256, sample: int = 2000) -> None:
+        self.k = k
         self.epsilon = epsilon
-
-    def pieces(self) -> list[Part]:
-        return [self, *self.scorer.pieces()]
+        self.components = components
+        self.sample = sample
 
     def build(self, sizes: Sizes) -> None:
+        for name in ("k", "components", "sample"):
+            if not isinstance(value := getattr(self, name), Integral) or value < 1:
+                raise ConfigError(f"PrincipalNeighbours needs {name} of 1 or more, however: {value!r}. Try 1.")
         if not 0 < self.epsilon < inf:
-            raise ConfigError(f"Whitened needs epsilon above 0, however: {self.epsilon!r}. Try 0.1.")
-        if not isinstance(self.scorer, Scorer) or self.scorer.reads_net:
-            raise ConfigError(f"Whitened needs a scorer of rows alone, however: {self.scorer!r}. Try Neighbours(k=1).")
+            raise ConfigError(f"PrincipalNeighbours needs epsilon above 0, however: {self.epsilon!r}. Try 0.1.")
         d = prod(sizes.shape)
         self.register_buffer("mean", torch.zeros(d))
         self.register_buffer("axes", torch.zeros(0, d))
         self.register_buffer("shrink", torch.zeros(0))
-        self.scorer.build(sizes)
-        self.unit = self.scorer.unit
+        self.register_buffer("memory", torch.zeros(0, 0))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        mean, values, vectors = _moments(fit)
-        e = (self.epsilon * values.sum() / len(mean)).clamp(min=1e-12)
-        shrink, kind = 1 - (e / (values + e)).sqrt(), self.mean.dtype
-        some = shrink > 1e-4  # the others stay as they are
-        self.mean, self.axes = mean.to(kind), vectors[some].to(kind).contiguous()
-        self.shrink = shrink[some].to(kind)
-        return self.scorer.learn(self._whitened(fit), self._whitened(validate))
+        moments = _moments(fit)
+        mean, values = moments.mean, moments.variances
+        scale, kind = (values.sum() / len(mean)).clamp(min=1e-12), self.mean.dtype
+        most = min(self.components, int((values > FLAT * scale).sum()))
+        self.mean, self.axes = mean.to(kind), moments.directions(most).to(kind).contiguous()
+        self.shrink = (self.epsilon * scale / (values[:most] + self.epsilon * scale)).sqrt().to(kind)
+        spaced = torch.linspace(0, len(fit.batch.x) - 1, min(self.sample, len(fit.batch.x)), device=mean.device)
+        known = self._along(replace(fit, batch=fit.batch.take(spaced.round().long())))[2]
+        self.memory, self.search = known.float().to(kind), None  # as it will be stored
+        return self(validate)
 
     def forward(self, p: Pass) -> Tensor:
-        return self.scorer(self._whitened(p))
+        return self._nearest(p)[0]
 
     def contributions(self, p: Pass) -> Tensor:
-        return self.scorer.contributions(self._whitened(p))
+        return self.judged(p)[1]
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
-        return self.scorer.judged(self._whitened(p))
+        score, x, kept = self._nearest(p)
+        off = x - kept @ self.axes
+        return score, divided(score, present(p, off.square().view_as(p.batch.x)))
 
-    def _whitened(self, p: Pass) -> Pass:
+    def _nearest(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, centred rows, and what of these, along the components, is not off the nearest."""
+        if self.search is None or self.search.memory.dtype != p.batch.x.dtype:
+            self.search = Search(self.memory.to(p.batch.x.dtype), most=self.k)
+        x, u, places = self._along(p)
+        distance, which = self.search(places, self.k)
+        left = (x.square().sum(1) - u.square().sum(1)).clamp(min=0)
+        score = (distance.square() + left[:, None]).sqrt().mean(1)
+        return score, x, u - places + rows_of(self.search.memory, which).mean(1)
+
+    def _along(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
+        """Centred rows, their places along the components, and these shrunk."""
         x = _centred(p, self.mean)
-        x = x - (self.shrink * (x @ self.axes.T)) @ self.axes
-        return replace(p, batch=replace(p.batch, x=present(p, x.view_as(p.batch.x))))
+        u = x @ self.axes.T
+        return x, u, self.shrink * u
 
 
 def _centred(p: Pass, mean: Tensor) -> Tensor:

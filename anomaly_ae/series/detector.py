@@ -26,8 +26,7 @@ from anomaly_ae.estimator import AXES, Detector
 from anomaly_ae.keeping import arrays_of, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
-from anomaly_ae.scoring.linear import PrincipalComponents, Whitened
-from anomaly_ae.scoring.neighbours import Neighbours
+from anomaly_ae.scoring.linear import PrincipalComponents, PrincipalNeighbours
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
@@ -55,9 +54,9 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     Each view `v` scores windows of its own length; windows become rows, by their mean over the windows that hold a row,
     or by the one that ends there; rows of held-out blocks say how rare that is. Without a `detector` no net is trained:
     the default views are shapes in time (`PrincipalComponents`), of all channels and of few, and windows that were seen
-    (`Neighbours`), long and short. With one, its net sees windows as well. `View(Mahalanobis(), window=32, channels=1)`
-    knows linear relations of each channel with all others at all lags: the sharper eye, and the quicker to blame, where
-    a plant repeats itself.
+    (`PrincipalNeighbours`), long and short. With one, its net sees windows as well.
+    `View(Mahalanobis(), window=32, channels=1)` knows linear relations of each channel with all others at all lags: the
+    sharper eye, and the quicker to blame, where a plant repeats itself.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
     flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
@@ -80,8 +79,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     views : sequence of View or None, default=None
         What looks at windows. `None` is `PrincipalComponents(inside=False)` at 0.99 of the variance; at 0.95 and
         `window=0.25`, and at 0.9 and `window=24`, the five strangest channels of each;
-        `Whitened(Neighbours(k=1, exact=1, sample=2000))` over whole windows and at `window=0.5`; and, with a detector,
-        its own scorer.
+        `PrincipalNeighbours()` over whole windows and at `window=0.5`; and, with a detector, its own scorer.
     window : int >= 1 (rows) or "auto", default="auto"
         Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
@@ -161,8 +159,8 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
     _defaults: ClassVar[dict[str, BaseEstimator]] = {"scorer": StandardizedError(shrinkage=0.5)}
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.99, inside=False)),
-        View(Whitened(Neighbours(k=1, exact=1, sample=2000))),  # next to it, for both need the same eigenvectors
-        View(Whitened(Neighbours(k=1, exact=1, sample=2000)), window=0.5),
+        View(PrincipalNeighbours()),  # next to it, for both need the same eigenvectors
+        View(PrincipalNeighbours(), window=0.5),
         View(PrincipalComponents(keep=0.95, inside=False), window=0.25, channels=5),
         View(PrincipalComponents(keep=0.9, inside=False), window=24, channels=5),
     )
