@@ -300,7 +300,7 @@ def speed(
 def series_speed(
     rows: Annotated[int, typer.Option(min=1000)] = 100_000,
     channels: Annotated[int, typer.Option(min=1)] = 25,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the nets that are compared.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the nets of rows.")] = 50,
     data: Annotated[Path | None, typer.Option(help="A folder with TSB-AD's series, `tsb`.", exists=True)] = None,
 ) -> None:
     """A series in one pass and window by window, rows that come one by one, and a fit beside TSB-AD's autoencoder."""

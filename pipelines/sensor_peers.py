@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 ALPHA = 0.01  # share of held-out normal rows above the threshold
 BLOCKS = 3  # of train rows, held out in turn
 CHUNK = 1024  # windows at a time
+TSB_BATCH = 128  # rows, or windows, of a step of TSB-AD's autoencoder
 MOST = 8_000  # train windows that neighbours and clusters keep
 
 
@@ -226,11 +227,20 @@ class TSBAutoEncoder(Judged):
         import torch
 
         torch.manual_seed(self.seed)
-        self.model = self.make(slidingWindow=100, batch_size=128, epochs=self.epochs)
-        self.model.fit(np.concatenate(parts))
+        self.model = self.make(slidingWindow=100, batch_size=TSB_BATCH, epochs=self.epochs)
+        X = np.concatenate(parts)
+        self.model.fit(X[self._alone(X) :])
 
     def anomaly_score(self, X: Array) -> Array:
-        return self.model.decision_function(X).ravel()
+        alone = self._alone(X)
+        scores = self.model.decision_function(X[alone:]).ravel()
+        return np.append(scores[:alone], scores)
+
+    @staticmethod
+    def _alone(X: Array) -> int:
+        """1 where the last batch would be of one row, or window, which the library cannot judge, else 0."""
+        judged = len(X) if X.shape[1] > 1 else len(X) - 99
+        return int(judged % TSB_BATCH == 1)
 
 
 class Discord(Judged):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 import benchmark
 import mixed_table
+import speeds
 
 QUICK = "AutoencoderDetector: {max_epochs: 1, steps_per_epoch: 1, calibration: split}\n"
 
@@ -383,3 +384,20 @@ def test_the_bare_net_is_faster_than_scoring(quick, monkeypatch):
     line = lines.get()
     assert 0 < line["rows/s scored"] < line["rows/s bare net"]
     assert line["MB of the model"] > 4000 * 8 * 4 / 1e6  # the rows that it remembers, in float32
+
+
+def test_series_are_timed_in_one_pass_row_by_row_and_beside_a_peer(tmp_path):
+    folder = tmp_path / "tsb"
+    folder.mkdir()
+    X = speeds.plant(600, 3)
+    np.savez(folder / "one.npz", X=X, label=np.zeros(600), train_rows=300)
+    told = run("series-speed", "--rows", 1000, "--channels", 2, "--epochs", 1, "--data", tmp_path)
+    tables = [part for part in told.output.split("\n\n") if part.startswith("|")]
+    one_pass, rows, fits = (
+        pd.DataFrame([[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()])
+        for table in tables
+    )
+    assert float(one_pass.iloc[2, 4]) > 1  # even so short a series
+    assert set(rows[0][2:]) >= {"TCN", "default"}
+    assert (rows[2][2:].astype(float) > 0).all()
+    assert set(fits[0][2:]) >= {"default", "net of rows"}
