@@ -27,7 +27,7 @@ BLOCK = 8192  # rows that jobs score at once: they align to it, so that resumed 
 CACHED = 2048  # rows a forward pass where no scorer searches, a share of a block: layers stay in the cache
 LEARN_ROWS = 16_384  # fit rows, and half as many validate rows, that a scorer learns from at most
 FEW = 50  # rows that do not make a scorer learn again
-REPAIRS = 8  # passes after which a column that was taken away has settled
+REPAIRS = 3  # passes that a column taken away is rebuilt by: more would drive those that no other tells of far off
 SPREAD = 0.95  # share of validate rows whose value lies in the expected interval
 
 
@@ -246,7 +246,7 @@ class Fold:
         return Expected(repaired[np.arange(len(X)), columns], self.margin[columns])
 
     def _repaired(self, X: Array, taken: NDArray[np.bool_]) -> Array:
-        # cells of columns that are taken start from nothing and have the net's word for them until it stays the same
+        # cells of columns that are taken start from nothing; then they have the net's word for them, a few times
         codes = np.empty(X.shape)
         with threads(self.net), torch.inference_mode():
             for start in range(0, len(X), BLOCK):

@@ -123,7 +123,7 @@ def measure(folder: Path, what: str, source: Path, repeats: int) -> Cost:
 
 def main() -> None:
     """One measurement: what, from where, to where."""
-    import benchmark
+    from speeds import peak_mib
 
     what, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if what == "floor":
@@ -134,7 +134,7 @@ def main() -> None:
         runpy.run_path(str(script), run_name="__main__")
     else:
         ours(Path(what), source, target)
-    print(time.process_time(), benchmark.peak_mib())
+    print(time.process_time(), peak_mib())
 
 
 def compare(folder: Path, rows: int, repeats: int, pyod_rows: int) -> list[dict[str, Any]]:
