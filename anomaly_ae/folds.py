@@ -211,7 +211,8 @@ class Fold:
 
         Blocks on a thread each are quicker than threads within a block, whose products of matrices are small.
         """
-        blocks = [X[start : start + self.rows] for start in range(0, len(X), self.rows)]
+        size = self.rows
+        blocks = [X[start : start + size] for start in range(0, len(X), size)]
 
         def quietly(rows: Array) -> Result:
             with torch.inference_mode():  # a thread has its own

@@ -69,7 +69,6 @@ class Dense(Part):
 
     causal = False
     receptive_field: float
-    warm_up = None
 
     def _widths(self, sizes: Sizes) -> list[int]:
         check_hidden(self)

@@ -32,7 +32,9 @@ class Eye:
     @property
     def warm_up(self) -> int | None:
         """Steps of a window that only say what was before; `None` where series cannot be read in one pass."""
-        return self.net.backbone.warm_up if self.net is not None and self.scorer.adds_steps else None
+        if self.net is None or not self.scorer.adds_steps:
+            return None
+        return getattr(self.net.backbone, "warm_up", None)
 
     def see(self, batch: Batch) -> Pass:
         """A pass over windows; without a net it knows these alone."""
