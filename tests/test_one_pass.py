@@ -75,11 +75,12 @@ def test_the_mean_is_that_of_windows_in_which_the_row_counts(case):
         first = max(0, row - WINDOW + 1)
         assert mean[row] == pytest.approx(by_window[first : row - warm_up + 1].mean(), rel=1e-9)
     assert (mean[:warm_up] == mean[warm_up]).all()
-    # windows further apart are read one by one
-    apart = fold.raw(X, "mean", 7).views[0].scores
-    begin = np.append(np.arange(0, len(by_window), 7), len(by_window) - 1)
-    held = begin[(begin + warm_up <= 120) & (begin + WINDOW > 120)]
-    assert len(held) == 0 or apart[120] == pytest.approx(by_window[held].mean(), rel=1e-9)
+    # windows further apart are read one by one, and never so far that they leave out rows
+    apart, step = fold.raw(X, "mean", 1000).views[0].scores, WINDOW - warm_up
+    begin = np.append(np.arange(0, len(by_window), step), len(by_window) - 1)
+    for row in (120, 121, 122, 171, 299):
+        held = begin[(begin + warm_up <= row) & (begin + WINDOW > row)]
+        assert apart[row] == pytest.approx(by_window[held].mean(), rel=1e-9)
 
 
 @pytest.mark.parametrize("present", [1.0, 0.6])

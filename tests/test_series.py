@@ -585,3 +585,8 @@ def test_set_params_reaches_into_the_detector():
     assert det.detector.divergence.beta == 4
     with pytest.raises(ConfigError):
         SeriesDetector(views=QUICK, event_rule=Events(every=0)).fit(plant(300))
+
+
+def test_no_stride_leaves_rows_without_a_score():
+    det = SeriesDetector(views=QUICK, stride=1000, random_state=0).fit(plant())
+    assert (det.anomaly_score(plant(300, seed=1)) > 0).all()

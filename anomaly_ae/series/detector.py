@@ -85,7 +85,7 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
     stride : int >= 1 (rows) or "auto", default="auto"
         Rows from window to window, where windows are averaged; larger ones are faster and coarser. "auto" is a
-        sixteenth of each view's window, 1 in one pass. By `reduce="last"` each row has a window of its own.
+        sixteenth of each view's window, 1 in one pass. No more than a window. By "last" each row has one of its own.
     reduce : {"mean", "last"}, default="mean"
         From windows to rows: the mean over all windows that hold the row, which knows what comes after (a window later
         it is final), or the window that ends with it, which is causal. `stream` is always causal.

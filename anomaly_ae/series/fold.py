@@ -278,8 +278,9 @@ class SeriesFold:
                 return head
             full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
             return _put(lambda a, b: np.concatenate([a, b]), head, full)
+        begun = (eye.warm_up or 0) if n >= length else 0
         usual = 1 if eye.warm_up is not None else max(1, length // WINDOWS_A_ROW)
-        step = usual if stride == "auto" else int(stride)
+        step = usual if stride == "auto" else min(int(stride), length - begun)  # no row without a window
         first = np.arange(0, max(1, n - length + 1), step)
         where: slice | Places = slice(0, n - length + 1, step)
         if n < length:
@@ -289,7 +290,6 @@ class SeriesFold:
         told = self._judge(eye, self._over(encoded, eye, where), explained)
         if n < length:
             told = _begun(told, n - 1, length)
-        begun = eye.warm_up or 0 if n >= length else 0
         return _put(lambda a: over_rows(a, first + begun, min(n, length) - begun, n), told)
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
