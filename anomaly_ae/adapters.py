@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError, MissingExtraError
 from anomaly_ae.scoring.calibration import p_values
 from anomaly_ae.scoring.thresholds import Conformal
@@ -25,7 +26,7 @@ from anomaly_ae.scoring.thresholds import Conformal
 Array = NDArray[np.float64]
 
 
-class PyODDetector(OutlierMixin, BaseEstimator):
+class PyODDetector(DefaultsMixin, OutlierMixin, BaseEstimator):
     r"""A detector of PyOD used and compared like ours: scikit-learn's signs, a calibrated threshold, p-values.
 
     .. math:: s(x) = \text{decision\_function}_{\text{PyOD}}(x), \qquad \text{alarm where } s(x) > t
@@ -103,12 +104,8 @@ class PyODDetector(OutlierMixin, BaseEstimator):
         self.calibration_share = calibration_share
         self.random_state = random_state
 
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters; `threshold__alpha=0.01` first puts `Conformal()` where there is no threshold yet."""
-        nested = any(key.startswith("threshold__") for key in params)
-        if nested and params.get("threshold", self.threshold) is None:
-            params["threshold"] = Conformal()
-        return super().set_params(**params)
+    def _default(self, name: str) -> BaseEstimator | None:
+        return Conformal() if name == "threshold" else None
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: ArrayLike, y: Any = None) -> Self:

@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
 from anomaly_ae.data.preprocessing import Preprocessing
+from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import ExplanationMixin, known
 from anomaly_ae.folds import Fold
@@ -47,7 +48,7 @@ RESERVOIR = 2000  # rows kept for recalibration by partial_fit
 AXES = ("preprocessing", *Net.AXES, "scorer", "threshold")
 
 
-class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
+class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
     """Learns what normal rows look like, then says of new rows how strange they are and which column is to blame.
 
     A detector is a composition of parts; a part left at `None` is the class's documented default. `fit` divides the
@@ -180,21 +181,6 @@ class Detector(CallbackSupportMixin, ExplanationMixin, RepresentationMixin, Outl
         self.random_state = random_state
 
     # --- composition -------------------------------------------------------------------------------------------------
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters; `divergence__beta=4` first puts the documented default where there is no part yet."""
-        if "effort" in params:  # the default of the scorer is a matter of it
-            super().set_params(effort=params.pop("effort"))
-        for key in params:
-            axis, nested, _ = key.partition("__")
-            if nested and axis in AXES and params.get(axis, getattr(self, axis)) is None:
-                if self._default(axis) is None:
-                    raise ConfigError(
-                        f"{type(self).__name__} needs a {axis} before {key} can be set, however: it has none by "
-                        f"default. Set {axis} to a part first."
-                    )
-                setattr(self, axis, clone(self._default(axis)))
-        return super().set_params(**params)
 
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: clones of the parts given, of the defaults where none is."""

@@ -18,7 +18,7 @@ FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "overlap", "version"],
-    ["nn.core", "series.spectra"],
+    ["defaults", "nn.core", "series.spectra"],
     ["nn.densities", "nn.layers"],
     ["nn.convolutions"],
     ["nn.sequences"],

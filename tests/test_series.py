@@ -590,3 +590,8 @@ def test_set_params_reaches_into_the_detector():
 def test_no_stride_leaves_rows_without_a_score():
     det = SeriesDetector(views=QUICK, stride=1000, random_state=0).fit(plant())
     assert (det.anomaly_score(plant(300, seed=1)) > 0).all()
+
+
+def test_what_is_not_there_cannot_be_reached_into():
+    with pytest.raises(ConfigError, match="needs a detector before detector__max_epochs can be set"):
+        SeriesDetector().set_params(detector__max_epochs=3)

@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
+from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
 from anomaly_ae.estimator import AXES, Detector
@@ -45,7 +46,7 @@ ENOUGH_ROWS = 2000  # to calibrate what is causal, where each row takes a window
 LONGEST_RECORD = 1_000_000  # cells to tell correlation times from
 
 
-class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, BaseEstimator):
+class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, OutlierMixin, BaseEstimator):
     r"""Learns what a plant does in normal operation, then says of each later row how strange it is, and which sensor.
 
     .. math:: s_t = \Bigl(\sum_v \log^2 \hat P\bigl(S_v \ge s_{v, t}\bigr)\Bigr)^{1/2}, \quad
@@ -197,16 +198,8 @@ class SeriesDetector(CallbackSupportMixin, SeriesVerdictsMixin, OutlierMixin, Ba
 
     # --- composition -------------------------------------------------------------------------------------------------
 
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters; `threshold__alpha=0.01` first puts the documented default where there is none yet."""
-        plain = {key: params.pop(key) for key in list(params) if "__" not in key}
-        super().set_params(**plain)  # a default may be a matter of these
-        names = {key.partition("__")[0] for key in params}
-        if "event_rule" in names:
-            self.event_rule = self._events_rule
-        if "threshold" in names:
-            self.threshold = self.parts()["threshold"]
-        return super().set_params(**params)
+    def _default(self, name: str) -> BaseEstimator | None:
+        return self._events_rule if name == "event_rule" else self.parts().get(name)
 
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: the detector's parts, its defaults for series where it has none."""
