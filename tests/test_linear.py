@@ -134,6 +134,38 @@ def test_principal_neighbours_keep_components_with_variance_and_as_many_rows_as_
     assert scorer(seen(X[every])).max() < 1e-5  # what is remembered is known
 
 
+def test_absent_cells_are_what_principal_components_make_of_the_others():
+    scorer = PrincipalNeighbours(components=2)
+    factors = np.random.default_rng(0).normal(size=(500, 2))
+    mix = np.random.default_rng(1).normal(size=(2, 6))
+    X = factors @ mix + 0.05 * np.random.default_rng(2).normal(size=(500, 6))
+    scorer.build(Sizes((6,)))
+    scorer.double().learn(seen(X[:400]), seen(X[400:]))
+    new, mask = seen(X[400:]), torch.ones(100, 6, dtype=torch.bool)
+    mask[:, 2] = False
+    gappy = Pass(Batch(new.batch.x, mask), new.batch, new.h, (), None, None)
+    assert scorer(gappy).mean() < 1.1 * scorer(new).mean()
+    assert (scorer.contributions(gappy)[:, 2] == 0).all()
+
+
+def test_other_weights_are_other_memories():
+    one, two = (learned(PrincipalNeighbours(), n=n) for n in (300, 400))
+    new = seen(rows(50, 2))
+    expected = two(new)
+    one(new)
+    one.load_state_dict(two.state_dict())
+    assert torch.equal(one(new), expected)
+
+
+def test_float32_keeps_its_digits_where_components_hold_nearly_all():
+    scorer = learned(PrincipalNeighbours(components=5)).float()
+    scorer.search = None
+    X = (rows(50, 2) - 3) * 100
+    double = learned(PrincipalNeighbours(components=5))(seen(X))
+    single = scorer(Pass(Batch(torch.from_numpy(X).float()), None, None, (), None, None))
+    assert np.allclose(single, double, rtol=1e-3)
+
+
 def test_a_tail_is_a_rank_and_then_exponential_in_the_logarithm():
     rng = np.random.default_rng(0)
     scores = rng.pareto(2, size=(20_000, 1)) + 1  # P(S > s) = s^-2

@@ -70,17 +70,21 @@ def test_the_mean_is_that_of_windows_in_which_the_row_counts(case):
     fold, X = fitted(case).fold_, with_gaps()
     by_window = fold.raw(X, "last").views[0].scores[WINDOW - 1 :]  # of the window that begins at each row
     mean = fold.raw(X, "mean", "auto").views[0].scores
-    warm_up = fold.eyes[0].warm_up
-    for row in (warm_up, warm_up + 3, 120, 242, len(X) - 1):
-        first = max(0, row - WINDOW + 1)
-        assert mean[row] == pytest.approx(by_window[first : row - warm_up + 1].mean(), rel=1e-9)
-    assert (mean[:warm_up] == mean[warm_up]).all()
+    warm_up, counted = fold.eyes[0].warm_up, fold.eyes[0].counted
+    for row in (WINDOW - 1, 77, 120, 242, len(X) - counted):
+        assert mean[row] == pytest.approx(by_window[row - WINDOW + 1 : row - warm_up + 1].mean(), rel=1e-9)
+    # before the first row lies its mirror image
+    mirrored = (
+        fold.raw(np.vstack([X[warm_up - 1 :: -1] if warm_up else X[:0], X]), "last").views[0].scores[WINDOW - 1 :]
+    )
+    for row in (0, 1, warm_up):
+        assert mean[row] == pytest.approx(mirrored[max(0, row - counted + 1) : row + 1].mean(), rel=1e-6)
     # windows further apart are read one by one, and never so far that they leave out rows
-    apart, step = fold.raw(X, "mean", 1000).views[0].scores, WINDOW - warm_up
-    begin = np.append(np.arange(0, len(by_window), step), len(by_window) - 1)
+    apart = fold.raw(X, "mean", 1000).views[0].scores
+    begin = np.append(np.arange(0, len(X) - counted, counted), len(X) - counted)
     for row in (120, 121, 122, 171, 299):
-        held = begin[(begin + warm_up <= row) & (begin + WINDOW > row)]
-        assert apart[row] == pytest.approx(by_window[held].mean(), rel=1e-9)
+        held = begin[(begin <= row) & (begin + counted > row)]
+        assert apart[row] == pytest.approx(by_window[held - warm_up].mean(), rel=1e-9)
 
 
 @pytest.mark.parametrize("present", [1.0, 0.6])
@@ -158,4 +162,31 @@ def test_rows_have_the_mean_of_the_windows_that_hold_them(step):
     found = over_rows(values, first, 6, n)
     for row in range(n):
         held = [value for value, begin in zip(values, first, strict=True) if begin <= row < begin + 6]
-        assert found[row] == pytest.approx(np.mean(held, axis=0) if held else values[0])
+        assert found[row] == pytest.approx(np.mean(held, axis=0) if held else 0)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "last"])
+@pytest.mark.parametrize("length", [None, 5])
+def test_what_happens_at_the_beginning_is_seen(reduce, length):
+    """Whatever comes before a window's steps that count, the first rows of a series are judged too."""
+    detector = fitted((AutoencoderDetector, TCN(length=length), StandardizedError()), reduce=reduce)
+    for n in (300, WINDOW // 2):
+        X = plant(n, seed=1)
+        usual = detector.anomaly_score(X).max()
+        X[:8, 0] += 5
+        assert (detector.anomaly_score(X)[:8] > 2 * usual).sum() >= 4
+    scores = detector.calibration_scores_
+    assert len(np.unique(scores)) > 0.98 * len(scores)
+
+
+def test_views_of_the_same_windows_learn_the_same_in_any_order():
+    net = AutoencoderDetector(backbone=TCN(), max_epochs=1)
+    views = [View(StandardizedError()), View(Neighbours(k=1, space="code", exact=1))]
+    memories = [
+        next(eye.scorer for eye in det.fold_.eyes if isinstance(eye.scorer, Neighbours)).memory
+        for det in (
+            SeriesDetector(net, views=order, window=8, random_state=0).fit(plant(4000))
+            for order in (views, views[::-1])
+        )
+    ]
+    assert len(memories[0]) == len(memories[1]) > 1024

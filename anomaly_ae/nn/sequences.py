@@ -57,7 +57,7 @@ class SequenceBackbone(Part):
         blocks = self.blocks(sizes)
         steps = () if self.codes == "window" else (sizes.shape[1] // every,)
         self.receptive_field = _receptive_field(blocks.receptive_field, every) if steps else sizes.shape[1]
-        within = self.causal and self.codes == "step" and self.receptive_field <= sizes.shape[1]
+        within = self.causal and steps == sizes.shape[1:] and self.receptive_field <= sizes.shape[1]
         self.warm_up = int(self.receptive_field) - 1 if within else None
         return _Encoder(self.reader(blocks.width, sizes), blocks, every, steps)
 

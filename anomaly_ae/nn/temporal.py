@@ -35,7 +35,8 @@ class TCN(SequenceBackbone):
         :math:`k`.
     length : int >= 1 (steps) or None, default=None
         How much a code must see: dilations double, 1, 2, 4, ..., until one stack's receptive field has that many
-        steps. `None` is as many as keep the receptive field of both stacks within the window.
+        steps. `None` is as many as keep the receptive field of both stacks within the window: in a series each code
+        then sees much, and few steps of a window, those that see it all, count at a time.
     dilations : sequence of int >= 1 or None, default=None
         Dilation of each block, in place of `length`.
     causal : bool, default=True

@@ -21,6 +21,7 @@ __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
 ROWS = 2048  # fit rows that components are taken from, at most
 WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
 FLAT = 1e-3  # least of eigenvalues that matter, in units of the largest of a block, or of the mean of all
+FILLS = 3  # passes that absent cells are filled by
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
 
 
@@ -285,6 +286,8 @@ class PrincipalNeighbours(Scorer):
     all directions. Large variances are shrunk, so that these do not drown the others; what the components leave of a
     row is strange whatever is remembered. A window of many sensors costs what its components cost, in memory and time.
 
+    Absent cells are filled with what the components make of the others.
+
     Contributions divide the score among cells as the squares of :math:`x` less its nearest do, shrunk alike.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
@@ -319,6 +322,7 @@ class PrincipalNeighbours(Scorer):
 
     reads_net = False
     numbers_only = True
+    searches = True
     mean: Tensor
     axes: Tensor
     shrink: Tensor
@@ -368,19 +372,34 @@ class PrincipalNeighbours(Scorer):
 
     def _nearest(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, centred rows, and what of these, along the components, is not off the nearest."""
-        if self.search is None or self.search.memory.dtype != p.batch.x.dtype:
-            self.search = Search(self.memory.to(p.batch.x.dtype), most=self.k)
+        memory = self.memory.to(p.batch.x)
+        if self.search is None or self.search.memory.dtype != memory.dtype:
+            self.search = Search(memory, most=self.k)
         x, u, places = self._along(p)
         distance, which = self.search(places, self.k)
-        left = (x.square().sum(1) - u.square().sum(1)).clamp(min=0)
+        if x.dtype == torch.float64:
+            left = (x.square().sum(1) - u.square().sum(1)).clamp(min=0)
+        else:  # too few digits for that
+            left = (x - u @ self.axes).square().sum(1)
         score = (distance.square() + left[:, None]).sqrt().mean(1)
         return score, x, u - places + rows_of(self.search.memory, which).mean(1)
 
     def _along(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
-        """Centred rows, their places along the components, and these shrunk."""
+        """Centred rows, their places along the components, and these shrunk.
+
+        Cells that are absent are what the components make of the others.
+        """
         x = _centred(p, self.mean)
         u = x @ self.axes.T
+        if p.batch.mask is not None:
+            for _ in range(FILLS):
+                x = torch.where(p.batch.mask.flatten(1), x, u @ self.axes)
+                u = x @ self.axes.T
         return x, u, self.shrink * u
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.search = None  # is one of what was remembered before
+        super()._load_from_state_dict(*args)
 
 
 def _centred(p: Pass, mean: Tensor) -> Tensor:

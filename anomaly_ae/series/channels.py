@@ -31,6 +31,15 @@ class Encoded:
     mask: Tensor | None
     surprise: Array
 
+    def begun(self, rows: int) -> Encoded:
+        """So many rows earlier, which are the mirror image of those that come: x1 x0 | x0 x1 x2."""
+        if not rows:
+            return self
+        n = len(self.x)
+        at = torch.arange(-rows, n) % (2 * n)
+        at = torch.where(at < n, at, 2 * n - 1 - at)
+        return Encoded(self.x[at], None if self.mask is None else self.mask[at], self.surprise)
+
 
 class Channels:
     """What a row's `Encoding` becomes for windows.

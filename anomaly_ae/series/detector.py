@@ -86,7 +86,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
     stride : int >= 1 (rows) or "auto", default="auto"
         Rows from window to window, where windows are averaged; larger ones are faster and coarser. "auto" is a
-        sixteenth of each view's window, 1 in one pass. No more than a window. By "last" each row has one of its own.
+        sixteenth of each view's window, 1 in one pass; no more than rows that count. By "last" each row has its own.
     reduce : {"mean", "last"}, default="mean"
         From windows to rows: the mean over all windows that hold the row, which knows what comes after (a window later
         it is final), or the window that ends with it, which is causal. `stream` is always causal.
@@ -362,7 +362,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     # --- keeping -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Write a model folder, without pickle, and return its path; `Neighbours` store windows of fit rows in it.
+        """Write a model folder, without pickle, and return its path; neighbours store windows of fit rows in it.
 
         Raises
         ------

@@ -36,6 +36,11 @@ class Eye:
             return None
         return getattr(self.net.backbone, "warm_up", None)
 
+    @property
+    def counted(self) -> int:
+        """Steps of a window that count, the last ones."""
+        return self.length - (self.warm_up or 0)
+
     def see(self, batch: Batch) -> Pass:
         """A pass over windows; without a net it knows these alone."""
         return self.net(batch) if self.net is not None else Pass(batch, batch, batch.x, (), None, None)  # type: ignore[arg-type]
@@ -53,13 +58,12 @@ class Eye:
                 for some in self.blocks(windows):
                     yield self._judged(self.see(some.batch(device, dtype)), explained)
             return
-        counted = self.length - self.warm_up
         rows = max(4 * self.length, CELLS // width)
         for start in range(0, len(windows), rows):
             run = windows[start : start + rows].together()
             with few_threads(width * run.length):
                 yield self._added(
-                    self.see(run.batch(device, dtype)), self.warm_up, explained, lambda x: sliding_sums(x, counted)
+                    self.see(run.batch(device, dtype)), self.warm_up, explained, lambda x: sliding_sums(x, self.counted)
                 )
 
     def _judged(self, p: Pass, explained: bool) -> Look:
@@ -75,7 +79,7 @@ class Eye:
 
         As if all steps of a window, and cells that are absent, were like those that count.
         """
-        whole = self.length / (self.length - warm_up)
+        whole = self.length / self.counted
         filled = p.batch.x.new_ones(1)
         if p.batch.mask is not None:
             present = over(p.batch.mask.to(p.batch.x).mean(1).T[warm_up:])

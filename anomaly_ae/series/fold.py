@@ -151,16 +151,16 @@ class SeriesFold:
         if self.net is not None:
             length = next(eye.length for eye in self.eyes if eye.net is not None)
             fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, held_out))
-            if self.net.encoder.steps:
+            if self.net.encoder.steps == (length,):
                 recipe = replace(recipe, batch_size=min(recipe.batch_size, max(1, BATCH_ROWS // length)))
             with seeded(seed, self.device):
                 self.net.float()
                 watched_ = watched.batch(self.device, torch.float32) if len(watched) else None
                 history = train(Stack([self.net]), fit.batch(self.device, torch.float32), watched_, recipe, on_epoch)
         self.settle()
-        passes: dict[tuple[int, bool], list[Pass]] = {}  # views of the same windows share them
+        passes: dict[tuple[int, bool, bool], list[Pass]] = {}  # views of the same windows share them
         for number, eye in enumerate(self.eyes):
-            key = eye.length, eye.net is not None
+            key = eye.length, eye.net is not None, eye.warm_up is None
             with torch.inference_mode(), seeded(seed + number, self.device):
                 if key not in passes:
                     fit, watched = (self._windows(encoded, some, eye.length) for some in (kinds.fit, held_out))
@@ -225,7 +225,7 @@ class SeriesFold:
             first = kept - eye.length + 1
             where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
             told = self._judge(eye, self._over(encoded, eye, where), True)
-            views.append(told if first >= 0 else _begun(told, kept, eye.length))
+            views.append(told if first >= 0 else _begun(told, kept, eye.counted))
         return Raw(views, encoded.surprise[-new:])
 
     def fuse(self, raw: Raw, rarities: Sequence[Rarity]) -> Reading:
@@ -273,24 +273,23 @@ class SeriesFold:
         explained = explained or eye.top is not None
         if reduce == "last":
             head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
-            head = _begun(head, 0, length)
+            head = _begun(head, 0, eye.counted)
             if n < length:
                 return head
             full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
             return _put(lambda a, b: np.concatenate([a, b]), head, full)
-        begun = (eye.warm_up or 0) if n >= length else 0
+        if n < eye.counted:
+            told = self._judge(eye, self._over(encoded, eye, ending(n - 1, 1, length)), explained)
+            return _put(lambda a: over_rows(a, np.zeros(1, dtype=np.intp), n, n), _begun(told, n - 1, eye.counted))
         usual = 1 if eye.warm_up is not None else max(1, length // WINDOWS_A_ROW)
-        step = usual if stride == "auto" else min(int(stride), length - begun)  # no row without a window
-        first = np.arange(0, max(1, n - length + 1), step)
-        where: slice | Places = slice(0, n - length + 1, step)
-        if n < length:
-            where = ending(n - 1, 1, length)
-        elif first[-1] != n - length:
-            first = where = np.append(first, n - length)
-        told = self._judge(eye, self._over(encoded, eye, where), explained)
-        if n < length:
-            told = _begun(told, n - 1, length)
-        return _put(lambda a: over_rows(a, first + begun, min(n, length) - begun, n), told)
+        step = usual if stride == "auto" else min(int(stride), eye.counted)  # no row without a window
+        last = n - eye.counted
+        first = np.arange(0, last + 1, step)
+        where: slice | Places = slice(0, last + 1, step)
+        if first[-1] != last:
+            first = where = np.append(first, last)
+        told = self._judge(eye, self._over(encoded.begun(eye.warm_up or 0), eye, where), explained)
+        return _put(lambda a: over_rows(a, first, eye.counted, n), told)
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
         scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]

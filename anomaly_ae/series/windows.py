@@ -91,10 +91,7 @@ def sliding_sums(values: Any, length: int) -> Any:
 
 
 def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
-    """Values of windows that begin at rows `first`, averaged over the windows that hold each of `n` rows.
-
-    Rows before the first window have what it says.
-    """
+    """Values of windows that begin at rows `first`, averaged over the windows that hold each of `n` rows."""
     total, count = np.zeros((n, *values.shape[1:])), np.zeros(n)
     if len(first) == first[-1] - first[0] + 1:  # one at each row
         at, edge = slice(first[0], first[-1] + length), (length - 1, length - 1)
@@ -104,9 +101,7 @@ def over_rows(values: Array, first: Places, length: int, n: int) -> Array:
         for offset in range(length):
             total[first + offset] += values
             count[first + offset] += 1
-    rows = total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
-    rows[: first[0]] = rows[first[0]]
-    return rows
+    return total / np.maximum(count, 1).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def ending(before: int, rows: int, length: int) -> Places:
