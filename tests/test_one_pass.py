@@ -74,9 +74,7 @@ def test_the_mean_is_that_of_windows_in_which_the_row_counts(case):
     for row in (WINDOW - 1, 77, 120, 242, len(X) - counted):
         assert mean[row] == pytest.approx(by_window[row - WINDOW + 1 : row - warm_up + 1].mean(), rel=1e-9)
     # before the first row lies its mirror image
-    mirrored = (
-        fold.raw(np.vstack([X[warm_up - 1 :: -1] if warm_up else X[:0], X]), "last").views[0].scores[WINDOW - 1 :]
-    )
+    mirrored = fold.raw(np.vstack([X[warm_up - 1 :: -1], X]), "last").views[0].scores[WINDOW - 1 :]
     for row in (0, 1, warm_up):
         assert mean[row] == pytest.approx(mirrored[max(0, row - counted + 1) : row + 1].mean(), rel=1e-6)
     # windows further apart are read one by one, and never so far that they leave out rows
@@ -120,7 +118,8 @@ def test_a_long_series_takes_one_pass_of_the_net(reduce):
     X = plant(20_000)
     detector.anomaly_score(X)
     long = [shape for shape in rows if shape[2] > WINDOW]
-    assert long == [(1, 4, len(X))]
+    assert [shape[:2] for shape in long] == [(1, 4)]
+    assert len(X) <= long[0][2] < len(X) + WINDOW
     assert sum(shape[0] * shape[2] for shape in rows) < 1.2 * len(X)  # the others fill the beginning
 
 
@@ -182,11 +181,8 @@ def test_what_happens_at_the_beginning_is_seen(reduce, length):
 def test_views_of_the_same_windows_learn_the_same_in_any_order():
     net = AutoencoderDetector(backbone=TCN(), max_epochs=1)
     views = [View(StandardizedError()), View(Neighbours(k=1, space="code", exact=1))]
-    memories = [
-        next(eye.scorer for eye in det.fold_.eyes if isinstance(eye.scorer, Neighbours)).memory
-        for det in (
-            SeriesDetector(net, views=order, window=8, random_state=0).fit(plant(4000))
-            for order in (views, views[::-1])
-        )
-    ]
-    assert len(memories[0]) == len(memories[1]) > 1024
+    remembered = []
+    for order in (views, views[::-1]):
+        eyes = SeriesDetector(net, views=order, window=8, random_state=0).fit(plant(4000)).fold_.eyes
+        remembered += [len(eye.scorer.memory) for eye in eyes if isinstance(eye.scorer, Neighbours)]
+    assert remembered[0] == remembered[1] > 1024
