@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ae.data.preprocessing import LINEAR, Encoding, Preprocessing
+from anomaly_ae.series.windows import ending
 
 Array = NDArray[np.float64]
 
@@ -36,8 +37,7 @@ class Encoded:
         if not rows:
             return self
         n = len(self.x)
-        at = torch.arange(-rows, n) % (2 * n)
-        at = torch.where(at < n, at, 2 * n - 1 - at)
+        at = torch.from_numpy(ending(n - 1, 1, n + rows)[0])
         return Encoded(self.x[at], None if self.mask is None else self.mask[at], self.surprise)
 
 

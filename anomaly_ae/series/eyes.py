@@ -63,27 +63,27 @@ class Eye:
             run = windows[start : start + rows].together()
             with few_threads(width * run.length):
                 yield self._added(
-                    self.see(run.batch(device, dtype)), self.warm_up, explained, lambda x: sliding_sums(x, self.counted)
+                    self.see(run.batch(device, dtype)), explained, lambda x: sliding_sums(x, self.counted)
                 )
 
     def _judged(self, p: Pass, explained: bool) -> Look:
         if self.warm_up is not None:
-            return self._added(p, self.warm_up, explained, lambda steps: steps.sum(0))
+            return self._added(p, explained, lambda steps: steps.sum(0))
         if not explained:
             return self.scorer(p), None
         score, cells = self.scorer.judged(p)
         return score, cells.flatten(2).sum(2)
 
-    def _added(self, p: Pass, warm_up: int, explained: bool, over: Callable[[Tensor], Tensor]) -> Look:
+    def _added(self, p: Pass, explained: bool, over: Callable[[Tensor], Tensor]) -> Look:
         """What steps say after the warm-up, added up by `over` along their axis, the first.
 
         As if all steps of a window, and cells that are absent, were like those that count.
         """
-        whole = self.length / self.counted
+        warm_up, whole = self.length - self.counted, self.length / self.counted
         filled = p.batch.x.new_ones(1)
         if p.batch.mask is not None:
             present = over(p.batch.mask.to(p.batch.x).mean(1).T[warm_up:])
-            filled = 1 / (present * whole / self.length).clamp(min=1 / (p.batch.mask.shape[1] * self.length))
+            filled = 1 / (present / self.counted).clamp(min=1 / (p.batch.mask.shape[1] * self.length))
         scores, cells = [], []
         for said in self.scorer.by_step(p):
             scale = whole * (filled if said.gaps else torch.ones_like(filled))

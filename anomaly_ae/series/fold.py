@@ -278,18 +278,17 @@ class SeriesFold:
                 return head
             full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
             return _put(lambda a, b: np.concatenate([a, b]), head, full)
-        if n < eye.counted:
-            told = self._judge(eye, self._over(encoded, eye, ending(n - 1, 1, length)), explained)
-            return _put(lambda a: over_rows(a, np.zeros(1, dtype=np.intp), n, n), _begun(told, n - 1, eye.counted))
+        counted = min(n, eye.counted)
         usual = 1 if eye.warm_up is not None else max(1, length // WINDOWS_A_ROW)
-        step = usual if stride == "auto" else min(int(stride), eye.counted)  # no row without a window
-        last = n - eye.counted
+        step = usual if stride == "auto" else min(int(stride), counted)  # no row without a window
+        last = n - counted
         first = np.arange(0, last + 1, step)
         where: slice | Places = slice(0, last + 1, step)
         if first[-1] != last:
             first = where = np.append(first, last)
-        told = self._judge(eye, self._over(encoded.begun(eye.warm_up or 0), eye, where), explained)
-        return _put(lambda a: over_rows(a, first, eye.counted, n), told)
+        begun = encoded.begun(max(eye.warm_up or 0, length - n))
+        told = _begun(self._judge(eye, self._over(begun, eye, where), explained), n - 1, eye.counted)
+        return _put(lambda a: over_rows(a, first, counted, n), told)
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
         scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
