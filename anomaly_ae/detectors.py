@@ -35,7 +35,7 @@ def _by_effort(own: Scorer) -> dict[str, Scorer]:
     return {
         "fast": own,
         "default": Fused(
-            [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)], weights=[0.3, 1, 1, 1]
+            [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)], weights=[0.3, 2, 1, 1]
         ),
         "best": Fused(
             [own, LocalDenoiser(), LocalDenoiser(k=80), Neighbours(k=1, p=1), Neighbours(k=10, p=1, correction=0.5)],
@@ -55,7 +55,7 @@ class AutoencoderDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
     `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 1, 1, 1])`.
+    weights=[0.3, 2, 1, 1])`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -98,7 +98,7 @@ class VAEDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`,
     `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 1, 1, 1])`.
+    weights=[0.3, 2, 1, 1])`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 

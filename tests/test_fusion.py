@@ -57,6 +57,12 @@ def learned(part, net, n_fit=150, n_validate=50):
 # --- neighbours ------------------------------------------------------------------------------------------------------
 
 
+def bent(rows, fit, bend=4.0):
+    if bend is None:
+        return rows
+    return np.arcsinh(rows / bend) * fit.std(0) / np.arcsinh(fit / bend).std(0)
+
+
 def brute(known, k, p=2.0):
     return NearestNeighbors(n_neighbors=k, p=p, algorithm="brute").fit(known)
 
@@ -64,7 +70,7 @@ def brute(known, k, p=2.0):
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("k", [1, 5])
 def test_neighbours_are_scikit_learns(net, k, p):
-    part, held_out = learned(Neighbours(k, p), net)
+    part, held_out = learned(Neighbours(k, p, bend=None), net)
     known, new = np.concatenate([rows(150), rows(50, 1)]), rows(3000, 2)
     oracle = brute(known, k, p)
     np.testing.assert_allclose(part(passed(net, new)).numpy(), oracle.kneighbors(new)[0].mean(1), rtol=1e-12)
@@ -77,7 +83,7 @@ def test_the_correction_divides_by_how_far_apart_the_neighbours_lie(net):
     oracle = brute(known, 10)
     spacing, (distance, which) = oracle.kneighbors()[0].mean(1), oracle.kneighbors(new)
     for gamma in (0.0, 0.5, 1.0):
-        part, _ = learned(Neighbours(10, correction=gamma), net)
+        part, _ = learned(Neighbours(10, correction=gamma, bend=None), net)
         expected = distance.mean(1) / spacing[which].mean(1) ** gamma
         np.testing.assert_allclose(part(passed(net, new)).numpy(), expected, rtol=1e-12)
 
@@ -89,7 +95,7 @@ def test_calibrate_rows_are_judged_by_all_others(net, part):
     with torch.inference_mode():
         as_new = part.remember(passed(net, calibrate)).numpy()
     known = np.concatenate([rows(150), rows(50, 1), calibrate])
-    assert np.array_equal(part.memory.numpy(), known)
+    np.testing.assert_allclose(part.memory.numpy(), bent(known, rows(150)), rtol=1e-6)
     i = 17  # leave it out by hand: one that only knows the others
     others, _ = learned(type(part)(**part.get_params()), net)
     with torch.inference_mode():
@@ -102,7 +108,7 @@ def test_one_search_serves_all_that_remember_the_same(net):
     part, _ = learned(Fused([LocalDenoiser(20), Neighbours(1), Neighbours(10, correction=0.5)]), net)
     p = passed(net, rows(30, 2))
     part(p)
-    assert len(p.notes) == 1
+    assert len(p.notes) == 2  # and where the rows stand
     apart = sum(part._nats(i, scorer(passed(net, rows(30, 2))).log()) for i, scorer in enumerate(part.scorers))
     torch.testing.assert_close(part(p), apart)
 
@@ -112,7 +118,7 @@ def test_one_search_serves_all_that_remember_the_same(net):
 
 @pytest.mark.parametrize("k", [2, 3, 4, 20])  # fewer, as many and more than columns
 def test_the_local_residual_is_a_ridge_regression_on_the_neighbours(net, k):
-    part, _ = learned(LocalDenoiser(k, ridge=0.5), net)
+    part, _ = learned(LocalDenoiser(k, ridge=0.5, bend=None), net)
     known, new = np.concatenate([rows(150), rows(50, 1)]), rows(40, 2)
     for x, which, score in zip(new, brute(known, k).kneighbors(new)[1], part(passed(net, new)).numpy(), strict=True):
         centre = known[which].mean(0)
@@ -124,7 +130,7 @@ def test_the_local_residual_is_a_ridge_regression_on_the_neighbours(net, k):
 
 
 def test_the_local_residual_is_that_of_the_best_linear_denoiser(net):
-    part, _ = learned(LocalDenoiser(20, ridge=0.3), net)
+    part, _ = learned(LocalDenoiser(20, ridge=0.3, bend=None), net)
     known, x = np.concatenate([rows(150), rows(50, 1)]), rows(1, 2)
     near = known[brute(known, 20).kneighbors(x)[1][0]]
     centre = near.mean(0)
@@ -191,17 +197,30 @@ def test_where_many_rows_are_known_few_neighbours_say_how_they_lie(net):
 
 
 @pytest.mark.parametrize("space", ["input", "code", "residual"])
-def test_neighbours_in_other_spaces(net, space):
-    part, _ = learned(Neighbours(2, space=space), net)
+@pytest.mark.parametrize("bend", [None, 0.3, 4.0])
+def test_neighbours_in_other_spaces(net, space, bend):
+    part, _ = learned(Neighbours(2, space=space, bend=bend), net)
     p = passed(net, rows(40, 2))
 
     def places(p):
         x, z = p.batch.x.numpy(), p.levels[0].z.numpy()
         return {"input": x, "code": z, "residual": np.hstack([x, x - p.px.mean.numpy()])}[space]
 
-    known = np.concatenate([places(passed(net, rows(150))), places(passed(net, rows(50, 1)))])
-    oracle = brute(known, 2).kneighbors(places(p))[0].mean(1)
-    np.testing.assert_allclose(part(p).numpy(), oracle, rtol=1e-12 if space == "input" else 1e-5)
+    fit = places(passed(net, rows(150)))
+    known, new = (bent(some, fit, bend) for some in (np.vstack([fit, places(passed(net, rows(50, 1)))]), places(p)))
+    oracle = brute(known, 2).kneighbors(new)[0].mean(1)
+    np.testing.assert_allclose(part(p).numpy(), oracle, rtol=1e-12 if space == "input" and bend is None else 1e-5)
+
+
+def test_a_cell_far_off_does_not_drown_the_others(net):
+    far = rows(1, 2) + np.array([1e4, 0, 0, 0])
+    odd = far + np.array([0, 0, 0, 30])
+    ratios = []
+    for bend in (None, 4.0):
+        part, _ = learned(Neighbours(1, bend=bend), net)
+        ratios.append(part(passed(net, odd)).item() / part(passed(net, far)).item())
+    assert ratios[0] < 1.0001
+    assert ratios[1] > 1.02
 
 
 def test_a_known_row_is_at_home_and_copies_of_it_too(net):
@@ -212,7 +231,7 @@ def test_a_known_row_is_at_home_and_copies_of_it_too(net):
 def test_above_the_limit_a_sample_is_remembered(net):
     part, held_out = learned(Neighbours(1, exact=199, sample=30), net)
     assert part.memory.shape == (30, DIM)
-    known = {tuple(row) for row in rows(150)}
+    known = {tuple(row) for row in part._places(passed(net, rows(150))).numpy()}
     assert all(tuple(row) in known for row in part.memory.numpy())  # validate rows are new to it
     assert np.array_equal(held_out, part(passed(net, rows(50, 1))).numpy())
 
@@ -306,6 +325,7 @@ def test_contributions_add_up_to_the_score(net, part):
 BAD = [
     Neighbours(k=0),
     Neighbours(p=0.5),
+    Neighbours(bend=0),
     Neighbours(space="outer"),
     Neighbours(exact=0),
     Neighbours(sample=0),

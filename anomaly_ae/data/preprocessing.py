@@ -26,9 +26,10 @@ DAY = 86_400.0
 PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
 EMPTY = np.inf  # stands for the constant of a column without a value
 HUGE = 1e300
+PRICED = 4.0  # bend of what lies beyond the range: as distances grow (`Neighbours`)
+STEEP = 700.0  # the hyperbolic sine of more is no float
 ROUNDED = 1e-6  # relative difference of numbers that are the same but for rounding
 USUAL = 0.95  # share of fit rows whose gaps are charged nothing
-LINEAR = 10.0  # standard deviations; further away grows with the logarithm, so that no cell drowns the others
 CHANGED = 1e6  # nats: more than any net charges, so that a change in a constant column is an alarm
 ESTABLISHED = 100  # fit rows that show a column to be constant
 
@@ -36,12 +37,13 @@ ESTABLISHED = 100  # fit rows that show a column to be constant
 class Preprocessing(BaseEstimator):
     r"""Columns of any kind as cells for a net; learned from fit rows, stored with the model.
 
-    .. math:: z = (x - m) / s \text{ for } |z| \le 10, \text{ else } \pm 10 \, (1 + \ln(|z| / 10))
+    .. math:: z = h \operatorname{arsinh} \frac{x - m}{b s}
 
     =====================  =============================================================================================
-    numbers                one standardised cell, linear up to 10 standard deviations, logarithmic beyond. Mean and
-                           standard deviation are those of the column, or of its inner 98 % where a few values would
-                           more than triple the standard deviation.
+    numbers                one cell of mean about 0 and standard deviation 1, nearly linear up to :math:`b` standard
+                           deviations, logarithmic beyond: what is far off counts, but does not drown the other
+                           columns. Mean `m` and standard deviation `s` are those of the column, or of its inner 98 %
+                           where a few values would more than triple the standard deviation.
     booleans               one cell, 0 or 1
     categories             one cell a level; with more than `max_levels`, one for each of the most frequent, one for
                            all others, and one for the logarithm of the level's frequency
@@ -52,7 +54,8 @@ class Preprocessing(BaseEstimator):
 
     What no net can judge, because it never saw it, is charged in nats beside the net's score, to its column:
 
-    - a number (or date) beyond the range of fit rows: half the square of the distance, in standard deviations;
+    - a number (or date) beyond the range of fit rows: half the square of the distance between the two as
+      :math:`4 \operatorname{arsinh}(z / 4)`;
     - a level that no fit row had: :math:`\ln \frac{n + 1}{n_1 + 1}`, with :math:`n_1` levels seen once (Good-Turing);
     - a gap in a column without gaps: :math:`\ln (n + 1)`; in columns with :math:`n_j` gaps at fit
       :math:`\max(0, \sum_j g_j - t)`, :math:`g_j = \ln \frac{n + 1}{n_j + 1}`, `t` what 95 % of fit rows stay below;
@@ -63,6 +66,8 @@ class Preprocessing(BaseEstimator):
     ----------
     standardize : bool, default=True
         Standardise numbers; `False` leaves them as they are (they should then be of the order of 1).
+    bend : float > 0 or None, default=16
+        :math:`b`: from how many standard deviations on a cell lags behind. `None` is linear, :math:`z = (x - m) / s`.
     max_levels : int >= 2, default=20
         Levels of a category that get a cell of their own.
     missing : {"score", "ignore"}, default="score"
@@ -87,8 +92,11 @@ class Preprocessing(BaseEstimator):
     Preprocessing(max_levels=50)
     """
 
-    def __init__(self, standardize: bool = True, max_levels: int = 20, missing: str = "score") -> None:
+    def __init__(
+        self, standardize: bool = True, bend: float | None = 16.0, max_levels: int = 20, missing: str = "score"
+    ) -> None:
         self.standardize = standardize
+        self.bend = bend
         self.max_levels = max_levels
         self.missing = missing
 
@@ -96,6 +104,8 @@ class Preprocessing(BaseEstimator):
         """What fit rows `(n, d)`, as codes of the contract's `columns`, turn out to need."""
         if not isinstance(self.max_levels, Integral) or self.max_levels < 2:
             raise ConfigError(f"Preprocessing needs max_levels of 2 or more, however: {self.max_levels!r}. Try 20.")
+        if self.bend is not None and not 0 < self.bend < np.inf:
+            raise ConfigError(f"Preprocessing needs a bend above 0, however: {self.bend!r}. Try 16, or None for none.")
         if self.missing not in ("score", "ignore"):
             raise ConfigError(
                 f'Preprocessing needs missing to be "score" or "ignore", however: {self.missing!r}. Choose one.'
@@ -121,12 +131,12 @@ class Preprocessing(BaseEstimator):
             "counts": np.concatenate([*counts, np.empty(0)]).astype(np.float64),
             "levels": np.array([len(n) for n in counts], dtype=np.int64),
             "rows": np.array([len(codes)], dtype=np.int64),
-            "numbers": np.empty((0, 4)),
+            "numbers": np.empty((0, 5)),
             "gap_level": np.zeros(1),
         }
         state["gap_level"][0] = np.quantile(Encoding(self, state).gap_nats(~present).sum(axis=1), USUAL)
         raw = Encoding(self, state).raw(codes)
-        state["numbers"] = _moments(raw, self.standardize)
+        state["numbers"] = _moments(raw, self)
         if not np.isfinite(state["numbers"]).all():
             j = state["sources"][np.argmin(np.isfinite(state["numbers"]).all(axis=1)), 0]
             raise DataError(
@@ -134,6 +144,11 @@ class Preprocessing(BaseEstimator):
                 f"{np.nanmax(np.abs(codes[:, j])):.3g}. Rescale that column or leave it out."
             )
         return Encoding(self, state)
+
+    @property
+    def bends(self) -> float | None:
+        """`bend` where numbers are standardised at all."""
+        return self.bend if self.standardize else None
 
 
 @dataclass(frozen=True)
@@ -205,9 +220,9 @@ class Encoding:
 
     def transform(self, codes: Array) -> Cells:
         """Codes `(n, d)` to cells and what no net can judge."""
-        mean, scale, low, high = self.state["numbers"].T
+        mean, scale, height, low, high = self.state["numbers"].T
         raw = self.raw(codes)
-        z = _scaled(raw, mean, scale, self.rule.standardize)
+        z = _cells(raw, mean, scale, height, self.rule.bends)
         absent = np.isnan(raw)
         surprise = self._out_of_range(z, low, high)
         gone = np.isnan(codes)
@@ -257,13 +272,13 @@ class Encoding:
     def _out_of_range(self, z: Array, low: Array, high: Array) -> Array:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
         m = len(self.plain)
-        excess = np.clip(z[:, :m], low[:m], high[:m])
-        np.subtract(z[:, :m], excess, out=excess)
-        with np.errstate(over="ignore"):
-            nats = 0.5 * excess
-            nats *= excess
-        np.fmin(nats, HUGE, out=nats)
-        nats[np.isnan(z[:, :m])] = 0.0
+        z = z[:, :m]
+        edge = np.clip(z, low[:m], high[:m])
+        beyond = edge != z
+        nats = np.zeros(z.shape)
+        if beyond.any():
+            off = PRICED * (np.arcsinh(z[beyond] / PRICED) - np.arcsinh(edge[beyond] / PRICED))
+            nats[beyond] = np.nan_to_num(0.5 * off**2)
         if m == self.columns:
             return nats
         surprise = np.zeros((len(z), self.columns))
@@ -283,11 +298,10 @@ class Encoding:
 
     def inverse_transform(self, x: Array) -> Array:
         """Cells, or what is expected of them, back to codes `(n, d)`; the most likely level of a category."""
-        mean, scale, _, _ = self.state["numbers"].T
-        z = x[:, : len(self.numeric)].copy()
-        if self.rule.standardize:
-            far = np.abs(z) > LINEAR
-            z[far] = np.sign(z[far]) * LINEAR * np.exp(np.abs(z[far]) / LINEAR - 1)
+        mean, scale, height, _, _ = self.state["numbers"].T
+        z = x[:, : len(self.numeric)]
+        if self.rule.bends is not None:
+            z = np.sinh(np.clip(z / height, -STEEP, STEEP))
         codes = np.full((len(x), self.columns), np.nan)
         codes[:, self.plain] = (z * scale + mean)[:, : len(self.plain)]
         codes[:, self.booleans] = x[:, len(self.numeric) : len(self.numeric) + len(self.booleans)] >= 0.5
@@ -324,41 +338,41 @@ def _numeric_parts(codes: Array, kind: int, fixed: float) -> list[int]:
     return parts
 
 
-def _moments(raw: Array, standardize: bool) -> Array:
-    """Mean, scale, lowest and highest value after scaling, for each numeric cell: `(m, 4)`."""
-    mean: Array = np.zeros(raw.shape[1])
-    scale: Array = np.ones(raw.shape[1])
-    if standardize:
-        with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # columns without a value
-            mean = np.nanmean(raw, axis=0)
-            scale = np.nanstd(raw, axis=0)
-            # values that occur: between the bulk and one outlier lies nothing
-            tails = (
-                np.nanquantile(raw, 0.01, axis=0, method="higher"),
-                np.nanquantile(raw, 0.99, axis=0, method="lower"),
-            )
-            inner = np.clip(raw, tails[0], tails[1])
-            inner_mean, inner_scale = np.nanmean(inner, axis=0), np.nanstd(inner, axis=0)
-        heavy = (inner_scale > 0) & ~(scale <= 3 * inner_scale)
-        mean = np.where(heavy, inner_mean, mean)
-        scale = np.where(heavy, inner_scale, scale)
-        mean = np.nan_to_num(mean, posinf=np.inf)
-        scale = np.nan_to_num(scale, posinf=np.inf)
-        constant = scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)  # but for rounding
-        scale = np.where(constant, 1.0, scale)
-    z = _scaled(raw, mean, scale, standardize)
+def _moments(raw: Array, rule: Preprocessing) -> Array:
+    """Mean, scale, height, lowest and highest cell, for each numeric cell: `(m, 5)`."""
+    mean, scale, height = np.zeros(raw.shape[1]), np.ones(raw.shape[1]), np.ones(raw.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without a value
+        if rule.standardize:
+            usual = _usual(raw)
+            mean, scale = np.nan_to_num([np.nanmean(usual, axis=0), np.nanstd(usual, axis=0)], posinf=np.inf)
+            varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)  # by more than rounding
+            scale = np.where(varies, scale, 1.0)
+        if (bend := rule.bends) is not None:
+            scale, height = bend * scale, bend * height
+            spread = np.nanstd(_cells(usual, mean, scale, height, bend), axis=0)
+            height = np.divide(height, spread, out=height, where=varies)
+        z = _cells(raw, mean, scale, height, bend)
     low, high = np.fmin.reduce(z, axis=0), np.fmax.reduce(z, axis=0)
-    return np.column_stack([mean, scale, np.nan_to_num(low), np.nan_to_num(high)])
+    return np.column_stack([mean, scale, height, np.nan_to_num(low), np.nan_to_num(high)])
 
 
-def _scaled(raw: Array, mean: Array, scale: Array, squash: bool) -> Array:
+def _usual(raw: Array) -> Array:
+    """Columns as they are; those whose few values far out would more than triple the deviation without their tails."""
+    # values that occur: between the bulk and one outlier lies nothing
+    tails = np.nanquantile(raw, 0.01, axis=0, method="higher"), np.nanquantile(raw, 0.99, axis=0, method="lower")
+    inner = np.clip(raw, *tails)
+    spread = np.nanstd(inner, axis=0)
+    return np.where((spread > 0) & ~(np.nanstd(raw, axis=0) <= 3 * spread), inner, raw)
+
+
+def _cells(raw: Array, mean: Array, scale: Array, height: Array, bend: float | None) -> Array:
+    """Numeric cells, from units of their columns."""
     with np.errstate(over="ignore"):
         z = raw - mean  # and then in place: blocks are read faster than memory for new ones is got
         z /= scale
         np.clip(z, -HUGE, HUGE, out=z)
-    if squash:
-        far = np.abs(z) > LINEAR
-        if far.any():
-            z[far] = np.sign(z[far]) * LINEAR * (1 + np.log(np.abs(z[far]) / LINEAR))
+    if bend is not None:
+        np.arcsinh(z, out=z)
+        z *= height
     return z

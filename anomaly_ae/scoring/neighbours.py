@@ -33,9 +33,11 @@ class _Remembering(Scorer):
     k: int | None
     p: float
     space: str
+    bend: float | None
     exact: int
     sample: int
     memory: Tensor
+    height: Tensor
     search: Search | None = None
     total: float | None = None  # of the memory: scorers with the same one share a search
 
@@ -44,6 +46,10 @@ class _Remembering(Scorer):
         return self.space != "input"
 
     def build(self, sizes: Sizes) -> None:
+        if self.bend is not None and not 0 < self.bend < inf:
+            raise ConfigError(
+                f"{type(self).__name__} needs a bend above 0, however: {self.bend!r}. Try 4, or None for none."
+            )
         for name, value in (("k", self._count(0)), ("p", self.p), ("exact", self.exact), ("sample", self.sample)):
             if not 1 <= value < inf or (name != "p" and not isinstance(value, Integral)):
                 raise ConfigError(f"{type(self).__name__} needs {name} of 1 or more, however: {value!r}. Try 1.")
@@ -52,8 +58,13 @@ class _Remembering(Scorer):
                 f"{type(self).__name__} needs a space from {SPACES}, however: {self.space!r}. Choose one."
             )
         self.register_buffer("memory", torch.zeros(1, prod(sizes.shape)))
+        self.register_buffer("height", torch.ones(1))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        if self.bend is not None:
+            cells = self._cells(fit)
+            before, after = (values.std(0, unbiased=False) for values in (cells, (cells / self.bend).asinh()))
+            self.height = torch.where(after > TINY, before / after, self.bend).float().to(cells.dtype)
         crowd = self._places(fit)
         rows = torch.cat([crowd, self._places(validate)])
         self.keeps_all = len(rows) <= self.exact
@@ -100,20 +111,27 @@ class _Remembering(Scorer):
         raise TypeError
 
     def _places(self, p: Pass) -> Tensor:
-        """Where rows stand: `(n, width)`."""
+        """Where rows stand: `(n, width)`; scorers that see them at the same places share these."""
+        key = "places", self.space, self.bend, float(self.height.sum())
+        if key not in p.notes:
+            cells = self._cells(p)
+            places = cells if self.bend is None else self.height * (cells / self.bend).asinh()
+            p.notes[key] = places.float().to(places.dtype)  # as the memory is stored: known rows are known to the bit
+        return p.notes[key]
+
+    def _cells(self, p: Pass) -> Tensor:
+        """What places are made of."""
         if self.space == "code":
             return torch.cat([level.z for level in p.levels], dim=1).flatten(1)
         x = p.batch.x.flatten(1)
-        if self.space == "input":
-            return x.float().to(x.dtype)  # as the memory will be stored: a known row is known to the bit
-        return torch.cat([x, present(p, p.batch.x - p.px.mean).flatten(1)], dim=1)
+        return x if self.space == "input" else torch.cat([x, present(p, p.batch.x - p.px.mean).flatten(1)], dim=1)
 
     def _nearest(self, p: Pass, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """Distances to the nearest and which they are; one search serves all scorers that remember the same."""
         k, memory = self._count(len(self.memory)), self.memory
         if self.total is None:
             self.total = float(memory.double().sum())
-        key = self.p, self.space, memory.shape, self.total, own is None
+        key = self.p, self.space, self.bend, memory.shape, self.total, own is None
         if key not in p.notes or p.notes[key][0].shape[1] < min(k, len(memory) - 1):
             p.notes[key] = self._searched(p.batch.x)(self._places(p), k, own)
         distance, which = p.notes[key]
@@ -136,10 +154,11 @@ class Neighbours(_Remembering):
     .. math:: s(x) = m_k(x) \Big/ \Big(\frac1k \sum_{j=1}^k m_k(x_{(j)})\Big)^{\gamma}, \quad
         m_k(x) = \frac1k \sum_{j=1}^k \lVert u(x) - u(x_{(j)}) \rVert_p
 
-    with `u` the row itself, its code, or the row beside its residual. At :math:`\gamma = 0` it is the mean distance, at
-    1 nearly the local outlier factor; between them, a row is strange that lies far off, and stranger beside a dense
-    crowd. A row far from everything seen has a score that grows with the distance without bound: what nets
-    alone do not promise. The memory holds rows as they are standardised: it is stored with the model.
+    with :math:`u = h \operatorname{arsinh}(x / b)` the row, bent so that no cell that is far off drowns the others, and
+    with `h` such that each spreads as before; or so its code; or so the row beside its residual. At :math:`\gamma = 0`
+    it is the mean distance, at 1 nearly the local outlier factor; between them, a row is strange that lies far off, and
+    stranger beside a dense crowd. A row far from everything seen has a score that grows with the distance without
+    bound: what nets alone do not promise. The memory holds rows as they are standardised: it is stored with the model.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 
@@ -153,6 +172,8 @@ class Neighbours(_Remembering):
         :math:`\gamma`, how far the local density counts.
     space : {"input", "code", "residual"}, default="input"
         Where distances are taken; "residual" is the row and its residual side by side.
+    bend : float > 0 or None, default=4
+        :math:`b`, in standard deviations of columns: from where on cells lag behind. `None` never bends.
     exact : int >= 1, default=20000
         Up to so many fit and validate rows all are remembered.
     sample : int >= 1, default=20000
@@ -183,6 +204,7 @@ class Neighbours(_Remembering):
         p: float = 2.0,
         correction: float = 0.0,
         space: str = "input",
+        bend: float | None = 4.0,
         exact: int = 20_000,
         sample: int = 20_000,
     ) -> None:
@@ -190,6 +212,7 @@ class Neighbours(_Remembering):
         self.p = p
         self.correction = correction
         self.space = space
+        self.bend = bend
         self.exact = exact
         self.sample = sample
 
@@ -238,7 +261,7 @@ class LocalDenoiser(_Remembering):
     ridge : float > 0, default=1
         :math:`\lambda` in units of the neighbours' mean square distance from their mean: how much noise the
         denoiser expects.
-    space, exact, sample
+    space, bend, exact, sample
         As of `Neighbours`.
 
     Raises
@@ -266,12 +289,14 @@ class LocalDenoiser(_Remembering):
         k: int | None = None,
         ridge: float = 1.0,
         space: str = "input",
+        bend: float | None = 4.0,
         exact: int = 20_000,
         sample: int = 20_000,
     ) -> None:
         self.k = k
         self.ridge = ridge
         self.space = space
+        self.bend = bend
         self.exact = exact
         self.sample = sample
 

@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
+from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
@@ -157,7 +158,10 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         "threshold": [HasMethods("fit"), None],
         "random_state": ["random_state"],
     }
-    _defaults: ClassVar[dict[str, BaseEstimator]] = {"scorer": StandardizedError(shrinkage=0.5)}
+    _defaults: ClassVar[dict[str, BaseEstimator]] = {
+        "preprocessing": Preprocessing(bend=4),
+        "scorer": StandardizedError(shrinkage=0.5),
+    }
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.99, inside=False)),
         View(PrincipalNeighbours()),  # next to it, for both need the same eigenvectors

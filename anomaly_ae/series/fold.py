@@ -217,14 +217,14 @@ class SeriesFold:
                 views.append(_put(lambda a, of=first: a[of], every))
         return Raw(views, encoded.surprise[ends])
 
-    def raw_next(self, encoded: Encoded, new: int) -> Raw:
+    def raw_next(self, encoded: Encoded, new: int, explained: bool = True) -> Raw:
         """What each view says of the last `new` of some rows, by the windows that end there: as `raw` by "last"."""
         views = []
         for eye in self.eyes:
             kept = len(encoded.x) - new
             first = kept - eye.length + 1
             where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
-            told = self._judge(eye, self._over(encoded, eye, where), True)
+            told = self._judge(eye, self._over(encoded, eye, where), explained or eye.top is not None)
             views.append(told if first >= 0 else _begun(told, kept, eye.counted))
         return Raw(views, encoded.surprise[-new:])
 
@@ -234,13 +234,17 @@ class SeriesFold:
         The Euclidean norm of the views' nats: what two views find strange is stranger, and what one alone finds very
         strange is not drowned by the noise of the others.
         """
-        nats, columns = [], self.unit * raw.surprise
+        nats = []
         for eye, told, rarity in zip(self.eyes, raw.views, rarities, strict=True):
             mine = _scores(eye, told, rarity.channels)
             nats.append(mine if rarity.rows is None else rarity.rows.nats(mine[:, None])[:, 0])
-            columns = columns if told.columns is None else columns + _divided(nats[-1], told.columns / rarity.usual)
         scores = nats[0] if len(nats) == 1 else np.sqrt(np.square(nats).sum(axis=0))
         scores = scores + self.unit * raw.surprise.sum(axis=1)
+        columns = self.unit * raw.surprise
+        for mine, told, rarity in zip(nats, raw.views, rarities, strict=True):
+            if told.columns is None:
+                return Reading(scores)
+            columns = columns + _divided(mine, told.columns / rarity.usual)
         return Reading(scores, _divided(scores, columns))
 
     def expected(self, rows: Array) -> Array:

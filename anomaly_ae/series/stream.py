@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.explanation import Verdict
+from anomaly_ae.series.calibrated import trailing_mean
 from anomaly_ae.series.channels import Encoded, Standing
 from anomaly_ae.series.fold import Reading
 from anomaly_ae.series.timeline import GAP, MISSED
@@ -85,30 +86,40 @@ class Stream:
 
     def update(self, X: ArrayLike) -> Array:
         """Scores of a row `(n_features,)`, or of rows `(n, n_features)` or a DataFrame, that come next: `(n,)`."""
-        return self.assess(X).anomaly_score
+        return self._assess(X, self._columns_are_kept).anomaly_score
 
     def assess(self, X: ArrayLike) -> Verdict:
         """Everything there is to say of a row, or rows, that come next."""
+        return self._assess(X, True)
+
+    @property
+    def _columns_are_kept(self) -> bool:
+        """Whether a later row may need what this one's columns contribute."""
+        return self.calibrated.smoothing > 1 or self.detector.on_duplicate == "first"
+
+    def _assess(self, X: ArrayLike, explained: bool) -> Verdict:
         if not isinstance(X, pd.DataFrame):
             X = np.asarray(X, dtype=np.float64)
             X = X[None] if X.ndim == 1 else X
         taken = self.detector._taken(X)
         n = len(taken.codes)
         if taken.times is None and taken.groups is None:
-            return self.calibrated.verdict(self._next("", taken.codes))
+            return self.calibrated.verdict(self._next("", taken.codes, explained))
         keys = np.array([""] * n) if taken.groups is None else np.array([str(group) for group in taken.groups])
         scores, columns = np.empty(n), np.empty((n, self.detector.n_features_in_))
         for row in range(n):
             time = None if taken.times is None else float(taken.times[row])
-            told = self._at(keys[row], taken.codes[row : row + 1], time, row)
-            scores[row], columns[row] = told.scores[-1], told.columns[-1]  # type: ignore[index]
-        return self.calibrated.verdict(Reading(scores, columns))
+            told = self._at(keys[row], taken.codes[row : row + 1], time, row, explained)
+            scores[row] = told.scores[-1]
+            if told.columns is not None:
+                columns[row] = told.columns[-1]
+        return self.calibrated.verdict(Reading(scores, columns if explained else None))
 
-    def _at(self, key: str, row: Array, time: float | None, number: int) -> Reading:
+    def _at(self, key: str, row: Array, time: float | None, number: int, explained: bool) -> Reading:
         """A row at a time: what happened since the last one of its series decides whether it goes on."""
         tail, detector = self.tails.get(key), self.detector
         if tail is None or tail.time is None or time is None:
-            told = self._next(key, row)
+            told = self._next(key, row, explained)
         else:
             steps = (time - tail.time) / detector.step_
             if steps < 0:
@@ -133,11 +144,11 @@ class Stream:
                 row = np.vstack([np.full((missed, row.shape[1]), np.nan), row])
             elif steps > GAP:
                 del self.tails[key]
-            told = self._next(key, row)
+            told = self._next(key, row, explained)
         self.tails[key].time = time
         return told
 
-    def _next(self, key: str, rows: Array) -> Reading:
+    def _next(self, key: str, rows: Array, explained: bool) -> Reading:
         """Rows that follow those of a series so far."""
         fold, calibrated = self.detector.fold_, self.calibrated
         tail = self.tails.get(key) or Tail(np.empty((0, fold.channels.width)))
@@ -148,19 +159,20 @@ class Stream:
         mask = torch.from_numpy(~absent) if absent.any() else None
         known_cells = np.where(absent, 0.0, cells) if absent.any() else cells
         told = fold.fuse(
-            fold.raw_next(Encoded(torch.from_numpy(known_cells), mask, encoded.surprise), len(rows)),
+            fold.raw_next(Encoded(torch.from_numpy(known_cells), mask, encoded.surprise), len(rows), explained),
             calibrated.rarities,
         )
         tail.cells = cells[max(0, len(cells) - fold.length + 1) :] if fold.length > 1 else cells[:0]
+        smooth, n = calibrated.smoothing, len(rows)
         scores = np.append(tail.scores, told.scores)
-        columns = np.vstack([tail.columns.reshape(-1, rows.shape[1]), told.columns])
-        smooth = calibrated.smoothing
-        tail.scores, tail.columns = scores[-smooth:], columns[-smooth:]
+        tail.scores = scores[-smooth:]
+        columns = None
+        if told.columns is not None:
+            every = np.vstack([tail.columns.reshape(-1, rows.shape[1]), told.columns])
+            tail.columns = every[-smooth:]
+            columns = trailing_mean(every, smooth)[-n:]
         self.tails[key] = tail
-        spans = [slice(max(0, end - smooth), end) for end in range(len(scores) - len(rows) + 1, len(scores) + 1)]
-        return Reading(
-            np.array([scores[span].mean() for span in spans]), np.array([columns[span].mean(axis=0) for span in spans])
-        )
+        return Reading(trailing_mean(scores, smooth)[-n:], columns)
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
