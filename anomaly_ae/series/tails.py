@@ -23,6 +23,7 @@ class Tails:
 
     def __init__(self, knots: Array, last: float, excess: Array, origin: Array) -> None:
         self.knots, self.last, self.excess, self.origin = knots, last, excess, origin
+        self.levels = -np.log1p(-np.linspace(0, last, KNOTS))  # in nats
 
     @classmethod
     def learn(cls, scores: Array, dependence: float = 1.0) -> Tails:
@@ -47,17 +48,15 @@ class Tails:
     def nats(self, scores: Array) -> Array:
         """Scores `(n, k)` as nats, each 0 or more."""
         logs = np.log(np.maximum(scores - self.origin, SMALLEST))
-        levels = -np.log1p(-np.linspace(0, self.last, KNOTS))
-        inside = np.column_stack([np.interp(*pair, levels) for pair in zip(logs.T, self.knots, strict=True)])
+        inside = np.column_stack([np.interp(*pair, self.levels) for pair in zip(logs.T, self.knots, strict=True)])
         inside[logs <= self.knots[:, 0]] = 0.0  # the least there was, also where all were alike
         return inside + np.maximum(logs - self.knots[:, -1], 0) / self.excess
 
     def exceeded_by(self, share: float) -> float:
         """The score of the first column that so small a share of rows exceeds."""
-        nats, beyond = -np.log(share), -np.log1p(-self.last)
+        nats, beyond = -np.log(share), self.levels[-1]
         if nats <= beyond:
-            levels = -np.log1p(-np.linspace(0, self.last, KNOTS))
-            log = float(np.interp(nats, levels, self.knots[0]))
+            log = float(np.interp(nats, self.levels, self.knots[0]))
         else:
             log = float(self.knots[0, -1] + (nats - beyond) * self.excess[0])
         return float(np.exp(log) + self.origin[0])
