@@ -36,6 +36,22 @@ def test_a_stream_says_what_batch_says(smoothing, pieces):
     assert (np.concatenate([one.is_anomaly for one in told]) == batch.is_anomaly).all()
 
 
+@pytest.mark.parametrize(("smoothing", "on_duplicate"), [(1, "keep"), (4, "keep"), (1, "first")])
+def test_rows_may_be_scored_alone_and_explained_later(smoothing, on_duplicate):
+    options = {"smoothing": smoothing, "on_duplicate": on_duplicate, "time": "time", "random_state": 0}
+    det = SeriesDetector(views=VIEWS, reduce="last", **options).fit(table(600))
+    X = table(40, seed=1)
+    X.loc[31, "time"] = X.loc[30, "time"]  # a duplicate, explained by the one before, which was not
+    stream, batch = det.stream(), det.assess(X)
+    for i in range(40):
+        if i % 31:
+            assert stream.update(X[i : i + 1]) == pytest.approx(batch.anomaly_score[i], rel=1e-6)
+        else:
+            told = stream.assess(X[i : i + 1])
+            assert np.allclose(told.contributions, batch.contributions[i], atol=1e-6, rtol=1e-5)
+            assert told.anomaly_score == pytest.approx(batch.anomaly_score[i], rel=1e-6)
+
+
 def test_a_net_says_so_too():
     inner = AutoencoderDetector(max_epochs=2, steps_per_epoch=5)
     det = SeriesDetector(inner, window=8, reduce="last", random_state=0).fit(plant(400))

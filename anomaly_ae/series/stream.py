@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly_ae.errors import ConfigError, DataError
-from anomaly_ae.explanation import Verdict
+from anomaly_ae.explanation import Verdict, known
 from anomaly_ae.series.calibrated import trailing_mean
 from anomaly_ae.series.channels import Encoded, Standing
 from anomaly_ae.series.fold import Reading
@@ -86,25 +86,25 @@ class Stream:
 
     def update(self, X: ArrayLike) -> Array:
         """Scores of a row `(n_features,)`, or of rows `(n, n_features)` or a DataFrame, that come next: `(n,)`."""
-        return self._assess(X, self._columns_are_kept).anomaly_score
+        return known(self._told(X, self._columns_are_kept).scores)
 
     def assess(self, X: ArrayLike) -> Verdict:
         """Everything there is to say of a row, or rows, that come next."""
-        return self._assess(X, True)
+        return self.calibrated.verdict(self._told(X, True))
 
     @property
     def _columns_are_kept(self) -> bool:
         """Whether a later row may need what this one's columns contribute."""
         return self.calibrated.smoothing > 1 or self.detector.on_duplicate == "first"
 
-    def _assess(self, X: ArrayLike, explained: bool) -> Verdict:
+    def _told(self, X: ArrayLike, explained: bool) -> Reading:
         if not isinstance(X, pd.DataFrame):
             X = np.asarray(X, dtype=np.float64)
             X = X[None] if X.ndim == 1 else X
         taken = self.detector._taken(X)
         n = len(taken.codes)
         if taken.times is None and taken.groups is None:
-            return self.calibrated.verdict(self._next("", taken.codes, explained))
+            return self._next("", taken.codes, explained)
         keys = np.array([""] * n) if taken.groups is None else np.array([str(group) for group in taken.groups])
         scores, columns = np.empty(n), np.empty((n, self.detector.n_features_in_))
         for row in range(n):
@@ -113,7 +113,7 @@ class Stream:
             scores[row] = told.scores[-1]
             if told.columns is not None:
                 columns[row] = told.columns[-1]
-        return self.calibrated.verdict(Reading(scores, columns if explained else None))
+        return Reading(scores, columns if explained else None)
 
     def _at(self, key: str, row: Array, time: float | None, number: int, explained: bool) -> Reading:
         """A row at a time: what happened since the last one of its series decides whether it goes on."""
