@@ -398,8 +398,8 @@ def test_partial_fit_learns_keeps_its_scaling_and_calibrates(detector):
         det.partial_fit(normal_rows(200, seed=seed))
         history.append(det.history_["reconstruction"].iloc[-1])
         if seed == 0:
-            frozen = det.folds_[0].encoding.state["numbers"].copy()
-    np.testing.assert_array_equal(det.folds_[0].encoding.state["numbers"], frozen)
+            frozen = det.folds_[0].encoding.moments
+    np.testing.assert_array_equal(det.folds_[0].encoding.moments, frozen)
     assert history[-1] < history[0]
     assert det.n_rows_seen_ == 6000
     assert len(det.calibration_scores_) == 1200

@@ -165,8 +165,8 @@ def test_without_a_memory_no_training_row_is_in_the_folder(tmp_path, calibration
     inner = X[((X.min(0) < X) & (X.max(0) > X)).all(1)]  # the contract says each column's range
     assert len(inner) > len(X) / 2
     assert not any(repr(float(cell)).encode() in everything for cell in inner.ravel())
-    numbers = load(folder).folds_[0].encoding.state["numbers"]
-    assert numbers.tobytes() in everything  # so a row would have been found
+    mean = load(folder).folds_[0].encoding.state["mean"]
+    assert mean.tobytes() in everything  # so a row would have been found
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

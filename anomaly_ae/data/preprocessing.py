@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ VALUE, LOG_FREQUENCY, DAY_COS, DAY_SIN, WEEK_COS, WEEK_SIN = range(6)  # what a 
 DAY = 86_400.0
 PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
 EMPTY = np.inf  # stands for the constant of a column without a value
+MOMENTS = ("mean", "scale", "height", "low", "high")  # of numeric cells; low and high are cells themselves
 HUGE = 1e300
 PRICED = 4.0  # bend of what lies beyond the range: as distances grow (`Neighbours`)
 STEEP = 700.0  # the hyperbolic sine of more is no float
@@ -37,7 +38,7 @@ ESTABLISHED = 100  # fit rows that show a column to be constant
 class Preprocessing(BaseEstimator):
     r"""Columns of any kind as cells for a net; learned from fit rows, stored with the model.
 
-    .. math:: z = h \operatorname{arsinh} \frac{x - m}{b s}
+    .. math:: z = h \operatorname{arsinh} \frac{x - m}{b s}, \quad h \text{ such that the deviation of } z \text{ is 1}
 
     =====================  =============================================================================================
     numbers                one cell of mean about 0 and standard deviation 1, nearly linear up to :math:`b` standard
@@ -54,8 +55,8 @@ class Preprocessing(BaseEstimator):
 
     What no net can judge, because it never saw it, is charged in nats beside the net's score, to its column:
 
-    - a number (or date) beyond the range of fit rows: half the square of the distance between the two as
-      :math:`4 \operatorname{arsinh}(z / 4)`;
+    - a number (or date) beyond the range of fit rows: half the square of how far it is from the nearer end, both taken
+      as :math:`4 \operatorname{arsinh}(z / 4)`;
     - a level that no fit row had: :math:`\ln \frac{n + 1}{n_1 + 1}`, with :math:`n_1` levels seen once (Good-Turing);
     - a gap in a column without gaps: :math:`\ln (n + 1)`; in columns with :math:`n_j` gaps at fit
       :math:`\max(0, \sum_j g_j - t)`, :math:`g_j = \ln \frac{n + 1}{n_j + 1}`, `t` what 95 % of fit rows stay below;
@@ -67,7 +68,8 @@ class Preprocessing(BaseEstimator):
     standardize : bool, default=True
         Standardise numbers; `False` leaves them as they are (they should then be of the order of 1).
     bend : float > 0 or None, default=16
-        :math:`b`: from how many standard deviations on a cell lags behind. `None` is linear, :math:`z = (x - m) / s`.
+        :math:`b`: from how many standard deviations on a cell lags behind. `None` is linear, :math:`z = (x - m) / s`;
+        and so is a table that is not standardised. `SeriesDetector` takes 4.
     max_levels : int >= 2, default=20
         Levels of a category that get a cell of their own.
     missing : {"score", "ignore"}, default="score"
@@ -104,7 +106,7 @@ class Preprocessing(BaseEstimator):
         """What fit rows `(n, d)`, as codes of the contract's `columns`, turn out to need."""
         if not isinstance(self.max_levels, Integral) or self.max_levels < 2:
             raise ConfigError(f"Preprocessing needs max_levels of 2 or more, however: {self.max_levels!r}. Try 20.")
-        if self.bend is not None and not 0 < self.bend < np.inf:
+        if self.bend is not None and not (isinstance(self.bend, Real) and 0 < self.bend < np.inf):
             raise ConfigError(f"Preprocessing needs a bend above 0, however: {self.bend!r}. Try 16, or None for none.")
         if self.missing not in ("score", "ignore"):
             raise ConfigError(
@@ -131,14 +133,15 @@ class Preprocessing(BaseEstimator):
             "counts": np.concatenate([*counts, np.empty(0)]).astype(np.float64),
             "levels": np.array([len(n) for n in counts], dtype=np.int64),
             "rows": np.array([len(codes)], dtype=np.int64),
-            "numbers": np.empty((0, 5)),
+            **dict.fromkeys(MOMENTS, np.empty(0)),
             "gap_level": np.zeros(1),
         }
         state["gap_level"][0] = np.quantile(Encoding(self, state).gap_nats(~present).sum(axis=1), USUAL)
         raw = Encoding(self, state).raw(codes)
-        state["numbers"] = _moments(raw, self)
-        if not np.isfinite(state["numbers"]).all():
-            j = state["sources"][np.argmin(np.isfinite(state["numbers"]).all(axis=1)), 0]
+        state |= (moments := _moments(raw, self))
+        finite = np.isfinite(list(moments.values())).all(axis=0)
+        if not finite.all():
+            j = state["sources"][np.argmin(finite), 0]
             raise DataError(
                 f"Preprocessing needs columns whose squares are finite, however: column {columns[j].name!r} reaches "
                 f"{np.nanmax(np.abs(codes[:, j])):.3g}. Rescale that column or leave it out."
@@ -196,6 +199,7 @@ class Encoding:
         )  # fmt: skip
         self.width = len(self.owner)
         self.columns = len(kinds)
+        self.moments = [self.state[name] for name in MOMENTS]
 
     def _places(self, counts: Array) -> NDArray[np.intp]:
         """For each level of a category the cell that is its own or the pooled one; -1 without a row; so is the last."""
@@ -220,11 +224,10 @@ class Encoding:
 
     def transform(self, codes: Array) -> Cells:
         """Codes `(n, d)` to cells and what no net can judge."""
-        mean, scale, height, low, high = self.state["numbers"].T
         raw = self.raw(codes)
-        z = _cells(raw, mean, scale, height, self.rule.bends)
+        z = _cells(raw, *self.moments[:3], bent=self.rule.bends is not None)
         absent = np.isnan(raw)
-        surprise = self._out_of_range(z, low, high)
+        surprise = self._out_of_range(z, *self.moments[3:])
         gone = np.isnan(codes)
         fixed = self.state["fixed"]
         constant = ~np.isnan(fixed)
@@ -272,13 +275,12 @@ class Encoding:
     def _out_of_range(self, z: Array, low: Array, high: Array) -> Array:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
         m = len(self.plain)
-        z = z[:, :m]
-        edge = np.clip(z, low[:m], high[:m])
-        beyond = edge != z
+        z, low, high = z[:, :m], low[:m], high[:m]
         nats = np.zeros(z.shape)
+        beyond = (z < low) | (z > high)
         if beyond.any():
-            off = PRICED * (np.arcsinh(z[beyond] / PRICED) - np.arcsinh(edge[beyond] / PRICED))
-            nats[beyond] = np.nan_to_num(0.5 * off**2)
+            ends = np.clip(z, low, high)[beyond]
+            nats[beyond] = 0.5 * np.square(PRICED * (np.arcsinh(z[beyond] / PRICED) - np.arcsinh(ends / PRICED)))
         if m == self.columns:
             return nats
         surprise = np.zeros((len(z), self.columns))
@@ -298,12 +300,14 @@ class Encoding:
 
     def inverse_transform(self, x: Array) -> Array:
         """Cells, or what is expected of them, back to codes `(n, d)`; the most likely level of a category."""
-        mean, scale, height, _, _ = self.state["numbers"].T
+        mean, scale, height = self.moments[:3]
         z = x[:, : len(self.numeric)]
-        if self.rule.bends is not None:
-            z = np.sinh(np.clip(z / height, -STEEP, STEEP))
+        with np.errstate(over="ignore"):
+            if self.rule.bends is not None:
+                z = np.sinh(np.clip(z / height, -STEEP, STEEP))
+            values = np.clip(z * scale + mean, -HUGE, HUGE)
         codes = np.full((len(x), self.columns), np.nan)
-        codes[:, self.plain] = (z * scale + mean)[:, : len(self.plain)]
+        codes[:, self.plain] = values[:, : len(self.plain)]
         codes[:, self.booleans] = x[:, len(self.numeric) : len(self.numeric) + len(self.booleans)] >= 0.5
         start = len(self.numeric) + len(self.booleans)
         for j, places in self.places.items():
@@ -338,8 +342,8 @@ def _numeric_parts(codes: Array, kind: int, fixed: float) -> list[int]:
     return parts
 
 
-def _moments(raw: Array, rule: Preprocessing) -> Array:
-    """Mean, scale, height, lowest and highest cell, for each numeric cell: `(m, 5)`."""
+def _moments(raw: Array, rule: Preprocessing) -> dict[str, Array]:
+    """`MOMENTS` of each numeric cell, `(m,)` each."""
     mean, scale, height = np.zeros(raw.shape[1]), np.ones(raw.shape[1]), np.ones(raw.shape[1])
     with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns without a value
@@ -350,11 +354,11 @@ def _moments(raw: Array, rule: Preprocessing) -> Array:
             scale = np.where(varies, scale, 1.0)
         if (bend := rule.bends) is not None:
             scale, height = bend * scale, bend * height
-            spread = np.nanstd(_cells(usual, mean, scale, height, bend), axis=0)
+            spread = np.nanstd(_cells(usual, mean, scale, height, bent=True), axis=0)
             height = np.divide(height, spread, out=height, where=varies)
-        z = _cells(raw, mean, scale, height, bend)
-    low, high = np.fmin.reduce(z, axis=0), np.fmax.reduce(z, axis=0)
-    return np.column_stack([mean, scale, height, np.nan_to_num(low), np.nan_to_num(high)])
+        z = _cells(raw, mean, scale, height, bent=bend is not None)
+    ends = (np.nan_to_num(of(z, axis=0)) for of in (np.fmin.reduce, np.fmax.reduce))
+    return dict(zip(MOMENTS, (mean, scale, height, *ends), strict=True))
 
 
 def _usual(raw: Array) -> Array:
@@ -366,13 +370,13 @@ def _usual(raw: Array) -> Array:
     return np.where((spread > 0) & ~(np.nanstd(raw, axis=0) <= 3 * spread), inner, raw)
 
 
-def _cells(raw: Array, mean: Array, scale: Array, height: Array, bend: float | None) -> Array:
+def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, bent: bool) -> Array:
     """Numeric cells, from units of their columns."""
     with np.errstate(over="ignore"):
         z = raw - mean  # and then in place: blocks are read faster than memory for new ones is got
         z /= scale
         np.clip(z, -HUGE, HUGE, out=z)
-    if bend is not None:
+    if bent:
         np.arcsinh(z, out=z)
         z *= height
     return z

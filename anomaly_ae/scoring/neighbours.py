@@ -19,6 +19,7 @@ SPACES = ("input", "code", "residual")
 MANY, FEW = 40, 10  # neighbours of a denoiser: few suffice
 DENSE = 5_000  # above so many remembered rows
 TIGHTEST = 1e-3  # local spacing, in units of the median one: copies of a row are no infinitely dense place
+FAR = 10.0  # standard deviations
 TINY = 1e-12
 
 
@@ -62,7 +63,7 @@ class _Remembering(Scorer):
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         if self.bend is not None:
-            cells = self._cells(fit)
+            cells = self._cells(fit).clamp(-FAR, FAR)  # a few that are further off do not say how far all spread
             before, after = (values.std(0, unbiased=False) for values in (cells, (cells / self.bend).asinh()))
             self.height = torch.where(after > TINY, before / after, self.bend).float().to(cells.dtype)
         crowd = self._places(fit)
@@ -112,7 +113,7 @@ class _Remembering(Scorer):
 
     def _places(self, p: Pass) -> Tensor:
         """Where rows stand: `(n, width)`; scorers that see them at the same places share these."""
-        key = "places", self.space, self.bend, float(self.height.sum())
+        key = "places", self.space, self.bend
         if key not in p.notes:
             cells = self._cells(p)
             places = cells if self.bend is None else self.height * (cells / self.bend).asinh()
@@ -158,7 +159,7 @@ class Neighbours(_Remembering):
     with `h` such that each spreads as before; or so its code; or so the row beside its residual. At :math:`\gamma = 0`
     it is the mean distance, at 1 nearly the local outlier factor; between them, a row is strange that lies far off, and
     stranger beside a dense crowd. A row far from everything seen has a score that grows with the distance without
-    bound: what nets alone do not promise. The memory holds rows as they are standardised: it is stored with the model.
+    bound: what nets alone do not promise. The memory holds these rows: it is stored with the model.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 
@@ -173,7 +174,8 @@ class Neighbours(_Remembering):
     space : {"input", "code", "residual"}, default="input"
         Where distances are taken; "residual" is the row and its residual side by side.
     bend : float > 0 or None, default=4
-        :math:`b`, in standard deviations of columns: from where on cells lag behind. `None` never bends.
+        :math:`b`, in units of cells (standard deviations of columns) or codes: from where on they lag behind. `None`
+        never bends; in a `SeriesDetector`, whose channels are bent already, it will do.
     exact : int >= 1, default=20000
         Up to so many fit and validate rows all are remembered.
     sample : int >= 1, default=20000
@@ -242,14 +244,14 @@ class Neighbours(_Remembering):
 class LocalDenoiser(_Remembering):
     r"""Residual of the linear denoising autoencoder of a row's neighbourhood, in closed form.
 
-    .. math:: s(x) = \lVert r \rVert, \quad r = \lambda (S + \lambda I)^{-1} (x - \mu), \quad
+    .. math:: s(x) = \lVert r \rVert, \quad r = \lambda (S + \lambda I)^{-1} (u(x) - \mu), \quad
         \lambda = \text{ridge} \cdot \mathrm{tr}(S) / k
 
-    with :math:`\mu` the mean of the `k` nearest remembered rows and :math:`S` their scatter about it: what the best
-    linear map from noisy neighbours to clean ones leaves of the row. Directions in which the neighbours spread cost
-    little, those in which they do not cost the whole distance: a curved surface is known by its tangents. Far away
-    from all rows the score grows with the distance without bound. The memory holds rows as they are standardised: it
-    is stored with the model.
+    with :math:`u(x)` the row, bent as by `Neighbours`, :math:`\mu` the mean of the `k` nearest remembered ones and
+    :math:`S` their scatter about it: what the best linear map from noisy neighbours to clean ones leaves of the row.
+    Directions in which the neighbours spread cost little, those in which they do not cost the whole distance: a curved
+    surface is known by its tangents. Far away from all rows the score grows with the distance without bound. The memory
+    holds these rows: it is stored with the model.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 

@@ -74,8 +74,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     Parameters
     ----------
     detector : AutoencoderDetector, VAEDetector or None, default=None
-        Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer (by default
-        `StandardizedError`) becomes a further view. A causal net with a code a step (`TCN`, `GraphConv`) reads a series
+        Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer becomes a further view.
+        Where it leaves them out, its preprocessing is `Preprocessing(bend=4)`, and its scorer
+        `StandardizedError(shrinkage=0.5)`. A causal net with a code a step (`TCN`, `GraphConv`) reads a series
         in one pass; of a window, those steps count that see their whole receptive field in it. Batches of windows with
         a code a step have at most 4,096 rows.
     views : sequence of View or None, default=None
