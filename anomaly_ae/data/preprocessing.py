@@ -69,7 +69,7 @@ class Preprocessing(BaseEstimator):
         Standardise numbers; `False` leaves them as they are (they should then be of the order of 1).
     bend : float > 0 or None, default=16
         :math:`b`: from how many standard deviations on a cell lags behind. `None` is linear, :math:`z = (x - m) / s`;
-        and so is a table that is not standardised. `SeriesDetector` takes 4.
+        and so is a table that is not standardised.
     max_levels : int >= 2, default=20
         Levels of a category that get a cell of their own.
     missing : {"score", "ignore"}, default="score"

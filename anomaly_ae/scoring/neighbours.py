@@ -175,7 +175,7 @@ class Neighbours(_Remembering):
         Where distances are taken; "residual" is the row and its residual side by side.
     bend : float > 0 or None, default=4
         :math:`b`, in units of cells (standard deviations of columns) or codes: from where on they lag behind. `None`
-        never bends; in a `SeriesDetector`, whose channels are bent already, it will do.
+        never bends.
     exact : int >= 1, default=20000
         Up to so many fit and validate rows all are remembered.
     sample : int >= 1, default=20000

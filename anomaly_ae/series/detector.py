@@ -20,7 +20,6 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
-from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
@@ -74,11 +73,10 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     Parameters
     ----------
     detector : AutoencoderDetector, VAEDetector or None, default=None
-        Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer becomes a further view.
-        Where it leaves them out, its preprocessing is `Preprocessing(bend=4)`, and its scorer
-        `StandardizedError(shrinkage=0.5)`. A causal net with a code a step (`TCN`, `GraphConv`) reads a series
-        in one pass; of a window, those steps count that see their whole receptive field in it. Batches of windows with
-        a code a step have at most 4,096 rows.
+        Its parts, how to train, device and effort, for windows `(channels, window)`; its scorer (by default
+        `StandardizedError(shrinkage=0.5)`) becomes a further view. A causal net with a code a step (`TCN`, `GraphConv`)
+        reads a series in one pass; of a window, those steps count that see their whole receptive field in it. Batches
+        of windows with a code a step have at most 4,096 rows.
     views : sequence of View or None, default=None
         What looks at windows. `None` is `PrincipalComponents(inside=False)` at 0.99 of the variance; at 0.95 and
         `window=0.25`, and at 0.9 and `window=24`, the five strangest channels of each;
@@ -159,10 +157,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         "threshold": [HasMethods("fit"), None],
         "random_state": ["random_state"],
     }
-    _defaults: ClassVar[dict[str, BaseEstimator]] = {
-        "preprocessing": Preprocessing(bend=4),
-        "scorer": StandardizedError(shrinkage=0.5),
-    }
+    _defaults: ClassVar[dict[str, BaseEstimator]] = {"scorer": StandardizedError(shrinkage=0.5)}
     _default_views: ClassVar[tuple[View, ...]] = (
         View(PrincipalComponents(keep=0.99, inside=False)),
         View(PrincipalNeighbours()),  # next to it, for both need the same eigenvectors
