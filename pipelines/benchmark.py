@@ -306,6 +306,8 @@ def series_speed(
     """A series in one pass and window by window, rows that come one by one, and a fit beside TSB-AD's autoencoder."""
     from speeds import of_a_fit, of_a_pass, of_rows
 
+    if data is not None and not any((data / "tsb").glob("*.npz")):
+        raise typer.BadParameter(f"{data} has no series {data / 'tsb'}/*.npz. See `sensor_protocols` for its files.")
     show(pd.DataFrame(of_a_pass(rows, channels)))
     show(pd.DataFrame(of_rows(channels)))
     if data is not None:
