@@ -32,8 +32,9 @@ class Events(BaseEstimator):
 
     Parameters
     ----------
-    every : int >= 2 (rows), default=10000
-        `m`: at most one false event in so many normal rows is aimed at. It is an extrapolation, not a promise.
+    every : int >= 2 (rows), default=1000
+        `m`: at most one false event in so many normal rows is aimed at. It is no promise, and of more rows than there
+        are calibrate rows an extrapolation.
     hysteresis : float in (0, 1], default=0.5
         `h`: an event goes on until the score is below this share of where it opens.
     shortest : int >= 1 (rows), default=3
@@ -68,7 +69,7 @@ class Events(BaseEstimator):
 
     level_: float
 
-    def __init__(self, every: int = 10_000, hysteresis: float = 0.5, shortest: int = 3, merge: int = 30) -> None:
+    def __init__(self, every: int = 1000, hysteresis: float = 0.5, shortest: int = 3, merge: int = 30) -> None:
         self.every = every
         self.hysteresis = hysteresis
         self.shortest = shortest
