@@ -198,6 +198,16 @@ def on_tables(
 # --- labelled series -------------------------------------------------------------------------------------------------
 
 
+def series_of(data: Path, suite: Suite, wanted: str | None = None) -> list[Series]:
+    """Series of a suite, or those that are `wanted`, as a,b; there must be some."""
+    tables = [
+        one for one in sensor_protocols.READERS[suite](data / suite) if one.name in (listed(wanted) or [one.name])
+    ]
+    if not tables:
+        raise typer.BadParameter(f"{data / suite} has no series {wanted or ''}. See `sensor_protocols` for its files.")
+    return tables
+
+
 def detect_series(suite: str, tables: Sequence[Series], seed: int, method: str, factory: Factory) -> list[Line]:
     """Lines of a detector on series of a suite, see `sensor_protocols`."""
     try:
@@ -306,12 +316,11 @@ def series_speed(
     """A series in one pass and window by window, rows that come one by one, and a fit beside TSB-AD's autoencoder."""
     from speeds import of_a_fit, of_a_pass, of_rows
 
-    if data is not None and not any((data / "tsb").glob("*.npz")):
-        raise typer.BadParameter(f"{data} has no series {data / 'tsb'}/*.npz. See `sensor_protocols` for its files.")
+    tables = [] if data is None else series_of(data, Suite.tsb)
     show(pd.DataFrame(of_a_pass(rows, channels)))
     show(pd.DataFrame(of_rows(channels)))
-    if data is not None:
-        show(pd.DataFrame(of_a_fit(data, epochs)))
+    if tables:
+        show(pd.DataFrame(of_a_fit(tables, epochs)))
 
 
 @app.command()
@@ -378,11 +387,7 @@ def sensor(
     jobs: Jobs = 1,
 ) -> None:
     """Series with labelled ranges, each by its protocol and never point-adjusted; the table compares the methods."""
-    tables = [
-        one for one in sensor_protocols.READERS[suite](data / suite) if one.name in (listed(series) or [one.name])
-    ]
-    if not tables:
-        raise typer.BadParameter(f"{data / suite} has no series {series or ''}. See `sensor_protocols` for its files.")
+    tables = series_of(data, suite, series)
     methods_, absent = chosen_for_series(methods, config or [], short=suite in (Suite.ucr, Suite.nab))
     for name, reason in absent.items():
         typer.echo(f"left out {name}: {reason}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import sensor_protocols
 from peers import Factory
+from sensor_protocols import Series
 
 Line = dict[str, Any]
 BLOCK = 8192  # rows a bare forward pass
@@ -149,7 +149,7 @@ def of_rows(channels: int) -> Iterator[Line]:
         yield line
 
 
-def of_a_fit(data: Path, epochs: int) -> Iterator[Line]:
+def of_a_fit(tables: Sequence[Series], epochs: int) -> Iterator[Line]:
     """Seconds to fit on the first rows of each of TSB-AD's series and to score all, beside that library's autoencoder.
 
     Its net sees rows; ours of the same kind does too.
@@ -167,7 +167,6 @@ def of_a_fit(data: Path, epochs: int) -> Iterator[Line]:
         "net of rows": rows,
         "TSB-AD": lambda epochs: TSBAutoEncoder(0, epochs),
     }
-    tables = list(sensor_protocols.tsb(data / "tsb"))
     spent = {}
     for name, make in makes.items():
         try:

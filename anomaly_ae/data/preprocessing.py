@@ -225,7 +225,7 @@ class Encoding:
     def transform(self, codes: Array) -> Cells:
         """Codes `(n, d)` to cells and what no net can judge."""
         raw = self.raw(codes)
-        z = _cells(raw, *self.moments[:3], bent=self.rule.bends is not None)
+        z = _cells(raw, *self.moments[:3], arsinh=self.rule.bends is not None)
         absent = np.isnan(raw)
         surprise = self._out_of_range(z, *self.moments[3:])
         gone = np.isnan(codes)
@@ -280,7 +280,7 @@ class Encoding:
         beyond = (z < low) | (z > high)
         if beyond.any():
             ends = np.clip(z, low, high)[beyond]
-            nats[beyond] = 0.5 * np.square(PRICED * (np.arcsinh(z[beyond] / PRICED) - np.arcsinh(ends / PRICED)))
+            nats[beyond] = 0.5 * np.square(bent(z[beyond], PRICED) - bent(ends, PRICED))
         if m == self.columns:
             return nats
         surprise = np.zeros((len(z), self.columns))
@@ -324,6 +324,11 @@ class Encoding:
         return codes
 
 
+def bent(x: Array, bend: float | None) -> Array:
+    """Numbers that lag behind from about `bend` on; as they are where it is `None`."""
+    return x if bend is None else bend * np.arcsinh(x / bend)
+
+
 def _levels(codes: Array) -> NDArray[np.intp]:
     """Codes of a category as places in an array that has one more for what is missing or was never seen."""
     return np.where(np.isnan(codes) | (codes < 0), -1, np.nan_to_num(codes)).astype(np.intp)
@@ -352,11 +357,11 @@ def _moments(raw: Array, rule: Preprocessing) -> dict[str, Array]:
             mean, scale = np.nan_to_num([np.nanmean(usual, axis=0), np.nanstd(usual, axis=0)], posinf=np.inf)
             varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)  # by more than rounding
             scale = np.where(varies, scale, 1.0)
-        if (bend := rule.bends) is not None:
-            scale, height = bend * scale, bend * height
-            spread = np.nanstd(_cells(usual, mean, scale, height, bent=True), axis=0)
-            height = np.divide(height, spread, out=height, where=varies)
-        z = _cells(raw, mean, scale, height, bent=bend is not None)
+            if rule.bend is not None:
+                scale, height = rule.bend * scale, rule.bend * height
+                spread = np.nanstd(_cells(usual, mean, scale, height, arsinh=True), axis=0)
+                height = np.divide(height, spread, out=height, where=varies)
+        z = _cells(raw, mean, scale, height, arsinh=rule.bends is not None)
     ends = (np.nan_to_num(of(z, axis=0)) for of in (np.fmin.reduce, np.fmax.reduce))
     return dict(zip(MOMENTS, (mean, scale, height, *ends), strict=True))
 
@@ -370,13 +375,13 @@ def _usual(raw: Array) -> Array:
     return np.where((spread > 0) & ~(np.nanstd(raw, axis=0) <= 3 * spread), inner, raw)
 
 
-def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, bent: bool) -> Array:
+def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool) -> Array:
     """Numeric cells, from units of their columns."""
     with np.errstate(over="ignore"):
         z = raw - mean  # and then in place: blocks are read faster than memory for new ones is got
         z /= scale
         np.clip(z, -HUGE, HUGE, out=z)
-    if bent:
+    if arsinh:
         np.arcsinh(z, out=z)
         z *= height
     return z

@@ -105,8 +105,7 @@ def _tails(state: Mapping[str, Any], prefix: str) -> Tails | None:
 
 def smoothed(told: Reading, rows: int) -> Reading:
     """The mean over each row and those before it, `rows` in all."""
-    columns = None if told.columns is None else trailing_mean(told.columns, rows)
-    return Reading(trailing_mean(told.scores, rows), columns)
+    return told.each(lambda values: trailing_mean(values, rows))
 
 
 def trailing_mean(values: Array, rows: int) -> Array:

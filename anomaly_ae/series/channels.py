@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_ae.data.preprocessing import Encoding, Preprocessing
+from anomaly_ae.data.preprocessing import Encoding, Preprocessing, bent
 from anomaly_ae.series.windows import ending
 
 Array = NDArray[np.float64]
@@ -117,8 +117,7 @@ class Channels:
             column = self.encoding.owner[self.fixed]
             off = np.nan_to_num(rows[:, column] - self.encoding.state["fixed"][column])
             held = held.copy()
-            bend = self.encoding.rule.bends
-            held[:, self.fixed] = off if bend is None else bend * np.arcsinh(off / bend)
+            held[:, self.fixed] = bent(off, self.encoding.rule.bends)
         x = torch.from_numpy(np.ascontiguousarray(held[:, self.used]))
         mask = None if cells.mask is None else torch.from_numpy(np.ascontiguousarray(cells.mask[:, self.used]))
         return Encoded(x, mask, surprise), after

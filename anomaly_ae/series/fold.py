@@ -40,6 +40,15 @@ class Reading(NamedTuple):
     scores: Array
     columns: Array | None = None
 
+    def each(self, how: Callable[..., Array], *others: Reading) -> Reading:
+        """What `how` makes of the scores, and of the contributions where there are any, with those of `others`."""
+        columns = None if self.columns is None else how(self.columns, *(other.columns for other in others))
+        return Reading(how(self.scores, *(other.scores for other in others)), columns)
+
+    def at(self, rows: Places | slice) -> Reading:
+        """That of some of the rows."""
+        return self.each(lambda values: values[rows])
+
 
 class Raw(NamedTuple):
     """What each view says of rows in its own units, and what rows cost by themselves, `(n, d)` in nats."""
@@ -49,8 +58,7 @@ class Raw(NamedTuple):
 
     def at(self, rows: Places) -> Raw:
         """That of some of the rows."""
-        views = [Reading(s[rows], None if columns is None else columns[rows]) for s, columns in self.views]
-        return Raw(views, self.surprise[rows])
+        return Raw([told.at(rows) for told in self.views], self.surprise[rows])
 
 
 class Rarity(NamedTuple):
@@ -214,7 +222,7 @@ class SeriesFold:
                 views.append(self._judge(eye, self._over(encoded, eye, first), True))
             else:  # all of them are as quick
                 every = self._judge(eye, self._over(encoded, eye, slice(0, len(rows) - eye.length + 1)), True)
-                views.append(_put(lambda a, of=first: a[of], every))
+                views.append(every.at(first))
         return Raw(views, encoded.surprise[ends])
 
     def raw_next(self, encoded: Encoded, new: int, explained: bool = True) -> Raw:
@@ -281,7 +289,7 @@ class SeriesFold:
             if n < length:
                 return head
             full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
-            return _put(lambda a, b: np.concatenate([a, b]), head, full)
+            return head.each(lambda *parts: np.concatenate(parts), full)
         counted = min(n, eye.counted)
         usual = 1 if eye.warm_up is not None else max(1, length // WINDOWS_A_ROW)
         step = usual if stride == "auto" else min(int(stride), counted)  # no row without a window
@@ -292,7 +300,7 @@ class SeriesFold:
             first = where = np.append(first, last)
         begun = encoded.begun(max(eye.warm_up or 0, length - n))
         told = _begun(self._judge(eye, self._over(begun, eye, where), explained), n - 1, eye.counted)
-        return _put(lambda a: over_rows(a, first, counted, n), told)
+        return told.each(lambda a: over_rows(a, first, counted, n))
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
         scores, columns = [np.empty(0)], [np.empty((0, self.channels.columns))]
@@ -329,11 +337,6 @@ class SeriesFold:
                 module.load_state_dict(below(f"{place}.", weights))
         self.settle()
         return self
-
-
-def _put(how: Callable[..., Array], *readings: Reading) -> Reading:
-    columns = [one.columns for one in readings]
-    return Reading(how(*(one.scores for one in readings)), None if columns[0] is None else how(*columns))
 
 
 def _begun(told: Reading, before: int, length: int) -> Reading:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.explanation import Verdict, known
-from anomaly_ae.series.calibrated import trailing_mean
+from anomaly_ae.series.calibrated import smoothed
 from anomaly_ae.series.channels import Encoded, Standing
 from anomaly_ae.series.fold import Reading
 from anomaly_ae.series.timeline import GAP, MISSED
@@ -151,7 +151,7 @@ class Stream:
     def _next(self, key: str, rows: Array, explained: bool) -> Reading:
         """Rows that follow those of a series so far."""
         fold, calibrated = self.detector.fold_, self.calibrated
-        tail = self.tails.get(key) or Tail(np.empty((0, fold.channels.width)))
+        tail = self.tails.get(key) or Tail(np.empty((0, fold.channels.width)), columns=np.empty((0, rows.shape[1])))
         encoded, tail.standing = fold.channels.encode(rows, tail.standing)
         fresh = encoded.x.numpy() if encoded.mask is None else np.where(encoded.mask.numpy(), encoded.x.numpy(), np.nan)
         cells = np.vstack([tail.cells, fresh])
@@ -163,16 +163,13 @@ class Stream:
             calibrated.rarities,
         )
         tail.cells = cells[max(0, len(cells) - fold.length + 1) :] if fold.length > 1 else cells[:0]
-        smooth, n = calibrated.smoothing, len(rows)
-        scores = np.append(tail.scores, told.scores)
-        tail.scores = scores[-smooth:]
-        columns = None
-        if told.columns is not None:
-            every = np.vstack([tail.columns.reshape(-1, rows.shape[1]), told.columns])
-            tail.columns = every[-smooth:]
-            columns = trailing_mean(every, smooth)[-n:]
+        smooth = calibrated.smoothing
+        every = told.each(lambda new, old: np.concatenate([old, new]), Reading(tail.scores, tail.columns))
+        tail.scores = every.scores[-smooth:]
+        if every.columns is not None:
+            tail.columns = every.columns[-smooth:]
         self.tails[key] = tail
-        return Reading(trailing_mean(scores, smooth)[-n:], columns)
+        return smoothed(every, smooth).at(slice(-len(rows), None))
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 

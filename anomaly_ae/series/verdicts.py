@@ -13,7 +13,7 @@ from anomaly_ae.explanation import Verdict
 from anomaly_ae.monitoring.profile import Profile
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.events import Events, is_place
-from anomaly_ae.series.fold import Reading, SeriesFold
+from anomaly_ae.series.fold import SeriesFold
 from anomaly_ae.series.rows import SeriesRowsMixin, Taken
 from anomaly_ae.series.stream import Stream
 
@@ -141,6 +141,5 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         for first, last in line.bounds:
             raw = self.fold_.raw(rows[first:last], self.reduce, self.stride, explained)
             read.append(mine.reading(self.fold_, raw))
-        scores = np.concatenate([one.scores for one in read])[line.place]
-        columns = [one.columns for one in read if one.columns is not None]
-        return mine.verdict(Reading(scores, np.concatenate(columns)[line.place] if explained else None))
+        whole = read[0].each(lambda *parts: np.concatenate(parts), *read[1:])
+        return mine.verdict(whole.at(line.place))
