@@ -360,29 +360,29 @@ class PrincipalNeighbours(Scorer):
         return self(validate)
 
     def forward(self, p: Pass) -> Tensor:
-        return self._nearest(p)[0]
+        return self._nearest(*self._along(p))[0]
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
-        score, x, kept = self._nearest(p)
-        off = x - kept @ self.axes
+        x, u, places = self._along(p)
+        score, which = self._nearest(x, u, places)
+        alike = u - places + rows_of(self.memory, which).mean(1)  # what, along the components, is not off the nearest
+        off = x - alike @ self.axes
         return score, divided(score, present(p, off.square().view_as(p.batch.x)))
 
-    def _nearest(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores, centred rows, and what of these, along the components, is not off the nearest."""
-        memory = self.memory.to(p.batch.x)
+    def _nearest(self, x: Tensor, u: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores, and which of the memory are nearest."""
+        memory = self.memory.to(x)
         if self.search is None or self.search.memory.dtype != memory.dtype:
             self.search = Search(memory, most=self.k)
-        x, u, places = self._along(p)
         distance, which = self.search(places, self.k)
         if x.dtype == torch.float64:
             left = (x.square().sum(1) - u.square().sum(1)).clamp(min=0)
         else:  # too few digits for that
             left = (x - u @ self.axes).square().sum(1)
-        score = (distance.square() + left[:, None]).sqrt().mean(1)
-        return score, x, u - places + rows_of(self.search.memory, which).mean(1)
+        return (distance.square() + left[:, None]).sqrt().mean(1), which
 
     def _along(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """Centred rows, their places along the components, and these shrunk.

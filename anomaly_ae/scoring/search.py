@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,13 +51,13 @@ class Search:
         k = min(k, max(1, len(self.memory) - (own is not None)))
         if self.centres is None or self.lists is None:
             return self._among(self.everyone, places, k, own)
-        home = torch.cat([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
+        home = _joined([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
         order = home.argsort(stable=True)
         found = []
         for centre, rows in enumerate(order.split(home.bincount(minlength=len(self.centres)).tolist())):
             if len(rows):
                 found.append(self._among(self.lists[centre], places[rows], k, None if own is None else own[rows]))
-        distance, which = (torch.cat(parts) for parts in zip(*found, strict=True))
+        distance, which = (_joined(parts) for parts in zip(*found, strict=True))
         back = order.argsort()
         return distance[back], which[back]
 
@@ -78,10 +80,12 @@ class Search:
             distance = self._measured(memory, some, near)
             if itself is not None:
                 distance.masked_fill_(itself.gather(1, near), torch.inf)
-            distance, rank = distance.sort(dim=1, stable=True)
-            found.append((distance[:, :k], listed[near.gather(1, rank)[:, :k]]))
+            if near.shape[1] > 1:
+                distance, rank = distance.sort(dim=1, stable=True)
+                distance, near = distance[:, :k], near.gather(1, rank)[:, :k]
+            found.append((distance, near if whole else listed[near]))
             start += len(some)
-        distances, which = (torch.cat(parts) for parts in zip(*found, strict=True))
+        distances, which = (_joined(parts) for parts in zip(*found, strict=True))
         return distances.nan_to_num(posinf=0.0) if own is not None else distances, which
 
     def _measured(self, memory: Tensor, places: Tensor, which: Tensor) -> Tensor:
@@ -91,12 +95,17 @@ class Search:
         for some, near in zip(chunks(places, cells), chunks(which, cells), strict=True):
             off = rows_of(memory, near).sub_(some[:, None])
             found.append(off.square().sum(2).sqrt() if self.p == 2 else off.abs().pow(self.p).sum(2).pow(1 / self.p))
-        return torch.cat(found)
+        return _joined(found)
 
 
 def chunks(rows: Tensor, cells: int) -> tuple[Tensor, ...]:
     """Rows in pieces, of which each takes at most half a million cells at `cells` a row."""
-    return rows.split(max(1, CELLS // max(1, cells)))
+    most = max(1, CELLS // max(1, cells))
+    return (rows,) if len(rows) <= most else rows.split(most)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def rows_of(memory: Tensor, which: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ class Tails:
     def nats(self, scores: Array) -> Array:
         """Scores `(n, k)` as nats, each 0 or more."""
         logs = np.log(np.maximum(scores - self.origin, SMALLEST))
-        inside = np.column_stack([np.interp(*pair, self.levels) for pair in zip(logs.T, self.knots, strict=True)])
+        inside = np.empty_like(logs)
+        for column, knots in enumerate(self.knots):
+            inside[:, column] = np.interp(logs[:, column], knots, self.levels)
         inside[logs <= self.knots[:, 0]] = 0.0  # the least there was, also where all were alike
         return inside + np.maximum(logs - self.knots[:, -1], 0) / self.excess
 
