@@ -26,7 +26,7 @@ RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units 
 
 
 class Quadratic(Scorer):
-    r"""What scorers :math:`s = \tfrac12 x^T M x` share, and contributions by reconstruction.
+    r"""What scorers :math:`s = \tfrac12 x^T M x` share.
 
     .. math:: M = V^T \mathrm{diag}(w) V + a (I - V^T V)
 
@@ -67,15 +67,6 @@ class Quadratic(Scorer):
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
 
-    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
-        x, u = self._along(p)
-        pull, left = self._pull(x, u)
-        blocks = pull.view(len(x), *self.inverse.shape[:2])
-        whole = 0.5 * (blocks * self._off(blocks)).sum(2, keepdim=True).clamp(min=0)
-        # a column's is its own; within a channel it is divided over time as the pull is
-        share = blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
-        return self._score(p, u, left), present(p, (whole * share).view_as(p.batch.x))
-
     def expected(self, p: Pass) -> Tensor:
         """What each column (of a window: each channel) is expected to be, seen from all others: as rows."""
         blocks = self._pull(*self._along(p))[0].view(len(p.batch.x), *self.inverse.shape[:2])
@@ -94,9 +85,6 @@ class Quadratic(Scorer):
         """`M x`, and what the axes leave of rows, if they leave anything."""
         if self._complete:
             return (self.weights * u) @ self.axes, None
-        if not self.weights.any():
-            left = x - u @ self.axes
-            return self.rest * left, left
         both = torch.cat([u, self.weights * u]) @ self.axes  # the axes are read once
         left = x - both[: len(x)]
         return both[len(x) :] + self.rest * left, left
@@ -193,6 +181,10 @@ class Mahalanobis(Quadratic):
     def __init__(self, ridge: float | None = None) -> None:
         self.ridge = ridge
 
+    @property
+    def needs_validate(self) -> bool:  # type: ignore[override]
+        return self.ridge is None
+
     def build(self, sizes: Sizes) -> None:
         if self.ridge is not None and not 0 < self.ridge < inf:
             raise ConfigError(f"Mahalanobis needs a ridge above 0, however: {self.ridge!r}. Use None to have it found.")
@@ -216,6 +208,15 @@ class Mahalanobis(Quadratic):
         self._set(mean, vectors, 1 / (values + e), 1 / e)
         return self(validate)
 
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        x, u = self._along(p)
+        pull, left = self._pull(x, u)
+        blocks = pull.view(len(x), *self.inverse.shape[:2])
+        whole = 0.5 * (blocks * self._off(blocks)).sum(2, keepdim=True).clamp(min=0)
+        # a column's is its own; within a channel it is divided over time as the pull is
+        share = blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
+        return self._score(p, u, left), present(p, (whole * share).view_as(p.batch.x))
+
 
 class PrincipalComponents(Quadratic):
     r"""How far a row lies from the plane of the first principal components, and how far out on it.
@@ -227,7 +228,8 @@ class PrincipalComponents(Quadratic):
     probabilistic PCA, up to a constant. With `inside=False` the first term alone. On windows of sensors the components
     are shapes in time across channels.
 
-    Contributions are reconstruction-based, as those of `Mahalanobis`.
+    Contributions are complete decompositions, :math:`c_j = \frac12 (M^{1/2} (x - m))_j^2` where the score is
+    :math:`\frac12 (x - m)^T M (x - m)`: with `inside=False` the square of the residual. They add up to the score.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 
@@ -245,8 +247,8 @@ class PrincipalComponents(Quadratic):
 
     References
     ----------
-    Tipping and Bishop (1999), Probabilistic principal component analysis, JRSS B 61; Alcala and Qin (2009),
-    Reconstruction-based contribution for process monitoring, Automatica 45.
+    Tipping and Bishop (1999), Probabilistic principal component analysis, JRSS B 61; Alcala and Qin (2011), Analysis
+    and generalization of fault diagnosis methods for process monitoring, Journal of Process Control 21.
 
     Examples
     --------
@@ -254,6 +256,8 @@ class PrincipalComponents(Quadratic):
     >>> AutoencoderDetector(scorer=PrincipalComponents(keep=0.9)).scorer
     PrincipalComponents(keep=0.9)
     """
+
+    needs_validate = False
 
     def __init__(self, keep: float = 0.99, inside: bool = True) -> None:
         self.keep = keep
@@ -273,6 +277,14 @@ class PrincipalComponents(Quadratic):
         inside = 1 / values[:k].clamp(min=1e-12) if self.inside else torch.zeros_like(values[:k])
         self._set(mean, moments.directions(k), inside, 1 / noise)
         return self(validate)
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        x, u = self._along(p)
+        left = x - u @ self.axes
+        score, root = self._score(p, u, left), self.rest.sqrt() * left
+        if self.inside:
+            root = root + (self.weights.sqrt() * u) @ self.axes
+        return score, divided(score, present(p, root.square().view_as(p.batch.x)))
 
 
 class PrincipalNeighbours(Scorer):
@@ -323,6 +335,7 @@ class PrincipalNeighbours(Scorer):
     reads_net = False
     numbers_only = True
     searches = True
+    needs_validate = False
     mean: Tensor
     axes: Tensor
     shrink: Tensor

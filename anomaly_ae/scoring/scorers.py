@@ -43,6 +43,7 @@ class Scorer(Part):
 
     needs_gradient: ClassVar[bool] = False
     reads_net: bool = True  # whether it looks at more of a pass than the rows
+    needs_validate: bool = True  # whether rows that were held out teach it something
     numbers_only: ClassVar[bool] = False
     searches: ClassVar[bool] = False
     comparable: ClassVar[bool] = False  # whether it sees a cell's error in units of what is usual for that cell

@@ -37,11 +37,12 @@ from anomaly_ae.series.learning import Learning
 from anomaly_ae.series.timeline import Timeline
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View
-from anomaly_ae.series.windows import TURNS, Kinds, apart, automatic, kinds_in_time, longest_window
+from anomaly_ae.series.windows import automatic, by_thirds, kinds_in_time, longest_window, once
 from anomaly_ae.storage import below
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
+FEWEST_ROWS = 6  # for thirds to take turns
 ENOUGH_ROWS = 2000  # to calibrate what is causal, where each row takes a window of its own
 LONGEST_RECORD = 1_000_000  # cells to tell correlation times from
 
@@ -65,8 +66,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     group into another. Where a series begins, or is shorter than a window, windows are filled up with its mirror image,
     and what they say counts for as many rows as they have.
 
-    Without a net, three blocks of rows take turns in being held out, and the views then learn from five sixths of all
-    rows. With one, blocks of 60 % train, 20 % validate and 20 % calibrate, a window apart from each other. Rows that
+    Without a net, three blocks of rows take turns in being held out, and the views then learn from all rows, or from
+    five sixths where one of them needs rows to validate with. With a net, blocks of 60 % train, 20 % validate and 20 %
+    calibrate. A quarter of the longest window lies between rows that are learned from and others. Rows that
     follow each other are alike: the rate of false alarms of a conformal threshold is then right on average over many
     stretches of normal operation, but alarms come in clusters, and one calibration of `m` rows is worth that of fewer.
 
@@ -245,18 +247,15 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
         needs_net = any(view.scorer.reads_net for view in self.views_)
         by_turns = inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net)
-        turns = range(TURNS) if by_turns and len(rows) >= 2 * TURNS else [None]
-        divided = [kinds_in_time(line.bounds, turn) for turn in turns]
+        patterns, last = [once(len(rows))], ""
+        if by_turns and len(rows) >= FEWEST_ROWS:
+            patterns, last = by_thirds(any(view.scorer.needs_validate for view in self.views_))
+        divided = [kinds_in_time(line.bounds, pattern) for pattern in patterns]
         self.window_ = self._window(rows, divided[0].fit)
+        divided = [kinds.spaced(self._gap) for kinds in divided]
         learning = Learning(self, rows, rng, len(divided) + (len(divided) > 1))
         folds = [learning.fold(kinds) for kinds in divided]
-        if len(folds) > 1:
-            first = divided[0]
-            self.fold_ = learning.fold(
-                Kinds(np.concatenate([first.fit, first.calibrate]), first.validate, first.validate)
-            )
-        else:
-            self.fold_ = folds[0]
+        self.fold_ = learning.fold(kinds_in_time(line.bounds, last).spaced(self._gap)) if last else folds[0]
         learning.end()
         self.history_ = learning.history()
         self.calibrated_, line = {}, self._timeline(taken)  # held-out rows are read as new ones will be
@@ -265,12 +264,11 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             told = [
                 raw
                 for fold, kinds in zip(folds, divided, strict=True)
-                for raw in self._raw(fold, line, rows, apart(line.over(kinds.calibrate), fold.length), reduce)
+                for raw in self._raw(fold, line, rows, line.over(kinds.calibrate), reduce)
             ]
             seen = told
             if len(folds) == 1 and len(divided[0].validate):  # with a single division none is held out for two ends
-                runs = apart(line.over(divided[0].validate), self.fold_.length)
-                seen = self._raw(self.fold_, line, rows, runs, reduce)
+                seen = self._raw(self.fold_, line, rows, line.over(divided[0].validate), reduce)
             step = 1 if reduce == "mean" else self._step(len(rows))
             self._calibrate(reduce, self.fold_.rarities(seen, step), told)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
@@ -336,6 +334,12 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         numbers = np.array([column.kind == "number" for column in self.contract_.columns])
         varied = np.array([len(np.unique(column[~np.isnan(column)])) > 2 for column in rows.T])
         return automatic(rows[:, numbers & varied], fit, len(rows))
+
+    @property
+    def _gap(self) -> int:
+        """Rows between what is learned and what is held out."""
+        longest = longest_window(self.n_rows_seen_)
+        return max(view.length(self.window_, longest) for view in self.views_) // 4
 
     def _new_fold(self, channels: Channels, seed: int) -> SeriesFold:
         inner = self._inner()

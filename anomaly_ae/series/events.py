@@ -12,12 +12,13 @@ from sklearn.base import BaseEstimator
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.scoring.attribution import shares
-from anomaly_ae.series.tails import Tails
+from anomaly_ae.series.tails import TOP, Tails
 
 __all__ = ["Events"]
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
+EXTREME = 50  # rows that the tail is told from, at most a tenth of all
 BLAMED = 3  # channels named an event
 
 
@@ -26,8 +27,8 @@ class Events(BaseEstimator):
 
     .. math:: \text{open where } s_t > u, \quad \text{closed where } s_t \le h u, \qquad \hat P(S > u) = 1 / m
 
-    with the tail of calibrate rows' scores beyond their .9 quantile taken as exponential in the logarithm, so that `u`
-    can be for rates that no calibrate row has shown. Rows in a row are strange together, so that there are fewer false
+    with the tail of calibrate rows' 50 largest scores (the largest tenth, if fewer) taken as exponential in the
+    logarithm, so that `u` can be for rates that no calibrate row has shown. Rows in a row are strange together, so that there are fewer false
     events than one in `m` rows.
 
     Parameters
@@ -82,7 +83,8 @@ class Events(BaseEstimator):
                 raise ConfigError(f"Events needs {name} of {low} or more, however: {getattr(self, name)!r}. Try {low}.")
         if not isinstance(self.hysteresis, Real) or not 0 < self.hysteresis <= 1:
             raise ConfigError(f"Events needs hysteresis in (0, 1], however: {self.hysteresis!r}. Try 0.5.")
-        self.level_ = Tails.learn(np.asarray(scores, dtype=np.float64)[:, None]).exceeded_by(1 / self.every)
+        column = np.asarray(scores, dtype=np.float64)[:, None]
+        self.level_ = Tails.learn(column, top=max(TOP, 1 - EXTREME / len(column))).exceeded_by(1 / self.every)
         return self
 
     def spans(self, scores: Array) -> Places:

@@ -20,7 +20,7 @@ from anomaly_ae.series.channels import Channels, Encoded
 from anomaly_ae.series.eyes import Eye, few_threads
 from anomaly_ae.series.tails import Tails
 from anomaly_ae.series.views import View
-from anomaly_ae.series.windows import Kinds, Windows, apart, ending, over_rows, starts
+from anomaly_ae.series.windows import Kinds, Windows, ending, over_rows, starts
 from anomaly_ae.storage import below
 
 Array = NDArray[np.float64]
@@ -154,11 +154,10 @@ class SeriesFold:
         on_epoch: Callable[[dict[str, float]], bool] | None,
     ) -> list[dict[str, float]]:
         encoded = self.channels.encode(rows)[0]
-        held_out = apart(kinds.validate, self.length)
         history: list[dict[str, float]] = []
         if self.net is not None:
             length = next(eye.length for eye in self.eyes if eye.net is not None)
-            fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, held_out))
+            fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, kinds.validate))
             if self.net.encoder.steps == (length,):
                 recipe = replace(recipe, batch_size=min(recipe.batch_size, max(1, BATCH_ROWS // length)))
             with seeded(seed, self.device):
@@ -171,7 +170,7 @@ class SeriesFold:
             key = eye.length, eye.net is not None, eye.warm_up is None
             with torch.inference_mode(), seeded(seed + number, self.device):
                 if key not in passes:
-                    fit, watched = (self._windows(encoded, some, eye.length) for some in (kinds.fit, held_out))
+                    fit, watched = (self._windows(encoded, some, eye.length) for some in kinds[:2])
                     watched = watched if len(watched) else fit
                     most = LEARN_WINDOWS if eye.warm_up is None else WATCHED_WINDOWS
                     some = fit.thinned(most), watched.thinned(WATCHED_WINDOWS)

@@ -11,7 +11,7 @@ TOP = 0.9  # beyond this quantile the tail is exponential in the logarithm of th
 FEWEST = 10  # rows beyond it
 SMALLEST = 1e-9
 POOLED = 10  # independent rows that the mean excess of all columns is worth
-STEEPEST = 1e-2
+STEEPEST = 0.05  # so that no view drowns the others by a tail that held-out rows made look steep
 
 
 class Tails:
@@ -26,15 +26,15 @@ class Tails:
         self.levels = -np.log1p(-np.linspace(0, last, KNOTS))  # in nats
 
     @classmethod
-    def learn(cls, scores: Array, dependence: float = 1.0) -> Tails:
-        """From scores `(m, k)` of held-out rows, of which `dependence` rows are worth one.
+    def learn(cls, scores: Array, dependence: float = 1.0, top: float = TOP) -> Tails:
+        """From scores `(m, k)` of held-out rows, of which `dependence` rows are worth one; `top` in place of .9.
 
         Where so few are worth little, the mean excess is that of all columns rather than a column's own.
         """
         low, middle = scores.min(axis=0), np.median(scores, axis=0)
         origin = np.where(low < 0, 2 * low - middle, 0.0)
         logs = np.log(np.maximum(scores - origin, SMALLEST))
-        last = max(0.5, min(TOP, 1 - FEWEST / len(scores)))
+        last = max(0.5, min(top, 1 - FEWEST / len(scores)))
         knots = np.quantile(logs, np.linspace(0, last, KNOTS), axis=0).T
         beyond = logs > knots[:, -1]
         count = beyond.sum(axis=0)

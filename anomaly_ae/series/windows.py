@@ -123,26 +123,44 @@ class Kinds(NamedTuple):
     validate: Places
     calibrate: Places
 
+    def spaced(self, gap: int) -> Kinds:
+        """Fit rows without `gap` rows next to those of another kind, where three times that many of a run are left.
+
+        So what is held out is about as far from what is learned as new rows are.
+        """
+        begins, ends = (np.concatenate([self.validate, self.calibrate])[:, side] for side in (0, 1))
+        inner = self.fit + gap * np.column_stack([np.isin(self.fit[:, 0], ends), -1 * np.isin(self.fit[:, 1], begins)])
+        enough = inner[:, 1] - inner[:, 0] >= 3 * gap
+        return self._replace(fit=np.where(enough[:, None], inner, self.fit))
+
 
 ONCE = "fvfcf"  # of blocks, so that each kind sees early and late rows
-THIRDS = "ccfvff"  # where thirds take turns: held-out rows far from those that were learned, as new rows are
-TURNS = 3
+THIRDS = "ccfvff"  # where thirds take turns in being held out
 TWICE_ABOVE = 2000  # rows; then the pattern is repeated
 
 
-def kinds_in_time(bounds: Places, turn: int | None = None) -> Kinds:
-    """Divide runs of rows into blocks of three kinds, contiguous in time: 60 %, 20 % and 20 %.
+def once(rows: int) -> str:
+    """Which blocks of so many rows fit, validate and calibrate, in order of time: 60 %, 20 % and 20 %."""
+    return ONCE * (2 if rows > TWICE_ABOVE else 1)
 
-    At `turn` 0 to 2 a third of the rows calibrates, a sixth validates and half is fitted on; over the three turns each
-    row calibrates once.
+
+def by_thirds(validate: bool) -> tuple[list[str], str]:
+    """The same where thirds take turns in calibrating, and then at last, where all learn but what validates.
+
+    Half is fitted on at each turn and a sixth validates, or fits as well where nothing needs to be validated.
     """
+    pattern = THIRDS if validate else THIRDS.replace("v", "f")
+    return [pattern[turn:] + pattern[:turn] for turn in (0, 2, 4)], pattern.replace("c", "f")
+
+
+def kinds_in_time(bounds: Places, pattern: str) -> Kinds:
+    """Divide runs of rows into blocks, contiguous in time, of the kinds that the letters of `pattern` begin with."""
     lengths = bounds[:, 1] - bounds[:, 0]
     total = int(lengths.sum())
-    pattern = ONCE * (2 if total > TWICE_ABOVE else 1) if turn is None else THIRDS[2 * turn :] + THIRDS[: 2 * turn]
     blocks = len(pattern)
     edges = np.round(np.linspace(0, total, blocks + 1)).astype(np.intp)
     begins = np.append(0, np.cumsum(lengths))[:-1]
-    found: dict[str, list[tuple[int, int]]] = {kind: [] for kind in pattern}
+    found: dict[str, list[tuple[int, int]]] = {kind: [] for kind in "fvc"}
     for first, length, begin in zip(bounds[:, 0], lengths, begins, strict=True):
         for block in range(blocks):
             low, high = max(edges[block], begin), min(edges[block + 1], begin + length)
@@ -153,16 +171,6 @@ def kinds_in_time(bounds: Places, turn: int | None = None) -> Kinds:
                     piece = (runs.pop()[0], piece[1])
                 runs.append(piece)
     return Kinds(*(np.array(found[kind], dtype=np.intp).reshape(-1, 2) for kind in "fvc"))
-
-
-def apart(runs: Places, gap: int) -> Places:
-    """Runs of held-out rows without `gap` rows at either end, where some of that length are left, else as they are.
-
-    So no window in them touches, or lies next to, one of rows of another kind.
-    """
-    inner = runs + np.array([gap, -gap]) * (gap > 1)
-    inner = inner[inner[:, 1] - inner[:, 0] >= gap]
-    return inner if len(inner) else runs
 
 
 def starts(runs: Places, length: int, most: int | None = None) -> Places:
