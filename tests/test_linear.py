@@ -86,15 +86,39 @@ def test_what_a_channel_contributes_is_what_the_score_falls_by_without_it():
         assert (scorer(Pass(Batch(x), Batch(x), x, (), None, None)) > least).all()
 
 
-@pytest.mark.parametrize(
-    "scorer", [Mahalanobis(), PrincipalComponents(keep=0.8), PrincipalComponents(0.8, inside=False)]
-)
+@pytest.mark.parametrize("scorer", [Mahalanobis(), PrincipalComponents(keep=0.8)])
 def test_a_channel_that_alone_is_wrong_is_blamed_most(scorer):
     scorer = learned(scorer, (6, 1))
     for channel in range(6):
         new = rows(100, 4)
         new[:, channel] += 30
         assert (scorer.contributions(seen(new, (6, 1))).sum(2).argmax(1) == channel).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("n", [1500, 5], ids=["tall", "wide"])
+def test_components_blame_the_root_s_squares_and_these_add_up(inside, n):
+    scorer, new = learned(PrincipalComponents(keep=0.9, inside=inside), n=n), rows(50, 2)
+    V, w, a = (value.numpy() for value in (scorer.axes, scorer.weights, scorer.rest))
+    M = V.T @ np.diag(w) @ V + a * (np.eye(6) - V.T @ V)
+    values, vectors = np.linalg.eigh(M)
+    root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
+    score, cells = scorer.judged(seen(new))
+    assert np.allclose(cells, 0.5 * ((new - scorer.mean.numpy()) @ root) ** 2)
+    assert np.allclose(cells.sum(1), scorer(seen(new)), rtol=1e-9)
+    assert torch.equal(score, scorer.judged(seen(new))[0])
+
+
+def test_components_of_many_columns_blame_the_one_that_left_the_plane():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(700, 4)) @ rng.normal(size=(4, 20)) + 0.1 * rng.normal(size=(700, 20))
+    scorer = PrincipalComponents(keep=0.98, inside=False)
+    scorer.build(Sizes((20,)))
+    scorer.double().learn(seen(X[:600]), seen(X[:600]))
+    for column in range(20):
+        new = X[600:].copy()
+        new[:, column] += 2
+        assert (scorer.contributions(seen(new)).argmax(1) == column).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("components", [2, 6])

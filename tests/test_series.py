@@ -30,7 +30,8 @@ from anomaly_ae import (
 from anomaly_ae.errors import AnomalyError, ConfigError, DataError
 from anomaly_ae.series.tails import Tails
 from anomaly_ae.series.timeline import Timeline, usual_step
-from anomaly_ae.series.windows import TURNS, apart, automatic, dominant_period, ending, kinds_in_time
+from anomaly_ae.series.views import usual_views
+from anomaly_ae.series.windows import automatic, by_thirds, dominant_period, ending, kinds_in_time, once
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "sample_data"))
@@ -166,20 +167,57 @@ def test_no_window_reaches_over_a_group_and_rows_may_lie_in_any_order_of_groups(
     assert (score[(together.pump == "b").to_numpy()] == det.anomaly_score(b)).all()
 
 
-def test_kinds_of_rows_are_blocks_in_time_and_windows_of_two_kinds_never_meet():
-    bounds = np.array([[0, 700], [700, 3000]])
-    for turn in (None, *range(TURNS)):
-        kinds = kinds_in_time(bounds, turn)
-        rows = [np.concatenate([np.arange(*run) for run in runs]) for runs in kinds]
+@pytest.mark.parametrize("validate", [True, False])
+def test_kinds_of_rows_are_blocks_in_time_and_fit_rows_keep_their_distance(validate):
+    bounds = np.array([[0, 1200], [1200, 3000]])
+    turns, last = by_thirds(validate)
+    for pattern in (once(3000), *turns, last):
+        kinds = kinds_in_time(bounds, pattern)
+        rows = [np.concatenate([np.arange(*run) for run in runs] + [np.empty(0)]) for runs in kinds]
         assert sorted(np.concatenate(rows).tolist()) == list(range(3000))
-        shares = [0.6, 0.2, 0.2] if turn is None else [1 / 2, 1 / 6, 1 / 3]
-        assert np.allclose([len(some) / 3000 for some in rows], shares, atol=0.01)
-        held_out = [np.arange(first, last) for first, last in apart(kinds.calibrate, 50)]
-        distance = np.abs(np.concatenate(held_out)[:, None] - np.concatenate(rows[:2])[None]).min()
-        assert distance >= 50
-        assert all(not (first < 700 < last) for runs in kinds for first, last in runs)
-    runs = [run for turn in range(TURNS) for run in kinds_in_time(bounds, turn).calibrate]
+        assert np.allclose([len(some) / 3000 for some in rows], [pattern.count(k) / len(pattern) for k in "fvc"])
+        assert all(not (first < 1200 < last) for runs in kinds for first, last in runs)
+        spaced = kinds.spaced(50)
+        assert all((one == other).all() for one, other in zip(kinds[1:], spaced[1:], strict=True))
+        learned = np.concatenate([np.arange(*run) for run in spaced.fit])
+        assert len(rows[0]) - 50 * 2 * len(spaced.fit) <= len(learned) <= len(rows[0])
+        if len(held_out := np.concatenate(rows[1:])):
+            assert np.abs(learned[:, None] - held_out[None]).min() > 50
+        assert (kinds.spaced(10_000).fit == kinds.fit).all()  # too few rows to keep so far away
+    assert [once(3000).count(kind) / len(once(3000)) for kind in "fvc"] == [0.6, 0.2, 0.2]
+    assert [last.count(kind) / len(last) for kind in "fvc"] == ([5 / 6, 1 / 6, 0] if validate else [1, 0, 0])
+    runs = [run for pattern in turns for run in kinds_in_time(bounds, pattern).calibrate]
     assert sorted(np.concatenate([np.arange(*run) for run in runs]).tolist()) == list(range(3000))
+
+
+@pytest.mark.parametrize(
+    ("scorer", "learns"),
+    [
+        (PrincipalComponents(inside=False), True),
+        (PrincipalNeighbours(), True),
+        (Mahalanobis(ridge=0.1), True),
+        (Mahalanobis(), False),
+    ],
+)
+def test_views_that_need_no_validation_learn_from_all_rows(scorer, learns):
+    X = plant(1200)
+    other = X.copy()
+    other[700:720, 1] += 4  # rows that would validate
+    one, two = (
+        SeriesDetector(views=[View(scorer)], window=16, random_state=0).fit(rows).fold_.eyes[0].scorer
+        for rows in (X, other)
+    )
+    assert scorer.needs_validate != learns
+    assert (not torch.equal(one.mean, two.mean)) == learns
+
+
+def test_relations_are_looked_at_where_several_channels_are_measured():
+    X = plant(600)
+    alone = np.column_stack([X[:, 0], X[:, 1] > 0, np.zeros(600)])  # a flag and a constant are not measured
+    for rows, related in ((X, True), (X[:, :1], False), (alone, False)):
+        det = SeriesDetector(random_state=0).fit(rows)
+        assert any(isinstance(view.scorer, Mahalanobis) for view in det.views_) == related
+        assert repr(det.views_) == repr(usual_views(rows.shape[1] if related else 1))
 
 
 def test_the_window_is_the_period_where_one_shows():
@@ -364,7 +402,7 @@ TRAINED = {"max_epochs": 2, "steps_per_epoch": 10}
 )
 def test_the_parts_of_both_detectors_work_on_windows(inner, tmp_path):
     det = SeriesDetector(inner, window=16, random_state=0).fit(plant(600))
-    assert len(det.views_) == len(SeriesDetector._default_views) + 1
+    assert len(det.views_) == len(usual_views(measured=3)) + 1
     new = plant(200, seed=1)
     new[100:120, 1] += 4
     score = det.anomaly_score(new)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 from math import inf, prod
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
+from anomaly_ae.scoring.moments import centred_rows, moments_of
 from anomaly_ae.scoring.scorers import Scorer, divided, present
 from anomaly_ae.scoring.search import Search, rows_of
 
 __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
 
-ROWS = 2048  # fit rows that components are taken from, at most
-WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
 FLAT = 1e-3  # least of eigenvalues that matter, in units of the largest of a block, or of the mean of all
 FILLS = 3  # passes that absent cells are filled by
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
@@ -40,6 +38,7 @@ class Quadratic(Scorer):
     weights: Tensor
     rest: Tensor
     inverse: Tensor
+    _made: tuple[Tensor, Tensor] | None = None  # the axes, and their product
 
     def _reserve(self, sizes: Sizes) -> None:
         d, block = prod(sizes.shape), prod(sizes.shape[1:])
@@ -61,15 +60,19 @@ class Quadratic(Scorer):
         self.rest, self.inverse = rest.to(kind), torch.linalg.inv(blocks).to(kind).contiguous()
 
     def forward(self, p: Pass) -> Tensor:
+        if self._complete:
+            return self._pulled(p)[0]
         x, u = self._along(p)
-        return self._score(p, u, None if self._complete else x - u @ self.axes)
+        if x.dtype != torch.float64:  # too few digits for a difference of squares
+            return self._score(p, u, (x - u @ self.axes).square().sum(1))
+        return self._score(p, u, (x.square().sum(1) - (u * (2 * u - u @ self._product)).sum(1)).clamp(min=0))
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
 
     def expected(self, p: Pass) -> Tensor:
         """What each column (of a window: each channel) is expected to be, seen from all others: as rows."""
-        blocks = self._pull(*self._along(p))[0].view(len(p.batch.x), *self.inverse.shape[:2])
+        blocks = self._pulled(p)[1].view(len(p.batch.x), *self.inverse.shape[:2])
         return p.batch.x - self._off(blocks).view_as(p.batch.x)
 
     @property
@@ -78,65 +81,39 @@ class Quadratic(Scorer):
 
     def _along(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Centred rows, and their places along the axes."""
-        x = _centred(p, self.mean)
+        x = centred_rows(p, self.mean)
         return x, x @ self.axes.T
 
-    def _pull(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`M x`, and what the axes leave of rows, if they leave anything."""
+    def _pulled(self, p: Pass) -> tuple[Tensor, Tensor]:
+        """Scores, and `M x`."""
         if self._complete:
-            return (self.weights * u) @ self.axes, None
+            x = centred_rows(p, self.mean)
+            pull = x @ self._product
+            return self._per_present(p, 0.5 * (x * pull).sum(1)), pull
+        x, u = self._along(p)
         both = torch.cat([u, self.weights * u]) @ self.axes  # the axes are read once
         left = x - both[: len(x)]
-        return both[len(x) :] + self.rest * left, left
+        return self._score(p, u, left.square().sum(1)), both[len(x) :] + self.rest * left
+
+    @property
+    def _product(self) -> Tensor:
+        """`M` where the axes are complete, else how orthonormal they are once they have been rounded, `V V^T`."""
+        if self._made is None or self._made[0] is not self.axes:
+            v = self.axes
+            self._made = v, (self.weights * v.T) @ v if self._complete else v @ v.T
+        return self._made[1]
 
     def _off(self, pull: Tensor) -> Tensor:
         """How far each column is from what the others let expect: `(n, columns, block)`."""
         return torch.bmm(self.inverse, pull.permute(1, 2, 0)).permute(2, 0, 1)
 
-    def _score(self, p: Pass, u: Tensor, left: Tensor | None) -> Tensor:
-        score = 0.5 * (self.weights * u.square()).sum(1)
-        if left is not None:
-            score = score + 0.5 * self.rest * left.square().sum(1)
-        return score if p.batch.mask is None else score / p.batch.mask.flatten(1).to(u.dtype).mean(1).clamp(min=1e-3)
+    def _score(self, p: Pass, u: Tensor, left: Tensor) -> Tensor:
+        """Of places along the axes, and squares of what these leave."""
+        return self._per_present(p, 0.5 * ((self.weights * u.square()).sum(1) + self.rest * left))
 
-
-_known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
-
-
-class Moments(NamedTuple):
-    """Mean of fit rows, and the variances of what they do around it, largest first."""
-
-    mean: Tensor
-    variances: Tensor
-    turned: Tensor  # columns: directions, or what they are made of
-    centred: Tensor | None  # rows that they are made of, where these are fewer than columns
-
-    def directions(self, most: int | None = None) -> Tensor:
-        """Those of the largest variances, as rows."""
-        some = self.turned[:, :most]
-        if self.centred is None:
-            return some.T
-        return some.T @ self.centred / (self.variances[:most, None] * len(self.centred)).sqrt()
-
-
-def _moments(p: Pass) -> Moments:
-    if (kept := _known.get("moments")) is not None and kept[0]() is p.batch.x:
-        return kept[1]
-    x = p.batch.x.flatten(1)
-    most = min(len(x), ROWS if x.shape[1] <= WIDE else WIDE)
-    x = x[torch.linspace(0, len(x) - 1, most, device=x.device).round().long()].double()
-    mean = x.mean(0)
-    centred = x - mean
-    # the smaller of the two matrices of products has all that is to be known
-    wide = len(x) < x.shape[1]
-    values, vectors = torch.linalg.eigh((centred @ centred.T if wide else centred.T @ centred) / len(x))
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    if wide:
-        some = values > 1e-12 * values[0].clamp(min=1e-300)
-        values, vectors = values[some], vectors[:, some]
-    found = Moments(mean, values, vectors, centred if wide else None)
-    _known["moments"] = weakref.ref(p.batch.x), found
-    return found
+    def _per_present(self, p: Pass, score: Tensor) -> Tensor:
+        mask = p.batch.mask
+        return score if mask is None else score / mask.flatten(1).to(score.dtype).mean(1).clamp(min=1e-3)
 
 
 class Mahalanobis(Quadratic):
@@ -191,7 +168,7 @@ class Mahalanobis(Quadratic):
         self._reserve(sizes)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        moments = _moments(fit)
+        moments = moments_of(fit)
         mean, values, vectors = moments.mean, moments.variances, moments.directions()
         scale = (values.sum() / len(mean)).clamp(min=1e-12)
         held_out = validate.batch.x.flatten(1).double() - mean
@@ -209,13 +186,12 @@ class Mahalanobis(Quadratic):
         return self(validate)
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
-        x, u = self._along(p)
-        pull, left = self._pull(x, u)
-        blocks = pull.view(len(x), *self.inverse.shape[:2])
+        score, pull = self._pulled(p)
+        blocks = pull.view(len(pull), *self.inverse.shape[:2])
         whole = 0.5 * (blocks * self._off(blocks)).sum(2, keepdim=True).clamp(min=0)
         # a column's is its own; within a channel it is divided over time as the pull is
         share = blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
-        return self._score(p, u, left), present(p, (whole * share).view_as(p.batch.x))
+        return score, present(p, (whole * share).view_as(p.batch.x))
 
 
 class PrincipalComponents(Quadratic):
@@ -269,7 +245,7 @@ class PrincipalComponents(Quadratic):
         self._reserve(sizes)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        moments = _moments(fit)
+        moments = moments_of(fit)
         mean, values = moments.mean, moments.variances
         share = values.cumsum(0) / values.sum().clamp(min=1e-300)
         k = min(int((share < self.keep).sum()) + 1, max(0, len(mean) - 1), len(values))
@@ -281,7 +257,7 @@ class PrincipalComponents(Quadratic):
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         x, u = self._along(p)
         left = x - u @ self.axes
-        score, root = self._score(p, u, left), self.rest.sqrt() * left
+        score, root = self._score(p, u, left.square().sum(1)), self.rest.sqrt() * left
         if self.inside:
             root = root + (self.weights.sqrt() * u) @ self.axes
         return score, divided(score, present(p, root.square().view_as(p.batch.x)))
@@ -361,7 +337,7 @@ class PrincipalNeighbours(Scorer):
         self.register_buffer("memory", torch.zeros(0, 0))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        moments = _moments(fit)
+        moments = moments_of(fit)
         mean, values = moments.mean, moments.variances
         scale, kind = (values.sum() / len(mean)).clamp(min=1e-12), self.mean.dtype
         most = min(self.components, int((values > FLAT * scale).sum()))
@@ -402,7 +378,7 @@ class PrincipalNeighbours(Scorer):
 
         Cells that are absent are what the components make of the others.
         """
-        x = _centred(p, self.mean)
+        x = centred_rows(p, self.mean)
         u = x @ self.axes.T
         if p.batch.mask is not None:
             for _ in range(FILLS):
@@ -413,9 +389,3 @@ class PrincipalNeighbours(Scorer):
     def _load_from_state_dict(self, *args: Any) -> None:
         self.search = None  # is one of what was remembered before
         super()._load_from_state_dict(*args)
-
-
-def _centred(p: Pass, mean: Tensor) -> Tensor:
-    """Rows less their mean; cells that are absent have no say, as if they were where the mean is."""
-    x = p.batch.x.flatten(1) - mean
-    return x if p.batch.mask is None else torch.where(p.batch.mask.flatten(1), x, 0.0)

@@ -16,7 +16,6 @@ from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, row_
 
 __all__ = ["ReconstructionError", "ResidualMahalanobis", "StandardizedError", "WeightedSum"]
 
-
 SMALLEST = 1e-6  # of a residual's mean square, in a column that is rebuilt perfectly
 TURNS = 16  # passes that hide booleans and categories, at most
 

@@ -27,7 +27,6 @@ from anomaly_ae.estimator import AXES, Detector
 from anomaly_ae.keeping import arrays_of, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
-from anomaly_ae.scoring.linear import PrincipalComponents, PrincipalNeighbours
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
@@ -36,7 +35,7 @@ from anomaly_ae.series.fold import Rarity, Raw, SeriesFold
 from anomaly_ae.series.learning import Learning
 from anomaly_ae.series.timeline import Timeline
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
-from anomaly_ae.series.views import View
+from anomaly_ae.series.views import View, usual_views
 from anomaly_ae.series.windows import automatic, by_thirds, kinds_in_time, longest_window, once
 from anomaly_ae.storage import below
 
@@ -55,10 +54,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
 
     Each view `v` scores windows of its own length; windows become rows, by their mean over the windows that hold a row,
     or by the one that ends there; rows of held-out blocks say how rare that is. Without a `detector` no net is trained:
-    the default views are shapes in time (`PrincipalComponents`), of all channels and of few, and windows that were seen
-    (`PrincipalNeighbours`), long and short. With one, its net sees windows as well.
-    `View(Mahalanobis(), window=32, channels=1)` knows linear relations of each channel with all others at all lags: the
-    sharper eye, and the quicker to blame, where a plant repeats itself.
+    the default views are shapes in time (`PrincipalComponents`), of all channels and of few, windows that were seen
+    (`PrincipalNeighbours`), and relations of each channel with all others at all lags (`Mahalanobis`). With one, its
+    net sees windows as well.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
     flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
@@ -80,9 +78,10 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         reads a series in one pass; of a window, those steps count that see their whole receptive field in it. Batches
         of windows with a code a step have at most 4,096 rows.
     views : sequence of View or None, default=None
-        What looks at windows. `None` is `PrincipalComponents(inside=False)` at 0.99 of the variance; at 0.95 and
-        `window=0.25`, and at 0.9 and `window=24`, the five strangest channels of each;
-        `PrincipalNeighbours()` over whole windows and at `window=0.5`; and, with a detector, its own scorer.
+        What looks at windows. `None` is `PrincipalComponents(inside=False)` at 0.99 of the variance, and at 0.9 and
+        `window=24`, the five strangest channels; `PrincipalNeighbours()`; where several channels are measured,
+        `Mahalanobis(ridge=1e-3)` at `window=32`, the strangest one; where one is, `PrincipalNeighbours()` at
+        `window=0.5` and components at 0.95 and `window=0.25`; and, with a detector, its own scorer.
     window : int >= 1 (rows) or "auto", default="auto"
         Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
@@ -160,13 +159,6 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         "random_state": ["random_state"],
     }
     _defaults: ClassVar[dict[str, BaseEstimator]] = {"scorer": StandardizedError(shrinkage=0.5)}
-    _default_views: ClassVar[tuple[View, ...]] = (
-        View(PrincipalComponents(keep=0.99, inside=False)),
-        View(PrincipalNeighbours()),  # next to it, for both need the same eigenvectors
-        View(PrincipalNeighbours(), window=0.5),
-        View(PrincipalComponents(keep=0.95, inside=False), window=0.25, channels=5),
-        View(PrincipalComponents(keep=0.9, inside=False), window=24, channels=5),
-    )
 
     def __init__(
         self,
@@ -210,8 +202,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         chosen = given | ({} if self.threshold is None else {"threshold": self.threshold})
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
 
-    def _views(self) -> list[View]:
-        views = [clone(view) for view in (self._default_views if self.views is None else self.views)]
+    def _views(self, measured: int) -> list[View]:
+        views = usual_views(measured) if self.views is None else [clone(view) for view in self.views]
         if self.views is None and self.detector is not None:
             views.append(View(clone(self.parts_["scorer"])))
         if not views or not all(isinstance(view, View) for view in views):
@@ -240,10 +232,11 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         """
         taken = self._taken(X, reset=True)
         inner, self.parts_ = self._inner(), self.parts()
-        self.views_ = self._views()
         self.n_rows_seen_, self.lineage_ = len(taken.codes), []
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
+        measured = self._measured(rows)
+        self.views_ = self._views(int(measured.sum()))
         rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
         needs_net = any(view.scorer.reads_net for view in self.views_)
         by_turns = inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net)
@@ -251,7 +244,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         if by_turns and len(rows) >= FEWEST_ROWS:
             patterns, last = by_thirds(any(view.scorer.needs_validate for view in self.views_))
         divided = [kinds_in_time(line.bounds, pattern) for pattern in patterns]
-        self.window_ = self._window(rows, divided[0].fit)
+        self.window_ = self._window(rows[:, measured], divided[0].fit)
         divided = [kinds.spaced(self._gap) for kinds in divided]
         learning = Learning(self, rows, rng, len(divided) + (len(divided) > 1))
         folds = [learning.fold(kinds) for kinds in divided]
@@ -328,12 +321,13 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     def _events_rule(self) -> Events:
         return self.event_rule if self.event_rule is not None else Events()
 
-    def _window(self, rows: Array, fit: Places) -> int:
-        if self.window != "auto":
-            return int(self.window)
+    def _measured(self, rows: Array) -> NDArray[np.bool_]:
+        """Which columns are numbers of more than two values: `(d,)`."""
         numbers = np.array([column.kind == "number" for column in self.contract_.columns])
-        varied = np.array([len(np.unique(column[~np.isnan(column)])) > 2 for column in rows.T])
-        return automatic(rows[:, numbers & varied], fit, len(rows))
+        return numbers & np.array([len(np.unique(column[~np.isnan(column)])) > 2 for column in rows.T])
+
+    def _window(self, measured: Array, fit: Places) -> int:
+        return automatic(measured, fit, len(measured)) if self.window == "auto" else int(self.window)
 
     @property
     def _gap(self) -> int:

@@ -15,7 +15,7 @@ from anomaly_ae.nn.model import Net
 from anomaly_ae.series.windows import Windows, sliding_sums
 
 CELLS = 2**20  # of windows that are looked at together: 8 MiB each time they are copied
-WIDE = 1024  # cells of a window, from which on more than one thread pays
+WIDE = 512  # cells of a window, from which on more than one thread pays
 
 Look = tuple[Tensor, Tensor | None]  # scores of windows (n,) and, if asked, what channels contribute (n, channels)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part
+from anomaly_ae.scoring.linear import Mahalanobis, PrincipalComponents, PrincipalNeighbours
 from anomaly_ae.scoring.scorers import Scorer
 
 __all__ = ["View"]
@@ -72,3 +73,16 @@ class View(Part):
             )
         if self.channels != "all" and (not isinstance(self.channels, Integral) or self.channels < 1):
             raise ConfigError(f'View needs channels to be "all" or 1 or more, however: {self.channels!r}. Try 1.')
+
+
+def usual_views(measured: int) -> list[View]:
+    """The views that look at so many measured channels unless others are asked for."""
+    views = [
+        View(PrincipalComponents(keep=0.99, inside=False)),
+        View(PrincipalNeighbours()),  # next to it, for both need the same eigenvectors
+        View(PrincipalComponents(keep=0.9, inside=False), window=24, channels=5),
+    ]
+    if measured > 1:
+        return [*views, View(Mahalanobis(ridge=1e-3), window=32, channels=1)]
+    shorter = View(PrincipalComponents(keep=0.95, inside=False), window=0.25, channels=5)
+    return [*views, View(PrincipalNeighbours(), window=0.5), shorter]
