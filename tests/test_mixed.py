@@ -184,7 +184,7 @@ def test_codes_reconstructions_and_samples_are_like_the_table(fitted, detector):
     rebuilt = det.reconstruct(NORMAL)[whole].reset_index(drop=True)
     remade = det.inverse_transform(Z[whole])
     times = remade.pop("visit") - rebuilt.pop("visit")
-    assert times.abs().max() < pd.Timedelta("1ms")  # in microseconds since 1970, floats of other batches round otherwise
+    assert times.abs().max() < pd.Timedelta("1ms")  # floats of other batches round otherwise
     pd.testing.assert_frame_equal(remade, rebuilt)
     pd.testing.assert_frame_equal(det.sample(50, random_state=1), det.sample(50, random_state=1))
     for made in (det.reconstruct(NORMAL), det.sample(200, random_state=0)):
