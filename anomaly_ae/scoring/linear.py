@@ -38,7 +38,7 @@ class Quadratic(Scorer):
     weights: Tensor
     rest: Tensor
     inverse: Tensor
-    _made: tuple[Tensor, Tensor] | None = None  # the axes, and their product
+    _made: tuple[Tensor, Tensor] | None = None  # the axes, and what is made of them
 
     def _reserve(self, sizes: Sizes) -> None:
         d, block = prod(sizes.shape), prod(sizes.shape[1:])
@@ -65,7 +65,7 @@ class Quadratic(Scorer):
         x, u = self._along(p)
         if x.dtype != torch.float64:  # too few digits for a difference of squares
             return self._score(p, u, (x - u @ self.axes).square().sum(1))
-        return self._score(p, u, (x.square().sum(1) - (u * (2 * u - u @ self._product)).sum(1)).clamp(min=0))
+        return self._score(p, u, (x.square().sum(1) - (u * (u @ self._product)).sum(1)).clamp(min=0))
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
@@ -97,10 +97,11 @@ class Quadratic(Scorer):
 
     @property
     def _product(self) -> Tensor:
-        """`M` where the axes are complete, else how orthonormal they are once they have been rounded, `V V^T`."""
+        """`M` where the axes are complete, else what rounded axes take from a row's square, `2 I - V V^T`."""
         if self._made is None or self._made[0] is not self.axes:
             v = self.axes
-            self._made = v, (self.weights * v.T) @ v if self._complete else v @ v.T
+            made = (self.weights * v.T) @ v if self._complete else 2 * torch.eye(len(v)).to(v) - v @ v.T
+            self._made = v, made
         return self._made[1]
 
     def _off(self, pull: Tensor) -> Tensor:
