@@ -95,6 +95,17 @@ def test_a_channel_that_alone_is_wrong_is_blamed_most(scorer):
         assert (scorer.contributions(seen(new, (6, 1))).sum(2).argmax(1) == channel).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("make", [lambda: Mahalanobis(ridge=0.1), lambda: PrincipalComponents(0.8, inside=False)])
+def test_what_is_loaded_counts_whatever_was_learned_before(make):
+    known, other, new = learned(make()), make(), seen(rows(50, 2))
+    other.build(Sizes((6,)))
+    other.double().learn(seen(rows(1500, 5) * 2), seen(rows(400, 6)))
+    before = other(new)
+    other.load_state_dict(known.state_dict())
+    assert not torch.allclose(before, known(new))
+    assert torch.equal(other(new), known(new))
+
+
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("n", [1500, 5], ids=["tall", "wide"])
 def test_components_blame_the_root_s_squares_and_these_add_up(inside, n):

@@ -112,6 +112,10 @@ class Quadratic(Scorer):
         """Of places along the axes, and squares of what these leave."""
         return self._per_present(p, 0.5 * ((self.weights * u.square()).sum(1) + self.rest * left))
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._made = None  # of other axes
+        super()._load_from_state_dict(*args)
+
     def _per_present(self, p: Pass, score: Tensor) -> Tensor:
         mask = p.batch.mask
         return score if mask is None else score / mask.flatten(1).to(score.dtype).mean(1).clamp(min=1e-3)
