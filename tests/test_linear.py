@@ -114,10 +114,32 @@ def test_components_blame_the_root_s_squares_and_these_add_up(inside, n):
     M = V.T @ np.diag(w) @ V + a * (np.eye(6) - V.T @ V)
     values, vectors = np.linalg.eigh(M)
     root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
-    score, cells = scorer.judged(seen(new))
+    cells = scorer.contributions(seen(new))
     assert np.allclose(cells, 0.5 * ((new - scorer.mean.numpy()) @ root) ** 2)
     assert np.allclose(cells.sum(1), scorer(seen(new)), rtol=1e-9)
-    assert torch.equal(score, scorer.judged(seen(new))[0])
+
+
+def test_what_components_hardly_leave_is_told_exactly():
+    X = rows(400)
+    X = np.column_stack([X, X @ np.ones((6, 2))]) + 1e-7 * np.random.default_rng(3).normal(size=(400, 8))
+    scorer = PrincipalComponents(keep=1 - 1e-12, inside=False)
+    scorer.build(Sizes((8,)))
+    scorer.double().learn(seen(X[:300]), seen(X[300:]))
+    score, cells = scorer.judged(seen(X[300:]))
+    assert np.allclose(cells.sum(1), score, rtol=1e-9)
+    assert np.allclose(scorer(seen(X[300:])), score, rtol=1e-9)
+    assert np.allclose(torch.cat([scorer(seen(row[None])) for row in X[300:]]), score, rtol=1e-7)
+
+
+def test_relations_of_collinear_columns_survive_float32():
+    X = np.column_stack([rows(400), rows(400) @ np.ones((6, 2))]) + 1e-3 * np.random.default_rng(3).normal(
+        size=(400, 8)
+    )
+    scorer = Mahalanobis(ridge=1e-6)
+    scorer.build(Sizes((8,)))
+    scorer.double().learn(seen(X[:300]), seen(X[300:]))
+    exact, p = scorer(seen(X[300:])), seen(X[300:].astype(np.float32))
+    assert np.allclose(scorer.float()(p), exact, rtol=0.01)
 
 
 def test_components_of_many_columns_blame_the_one_that_left_the_plane():

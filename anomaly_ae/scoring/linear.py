@@ -12,13 +12,14 @@ from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
-from anomaly_ae.scoring.moments import centred_rows, moments_of
+from anomaly_ae.scoring.moments import centred_rows, moments_of, most_of
 from anomaly_ae.scoring.scorers import Scorer, divided, present
 from anomaly_ae.scoring.search import Search, rows_of
 
 __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
 
 FLAT = 1e-3  # least of eigenvalues that matter, in units of the largest of a block, or of the mean of all
+CANCELLED = 1e-5  # of a row's square: where less is left, it is told from the residual itself
 FILLS = 3  # passes that absent cells are filled by
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
 
@@ -65,7 +66,11 @@ class Quadratic(Scorer):
         x, u = self._along(p)
         if x.dtype != torch.float64:  # too few digits for a difference of squares
             return self._score(p, u, (x - u @ self.axes).square().sum(1))
-        return self._score(p, u, (x.square().sum(1) - (u * (u @ self._product)).sum(1)).clamp(min=0))
+        squares = x.square().sum(1)
+        left = squares - (u * (u @ self._product)).sum(1)
+        if (few := left < CANCELLED * squares).any():  # too few digits for these rows
+            left = torch.where(few, (x - u @ self.axes).square().sum(1), left)
+        return self._score(p, u, left)
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
@@ -86,11 +91,13 @@ class Quadratic(Scorer):
 
     def _pulled(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Scores, and `M x`."""
-        if self._complete:
+        if self._complete and self.axes.dtype == torch.float64:
             x = centred_rows(p, self.mean)
             pull = x @ self._product
             return self._per_present(p, 0.5 * (x * pull).sum(1)), pull
         x, u = self._along(p)
+        if self._complete:
+            return self._score(p, u, torch.zeros_like(u[:, 0])), (self.weights * u) @ self.axes
         both = torch.cat([u, self.weights * u]) @ self.axes  # the axes are read once
         left = x - both[: len(x)]
         return self._score(p, u, left.square().sum(1)), both[len(x) :] + self.rest * left
@@ -348,7 +355,7 @@ class PrincipalNeighbours(Scorer):
         most = min(self.components, int((values > FLAT * scale).sum()))
         self.mean, self.axes = mean.to(kind), moments.directions(most).to(kind).contiguous()
         self.shrink = (self.epsilon * scale / (values[:most] + self.epsilon * scale)).sqrt().to(kind)
-        spaced = torch.linspace(0, len(fit.batch.x) - 1, min(self.sample, len(fit.batch.x)), device=mean.device)
+        spaced = torch.linspace(0, len(fit.batch.x) - 1, most_of(fit, self.sample), device=mean.device)
         known = self._along(replace(fit, batch=fit.batch.take(spaced.round().long())))[2]
         self.memory, self.search = known.float().to(kind), None  # as it will be stored
         return self(validate)

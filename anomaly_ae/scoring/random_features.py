@@ -57,6 +57,7 @@ class RandomFeatures(AdditiveScorer):
 
     reads_net = False
     adds_steps = False
+    needs_validate = False
     numbers_only = True
     frequency: Tensor
     phase: Tensor

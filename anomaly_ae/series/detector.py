@@ -66,7 +66,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
 
     Without a net, three blocks of rows take turns in being held out, and the views then learn from all rows, or from
     five sixths where one of them needs rows to validate with. With a net, blocks of 60 % train, 20 % validate and 20 %
-    calibrate. A quarter of the longest window lies between rows that are learned from and others. Rows that
+    calibrate. A quarter of the longest window lies between rows that are learned from and others, unless these are few.
+    Of long series, some windows are learned from, as densely at each turn as at last. Rows that
     follow each other are alike: the rate of false alarms of a conformal threshold is then right on average over many
     stretches of normal operation, but alarms come in clusters, and one calibration of `m` rows is worth that of fewer.
 
@@ -245,10 +246,12 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             patterns, last = by_thirds(any(view.scorer.needs_validate for view in self.views_))
         divided = [kinds_in_time(line.bounds, pattern) for pattern in patterns]
         self.window_ = self._window(rows[:, measured], divided[0].fit)
-        divided = [kinds.spaced(self._gap) for kinds in divided]
+        divided = [kinds.spaced(line.bounds, self._longest) for kinds in divided]
         learning = Learning(self, rows, rng, len(divided) + (len(divided) > 1))
         folds = [learning.fold(kinds) for kinds in divided]
-        self.fold_ = learning.fold(kinds_in_time(line.bounds, last).spaced(self._gap)) if last else folds[0]
+        self.fold_ = folds[0]
+        if last:
+            self.fold_ = learning.fold(kinds_in_time(line.bounds, last).spaced(line.bounds, self._longest))
         learning.end()
         self.history_ = learning.history()
         self.calibrated_, line = {}, self._timeline(taken)  # held-out rows are read as new ones will be
@@ -330,10 +333,10 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         return automatic(measured, fit, len(measured)) if self.window == "auto" else int(self.window)
 
     @property
-    def _gap(self) -> int:
-        """Rows between what is learned and what is held out."""
+    def _longest(self) -> int:
+        """Rows of the longest view's windows."""
         longest = longest_window(self.n_rows_seen_)
-        return max(view.length(self.window_, longest) for view in self.views_) // 4
+        return max(view.length(self.window_, longest) for view in self.views_)
 
     def _new_fold(self, channels: Channels, seed: int) -> SeriesFold:
         inner = self._inner()

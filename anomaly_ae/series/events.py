@@ -27,9 +27,9 @@ class Events(BaseEstimator):
 
     .. math:: \text{open where } s_t > u, \quad \text{closed where } s_t \le h u, \qquad \hat P(S > u) = 1 / m
 
-    with the tail of calibrate rows' 50 largest scores (the largest tenth, if fewer) taken as exponential in the
-    logarithm, so that `u` can be for rates that no calibrate row has shown. Rows in a row are strange together, so that
-    there are fewer false events than one in `m` rows.
+    with the tail of calibrate rows' 50 largest scores (the largest tenth, if fewer; of many, one in `m`) taken as
+    exponential in the logarithm, so that `u` can be for rates that no calibrate row has shown. Rows in a row are strange
+    together, so that there are fewer false events than one in `m` rows.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ class Events(BaseEstimator):
         if not isinstance(self.hysteresis, Real) or not 0 < self.hysteresis <= 1:
             raise ConfigError(f"Events needs hysteresis in (0, 1], however: {self.hysteresis!r}. Try 0.5.")
         column = np.asarray(scores, dtype=np.float64)[:, None]
-        self.level_ = Tails.learn(column, top=max(TOP, 1 - EXTREME / len(column))).exceeded_by(1 / self.every)
+        top = max(TOP, min(1 - EXTREME / len(column), 1 - 1 / self.every))
+        self.level_ = Tails.learn(column, top=top).exceeded_by(1 / self.every)
         return self
 
     def spans(self, scores: Array) -> Places:

@@ -140,10 +140,14 @@ class SeriesFold:
         recipe: Recipe,
         seed: int,
         on_epoch: Callable[[dict[str, float]], bool] | None = None,
+        share: float = 1.0,
     ) -> list[dict[str, float]]:
-        """Train on the windows of fit rows, then let scorers learn; validate rows stop the one and scale the others."""
+        """Train on the windows of fit rows, then let scorers learn; validate rows stop the one and scale the others.
+
+        Of windows that are too many, scorers learn from that `share` of what they learn from in the end.
+        """
         with few_threads(self.channels.width * self.length):
-            return self._learn(rows, kinds, recipe, seed, on_epoch)
+            return self._learn(rows, kinds, recipe, seed, on_epoch, share)
 
     def _learn(
         self,
@@ -152,6 +156,7 @@ class SeriesFold:
         recipe: Recipe,
         seed: int,
         on_epoch: Callable[[dict[str, float]], bool] | None,
+        share: float,
     ) -> list[dict[str, float]]:
         encoded = self.channels.encode(rows)[0]
         history: list[dict[str, float]] = []
@@ -175,6 +180,7 @@ class SeriesFold:
                     most = LEARN_WINDOWS if eye.warm_up is None else WATCHED_WINDOWS
                     some = fit.thinned(most), watched.thinned(WATCHED_WINDOWS)
                     passes[key] = [eye.see(self._batch(windows)) for windows in some]
+                    passes[key][0].notes["share"] = share
                 eye.scorer.learn(*passes[key])
             eye.scorer.float()  # as it will be stored
         self.settle()

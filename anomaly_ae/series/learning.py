@@ -40,7 +40,8 @@ class Learning:
 
         rule, columns = detector.parts_["preprocessing"], detector.contract_.columns
         fold = detector._new_fold(Channels.learn(rule, columns, self.rows, kinds.fit), self.rng.randint(2**31 - 1))
-        history = fold.learn(self.rows, kinds, inner._recipe(), self.rng.randint(2**31 - 1), on_epoch)
+        share = 1.0 if self.folds == 1 else float(np.diff(kinds.fit).sum()) / len(self.rows)
+        history = fold.learn(self.rows, kinds, inner._recipe(), self.rng.randint(2**31 - 1), on_epoch, share)
         self.records += [{"net": self.done, **record} for record in history]
         task.call_on_fit_task_end(estimator=detector)
         return fold

@@ -123,14 +123,17 @@ class Kinds(NamedTuple):
     validate: Places
     calibrate: Places
 
-    def spaced(self, gap: int) -> Kinds:
-        """Fit rows without `gap` rows next to those of another kind, where three times that many of a run are left.
+    def spaced(self, bounds: Places, length: int) -> Kinds:
+        """Fit rows without a quarter of a window next to those of another kind, where two windows of a run are left.
 
-        So what is held out is about as far from what is learned as new rows are.
+        So what is held out is about as far from what is learned as new rows are. `bounds` are those of series.
         """
-        begins, ends = (np.concatenate([self.validate, self.calibrate])[:, side] for side in (0, 1))
+        gap, borders = length // 4, bounds.ravel()
+        begins, ends = (
+            np.setdiff1d(np.concatenate([self.validate, self.calibrate])[:, side], borders) for side in (0, 1)
+        )
         inner = self.fit + gap * np.column_stack([np.isin(self.fit[:, 0], ends), -1 * np.isin(self.fit[:, 1], begins)])
-        enough = inner[:, 1] - inner[:, 0] >= 3 * gap
+        enough = inner[:, 1] - inner[:, 0] >= 2 * length
         return self._replace(fit=np.where(enough[:, None], inner, self.fit))
 
 
