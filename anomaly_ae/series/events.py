@@ -28,8 +28,8 @@ class Events(BaseEstimator):
     .. math:: \text{open where } s_t > u, \quad \text{closed where } s_t \le h u, \qquad \hat P(S > u) = 1 / m
 
     with the tail of calibrate rows' 50 largest scores (the largest tenth, if fewer; of many, one in `m`) taken as
-    exponential in the logarithm, so that `u` can be for rates that no calibrate row has shown. Rows in a row are strange
-    together, so that there are fewer false events than one in `m` rows.
+    exponential in the logarithm, so that `u` can be for rates that no calibrate row has shown. Rows in a row are
+    strange together, so that there are fewer false events than one in `m` rows.
 
     Parameters
     ----------
