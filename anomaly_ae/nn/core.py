@@ -101,7 +101,8 @@ class Pass:
     """Everything that one forward pass knows: `batch` as given, `seen` as corrupted, features, levels, likelihood.
 
     `peers` are the passes of the other members of an ensemble over the same rows. `notes` is what those who read the
-    pass leave for each other, so that a search done once serves all.
+    pass leave for each other, so that a search done once serves all. `share` is what part of the rows that learn in the
+    end is here: of rows that are too many, so many fewer are learned from.
     """
 
     batch: Batch
@@ -113,6 +114,7 @@ class Pass:
     clock: Clock = field(default_factory=Clock)
     peers: tuple[Pass, ...] = ()
     notes: dict[Any, Any] = field(default_factory=dict)
+    share: float = 1.0
 
 
 class Part(BaseEstimator, nn.Module):

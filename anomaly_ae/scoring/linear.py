@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
-from anomaly_ae.scoring.moments import centred_rows, moments_of, most_of
+from anomaly_ae.scoring.moments import centred_rows, moments_of, spread
 from anomaly_ae.scoring.scorers import Scorer, divided, present
 from anomaly_ae.scoring.search import Search, rows_of
 
@@ -61,16 +61,10 @@ class Quadratic(Scorer):
         self.rest, self.inverse = rest.to(kind), torch.linalg.inv(blocks).to(kind).contiguous()
 
     def forward(self, p: Pass) -> Tensor:
-        if self._complete:
+        if self._complete and self._double:
             return self._pulled(p)[0]
         x, u = self._along(p)
-        if x.dtype != torch.float64:  # too few digits for a difference of squares
-            return self._score(p, u, (x - u @ self.axes).square().sum(1))
-        squares = x.square().sum(1)
-        left = squares - (u * (u @ self._product)).sum(1)
-        if (few := left < CANCELLED * squares).any():  # too few digits for these rows
-            left = torch.where(few, (x - u @ self.axes).square().sum(1), left)
-        return self._score(p, u, left)
+        return self._score(p, u, self._left(x, u))
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
@@ -84,6 +78,10 @@ class Quadratic(Scorer):
     def _complete(self) -> bool:
         return len(self.axes) == len(self.mean)
 
+    @property
+    def _double(self) -> bool:
+        return self.axes.dtype == torch.float64
+
     def _along(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Centred rows, and their places along the axes."""
         x = centred_rows(p, self.mean)
@@ -91,16 +89,28 @@ class Quadratic(Scorer):
 
     def _pulled(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Scores, and `M x`."""
-        if self._complete and self.axes.dtype == torch.float64:
+        if self._complete and self._double:
             x = centred_rows(p, self.mean)
             pull = x @ self._product
             return self._per_present(p, 0.5 * (x * pull).sum(1)), pull
         x, u = self._along(p)
         if self._complete:
-            return self._score(p, u, torch.zeros_like(u[:, 0])), (self.weights * u) @ self.axes
+            return self._score(p, u, self._left(x, u)), (self.weights * u) @ self.axes
         both = torch.cat([u, self.weights * u]) @ self.axes  # the axes are read once
         left = x - both[: len(x)]
         return self._score(p, u, left.square().sum(1)), both[len(x) :] + self.rest * left
+
+    def _left(self, x: Tensor, u: Tensor) -> Tensor:
+        """Squares of what the axes leave of rows; by a difference where that has digits enough, for it is quicker."""
+        if self._complete:
+            return x.new_zeros(len(x))
+        if not self._double:
+            return (x - u @ self.axes).square().sum(1)
+        squares = x.square().sum(1)
+        left = squares - (u * (u @ self._product)).sum(1)
+        if (few := left < CANCELLED * squares).any():
+            left = torch.where(few, (x - u @ self.axes).square().sum(1), left)
+        return left
 
     @property
     def _product(self) -> Tensor:
@@ -355,8 +365,7 @@ class PrincipalNeighbours(Scorer):
         most = min(self.components, int((values > FLAT * scale).sum()))
         self.mean, self.axes = mean.to(kind), moments.directions(most).to(kind).contiguous()
         self.shrink = (self.epsilon * scale / (values[:most] + self.epsilon * scale)).sqrt().to(kind)
-        spaced = torch.linspace(0, len(fit.batch.x) - 1, most_of(fit, self.sample), device=mean.device)
-        known = self._along(replace(fit, batch=fit.batch.take(spaced.round().long())))[2]
+        known = self._along(replace(fit, batch=fit.batch.take(spread(fit, self.sample))))[2]
         self.memory, self.search = known.float().to(kind), None  # as it will be stored
         return self(validate)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anomaly_ae.nn.core import Pass
 
-__all__ = ["Moments", "centred_rows", "moments_of", "most_of"]
+__all__ = ["Moments", "centred_rows", "moments_of", "spread"]
 
 ROWS = 2048  # fit rows that components are taken from, at most
 WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
@@ -39,8 +39,7 @@ def moments_of(p: Pass) -> Moments:
     if (kept := _known.get("moments")) is not None and kept[0]() is p.batch.x:
         return kept[1]
     x = p.batch.x.flatten(1)
-    most = most_of(p, ROWS if x.shape[1] <= WIDE else WIDE)
-    x = x[torch.linspace(0, len(x) - 1, most, device=x.device).round().long()].double()
+    x = x[spread(p, ROWS if x.shape[1] <= WIDE else WIDE)].double()
     mean = x.mean(0)
     centred = x - mean
     # the smaller of the two matrices of products has all that is to be known
@@ -55,13 +54,13 @@ def moments_of(p: Pass) -> Moments:
     return found
 
 
-def most_of(p: Pass, rows: int) -> int:
-    """How many of fit rows to learn from where at most so many are in the end.
+def spread(p: Pass, most: int) -> Tensor:
+    """Which of a pass's fit rows to learn from, evenly, where in the end `most` are learned from.
 
-    Fewer where only a share of those that learn in the end is there (`notes`): what is held out is to be as far from
-    what was learned as new rows will be.
+    Of a `share` of all rows as many fewer: what is held out is to be as far from what was learned as new rows will be.
     """
-    return max(1, min(len(p.batch.x), round(rows * p.notes.get("share", 1.0))))
+    rows = len(p.batch.x)
+    return torch.linspace(0, rows - 1, max(1, min(rows, round(most * p.share))), device=p.batch.x.device).round().long()
 
 
 def centred_rows(p: Pass, mean: Tensor) -> Tensor:

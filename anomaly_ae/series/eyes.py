@@ -48,8 +48,6 @@ class Eye:
     def blocks(self, windows: Windows) -> list[Windows]:
         """Windows, some at a time."""
         size = max(1, CELLS // max(1, windows.x.shape[1] * self.length))
-        if 0 < len(windows) <= size:
-            return [windows]
         return [windows[start : start + size] for start in range(0, len(windows), size)]
 
     def looks(self, windows: Windows, device: torch.device, dtype: torch.dtype, explained: bool) -> Iterator[Look]:

@@ -179,8 +179,7 @@ class SeriesFold:
                     watched = watched if len(watched) else fit
                     most = LEARN_WINDOWS if eye.warm_up is None else WATCHED_WINDOWS
                     some = fit.thinned(most), watched.thinned(WATCHED_WINDOWS)
-                    passes[key] = [eye.see(self._batch(windows)) for windows in some]
-                    passes[key][0].notes["share"] = share
+                    passes[key] = [replace(eye.see(self._batch(windows)), share=share) for windows in some]
                 eye.scorer.learn(*passes[key])
             eye.scorer.float()  # as it will be stored
         self.settle()

@@ -17,7 +17,8 @@ STEEPEST = 0.05  # so that no view drowns the others by a tail that held-out row
 class Tails:
     r"""For each of `k` columns of scores, :math:`-\log \hat P(S \ge s)` as validate rows have it; see `Fused`.
 
-    Ranks up to the .9 quantile `q`, then :math:`\log P = \log .1 - (\log s - \log q) / e` with `e` the mean excess.
+    Ranks up to a quantile `q`, .9 where rows are many, then :math:`\log P = \log P(q) - (\log s - \log q) / e` with `e`
+    the mean excess.
     `knots` `(k, 65)` are logarithms of scores, `last` the levels' upper end, `excess` and `origin` `(k,)`.
     """
 
