@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from anomaly_ae.scoring.fusion import *
     from anomaly_ae.scoring.linear import *
     from anomaly_ae.scoring.neighbours import *
-    from anomaly_ae.scoring.random_features import *
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
     from anomaly_ae.scoring.variational import *

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from anomaly_ae.errors import ModelFolderError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import Fold
 from anomaly_ae.keeping import recall
-from anomaly_ae.nn.backbones import Dense
+from anomaly_ae.nn.backbones import Dense, RandomFeatures
 from anomaly_ae.nn.corruptions import GaussianNoise
 from anomaly_ae.nn.discrete import Mixed
 from anomaly_ae.nn.divergences import KL
@@ -29,18 +30,17 @@ from anomaly_ae.scoring.thresholds import Conformal
 from anomaly_ae.scoring.variational import NegativeELBO
 from anomaly_ae.storage import below
 
+TRAINING = {"max_epochs": 40, "learning_rate": 5e-3}
 
-def _by_effort(own: Scorer) -> dict[str, Scorer]:
-    """The default scorer of each effort: the net's own, alone or beside others that know what it does not."""
+
+def _efforts(own: Scorer, **fast: Any) -> dict[str, dict[str, Any]]:
+    """Defaults of each effort: the net's own scorer, alone or beside others that know what it does not."""
+    fused = [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)]
+    best = [own, LocalDenoiser(), LocalDenoiser(k=80), Neighbours(k=1, p=1), Neighbours(k=10, p=1, correction=0.5)]
     return {
-        "fast": own,
-        "default": Fused(
-            [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)], weights=[0.3, 2, 1, 1]
-        ),
-        "best": Fused(
-            [own, LocalDenoiser(), LocalDenoiser(k=80), Neighbours(k=1, p=1), Neighbours(k=10, p=1, correction=0.5)],
-            weights=[0.3, 1, 1, 1, 1],
-        ),
+        "fast": {"scorer": own, **fast},
+        "default": {"scorer": Fused(fused, weights=[0.3, 2, 1, 1])},
+        "best": {"scorer": Fused(best, weights=[0.3, 1, 1, 1, 1])},
     }
 
 
@@ -55,7 +55,8 @@ class AutoencoderDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
     `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 2, 1, 1])`.
+    weights=[0.3, 2, 1, 1])`. With `effort="fast"` `backbone=RandomFeatures()`, `corruption=GaussianNoise(0.5)`,
+    `scorer=StandardizedError()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -78,6 +79,7 @@ class AutoencoderDetector(Detector):
     """
 
     _defaults = {
+        **TRAINING,
         "preprocessing": Preprocessing(),
         "backbone": Dense(),
         "latent": Point(),
@@ -85,7 +87,7 @@ class AutoencoderDetector(Detector):
         "corruption": GaussianNoise(),
         "threshold": Conformal(),
     }
-    _scorers = _by_effort(StandardizedError())
+    _by_effort = _efforts(StandardizedError(), backbone=RandomFeatures(), corruption=GaussianNoise(0.5), max_epochs=16)
 
 
 class VAEDetector(Detector):
@@ -98,7 +100,7 @@ class VAEDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`,
     `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 2, 1, 1])`.
+    weights=[0.3, 2, 1, 1])`, and with `effort="fast"` `scorer=NegativeELBO()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -118,6 +120,7 @@ class VAEDetector(Detector):
     """
 
     _defaults = {
+        **TRAINING,
         "preprocessing": Preprocessing(),
         "backbone": Dense(),
         "latent": Gaussian(),
@@ -126,7 +129,7 @@ class VAEDetector(Detector):
         "likelihood": Mixed(numeric=LearnedNormal()),
         "threshold": Conformal(),
     }
-    _scorers = _by_effort(NegativeELBO())
+    _by_effort = _efforts(NegativeELBO(), max_epochs=10, learning_rate=0.02)
 
 
 DETECTORS: dict[str, type[Detector]] = {"AutoencoderDetector": AutoencoderDetector, "VAEDetector": VAEDetector}

@@ -40,7 +40,6 @@ from anomaly_ae.representation import RepresentationMixin
 from anomaly_ae.scoring.calibration import Reservoir, lower_median, p_values, splits
 
 Array = NDArray[np.float64]
-EPOCHS, FAST_EPOCHS = 40, 16
 FOLDS = 5
 CROSS_BELOW = 1000  # rows; above it a fifth of them calibrates well enough
 HELD_OUT_EVERY = 5  # partial_fit sets every fifth row aside to calibrate
@@ -66,23 +65,25 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
         What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
         reaches into a default as well.
     effort : {"fast", "default", "best"}, default="default"
-        Accuracy against speed, where no scorer is given: "fast" asks the net alone, trained for fewer epochs and read
-        in float32, whose scores depend on other rows in their seventh digit; "default" fuses it with neighbours and
-        denoisers of neighbourhoods, in closed form; "best" with more of them.
+        Accuracy against speed, by what stands where nothing is given: "fast" asks the net alone, which is solved or
+        trained for fewer epochs, and read in float32, whose scores depend on other rows in their seventh digit;
+        "default" fuses it with neighbours and denoisers of neighbourhoods, in closed form; "best" with more of them.
     members : int >= 1, default=1
         Nets of an ensemble, trained at once, that differ by their first weights and the order of batches. A net's
         score is the mean of theirs; `Disagreement` asks where they differ.
     calibration : {"auto", "split", "cross"}, default="auto"
         Divide the rows once ("split"), or rotate through five folds ("cross"); "auto" rotates below 1000 rows.
     max_epochs : int >= 1 or None, default=None
-        Upper bound on epochs; `None` is 40, or 16 with `effort="fast"`.
+        Upper bound on epochs; `None` is 40, and with `effort="fast"` 16, or 10 of a `VAEDetector`. A net in closed form
+        (`RandomFeatures`) takes one.
     steps_per_epoch : int >= 1 or None, default=None
         Batches an epoch. `None` is three passes over the fit rows, at most 25 batches, so that training time does not
         grow with the number of rows.
     batch_size : int >= 1, default=256
         Rows a batch, at most.
-    learning_rate : float > 0, default=0.005
-        Peak of AdamW's learning rate, which rises for 5 % of the steps and then falls along a cosine.
+    learning_rate : float > 0 or None, default=None
+        Peak of AdamW's learning rate, which rises for 5 % of the steps and then falls along a cosine. `None` is 0.005,
+        or 0.02 of `VAEDetector(effort="fast")`.
     weight_decay : float >= 0, default=1e-5
         AdamW's decoupled weight decay.
     clip_norm : float > 0 or None, default=1.0
@@ -110,8 +111,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
     _reservoirs: list[Reservoir]  # of calibrate rows
     _learned: list[Reservoir]  # of fit rows, for scorers to learn from when more arrive
 
-    _defaults: ClassVar[Mapping[str, BaseEstimator]] = {}
-    _scorers: ClassVar[Mapping[str, BaseEstimator]] = {}  # by effort
+    _defaults: ClassVar[Mapping[str, Any]] = {}  # what stands for `None`
+    _by_effort: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the same where it is a matter of effort
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{axis: [BaseEstimator, None] for axis in AXES},
@@ -123,7 +124,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
         "max_epochs": [Interval(Integral, 1, None, closed="left"), None],
         "steps_per_epoch": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
@@ -149,7 +150,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
         max_epochs: int | None = None,
         steps_per_epoch: int | None = None,
         batch_size: int = 256,
-        learning_rate: float = 5e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 1e-5,
         clip_norm: float | None = 1.0,
         patience: int | None = 10,
@@ -184,11 +185,16 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
 
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: clones of the parts given, of the defaults where none is."""
-        chosen = {axis: getattr(self, axis) or self._default(axis) for axis in AXES}
+        chosen = {axis: self._chosen(axis) for axis in AXES}
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
 
-    def _default(self, axis: str) -> BaseEstimator | None:
-        return self._scorers[self.effort] if axis == "scorer" else self._defaults.get(axis)
+    def _default(self, name: str) -> Any:
+        return self._by_effort[self.effort].get(name, self._defaults.get(name))
+
+    def _chosen(self, name: str) -> Any:
+        """A parameter's value, or what stands for `None`."""
+        given = getattr(self, name)
+        return self._default(name) if given is None else given
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -305,13 +311,13 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
         return self
 
     def _recipe(self, **changes: Any) -> Recipe:
-        mine = {field.name: getattr(self, field.name) for field in fields(Recipe) if hasattr(self, field.name)}
-        return Recipe(**(mine | {"max_epochs": self.epochs} | changes))
+        mine = {field.name: self._chosen(field.name) for field in fields(Recipe) if hasattr(self, field.name)}
+        return Recipe(**(mine | changes))
 
     @property
     def epochs(self) -> int:
         """Upper bound on epochs: `max_epochs`, or what the effort makes of `None`."""
-        return self.max_epochs or (FAST_EPOCHS if self.effort == "fast" else EPOCHS)
+        return int(self._chosen("max_epochs"))
 
     def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
         parts = {axis: clone(part) if part is not None else None for axis, part in self.parts_.items()}
@@ -335,7 +341,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
         if not np.isfinite(self.calibration_scores_).all():
             raise ConfigError(
                 f"{type(self).__name__} needs a training that stays finite, however: scores of calibrate rows are not. "
-                f"Lower learning_rate (it is {self.learning_rate:g})."
+                f"Lower learning_rate (it is {self._chosen('learning_rate'):g})."
             )
         self.threshold_ = clone(self.parts_["threshold"]).fit(self.calibration_scores_)
 

@@ -24,7 +24,7 @@ from anomaly_ae.scoring.scorers import Scorer
 Array = NDArray[np.float64]
 Result = TypeVar("Result")
 BLOCK = 8192  # rows that jobs score at once: they align to it, so that resumed scores are the same to the bit
-CACHED = 2048  # rows a forward pass where no scorer searches, a share of a block: layers stay in the cache
+CACHED = 4096  # rows a forward pass where no scorer searches, a share of a block: layers stay in the cache
 LEARN_ROWS = 16_384  # fit rows, and half as many validate rows, that a scorer learns from at most
 FEW = 50  # rows that do not make a scorer learn again
 REPAIRS = 3  # passes that a column taken away is rebuilt by: more would drive those that no other tells of far off
@@ -124,22 +124,26 @@ class Fold:
     ) -> list[dict[str, float]]:
         """Train on codes `(n, d)`; then the scorer learns from fit and validate rows.
 
-        With `remember`, rows of this and earlier calls, training goes on with the optimiser of the last call, and the
-        scorer learns from these rows, once there are enough to change its mind. Returns one record an epoch.
+        With `remember`, rows of this and earlier calls, training goes on with the optimiser of the last call; once
+        these are enough, the scorer learns from them and closed forms are solved for them. Returns one record an epoch.
         """
         self.nets.float()
         rows, watched = (self._batch(self.encoding.transform(X)) for X in (fit, validate))
+        known = rows
+        if remember is not None:
+            enough = len(remember) >= min(FEW, self.learned)
+            fit = remember if enough else remember[:0]
+            known = self._batch(self.encoding.transform(fit))
         with threads(self.net), seeded(seed, self._device):
             if remember is None or self.stack is None or self.optimizer is None:
                 self.stack = Stack(list(self.nets))  # type: ignore[arg-type]
                 self.optimizer = AdamW(self.stack.weights, recipe.weight_decay)
             watched_ = _float(watched) if len(watched) else None
-            history = train(self.stack, _float(rows), watched_, recipe, on_epoch, self.optimizer)
+            history = train(self.stack, _float(rows), watched_, recipe, on_epoch, self.optimizer, _float(known))
         self.settle()
-        if remember is not None:
-            if len(remember) < min(FEW, self.learned):
-                return history
-            fit, rows = remember, self._batch(self.encoding.transform(remember))
+        if not len(known):
+            return history
+        rows = known
         if not len(watched):  # rows that trained have to do
             watched, rows = rows.take(slice(None, None, 5)), rows if len(rows) < 2 else _but_every_fifth(rows)
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):

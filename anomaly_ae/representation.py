@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
@@ -12,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.columns import ColumnsMixin
 from anomaly_ae.folds import Fold
-from anomaly_ae.nn.core import Pass
+from anomaly_ae.nn.core import codes
 
 Array = NDArray[np.float64]
 
@@ -24,7 +23,7 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
 
     def transform(self, X: ArrayLike) -> Array:
         """Codes of rows, `(n, code)`."""
-        return self.folds_[0].read(self._checked(X), _codes)
+        return self.folds_[0].read(self._checked(X), lambda p: codes(p.levels))
 
     def inverse_transform(self, Z: ArrayLike) -> Array | pd.DataFrame:
         """Rows that codes `(n, code)` stand for, `(n, n_features)`: a table where some columns are no numbers."""
@@ -51,7 +50,3 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
     @property
     def _n_features_out(self) -> int:
         return int(self.folds_[0].net.latent.width)
-
-
-def _codes(p: Pass) -> torch.Tensor:
-    return torch.cat([level.z for level in p.levels], dim=1)

@@ -52,7 +52,6 @@ ROOMS = (
     "scoring.fusion",
     "scoring.linear",
     "scoring.neighbours",
-    "scoring.random_features",
     "scoring.scorers",
     "scoring.thresholds",
     "scoring.variational",

@@ -127,12 +127,13 @@ def test_blocks_scored_on_several_threads_have_the_same_scores(detector):
 def test_less_effort_is_fewer_epochs_unless_they_are_given():
     X = normal_rows(1200)
 
-    def epochs(**how):
-        return (
-            AutoencoderDetector(patience=None, steps_per_epoch=1, random_state=0, **how).fit(X).history_["epoch"].max()
-        )
+    def epochs(detector, **how):
+        return detector(patience=None, steps_per_epoch=1, random_state=0, **how).fit(X).history_["epoch"].max()
 
-    assert (epochs(), epochs(effort="fast"), epochs(effort="fast", max_epochs=20)) == (40, 16, 20)
+    of_the_vae = [epochs(VAEDetector, **how) for how in ({}, {"effort": "fast"}, {"effort": "fast", "max_epochs": 20})]
+    assert of_the_vae == [40, 10, 20]
+    assert epochs(AutoencoderDetector, effort="fast", backbone=Dense()) == 16
+    assert epochs(AutoencoderDetector, effort="fast") == 1  # in closed form
 
 
 @ALL

@@ -23,6 +23,7 @@ from anomaly_ae import (
     KLScore,
     Laplace,
     LearnedNormal,
+    LocalDenoiser,
     Masking,
     Mixed,
     Multinomial,
@@ -218,8 +219,7 @@ SCORERS = [
     Neighbours(k=2),
     Neighbours(k=1, space="code"),
     Neighbours(k=1, p=1, space="residual"),
-    RandomFeatures(features=32),
-    Fused([StandardizedError(), Neighbours(k=1), RandomFeatures(features=16)]),
+    Fused([StandardizedError(), Neighbours(k=1), LocalDenoiser(k=4)]),
 ]
 OF_POSTERIORS = [KLScore(), NegativeELBO(), ReconstructionError() + 0.1 * KLScore()]
 DIVERGENCES = [None, KL(beta=2, warmup=0.3), KL(capacity=3), KL(free_bits=0.1)]
@@ -269,6 +269,12 @@ def check_together(backbone, divergence, likelihood):
 @pytest.mark.parametrize("i", range(len(FAMILIES)), ids=lambda i: repr(FAMILIES[i]))
 def test_every_backbone_works_with_every_part(i, j):
     check_together(FAMILIES[i], DIVERGENCES[(i + j) % len(DIVERGENCES)], LIKELIHOODS[j])
+
+
+@pytest.mark.parametrize("likelihood", [Normal(), LearnedNormal(per="feature"), Mixed()], ids=repr)
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+def test_features_that_are_drawn_work_with_every_part(divergence, likelihood):
+    check_together(RandomFeatures(features=32), divergence, likelihood)
 
 
 @pytest.mark.slow

@@ -199,6 +199,7 @@ class Encoding:
         )  # fmt: skip
         self.width = len(self.owner)
         self.columns = len(kinds)
+        self.all_plain = self.numeric == [(j, VALUE) for j in range(self.columns)]
         self.moments = [self.state[name] for name in MOMENTS]
 
     def _places(self, counts: Array) -> NDArray[np.intp]:
@@ -211,6 +212,8 @@ class Encoding:
 
     def raw(self, codes: Array) -> Array:
         """Numeric cells `(n, m)` in units of their columns."""
+        if self.all_plain:
+            return codes
         raw = np.empty((len(codes), len(self.numeric)))
         raw[:, : len(self.plain)] = codes[:, self.plain]
         for place, (j, part) in enumerate(self.numeric[len(self.plain) :], len(self.plain)):
@@ -228,7 +231,7 @@ class Encoding:
         z = _cells(raw, *self.moments[:3], arsinh=self.rule.bends is not None)
         absent = np.isnan(raw)
         surprise = self._out_of_range(z, *self.moments[3:])
-        gone = np.isnan(codes)
+        gone = absent if self.all_plain else np.isnan(codes)
         fixed = self.state["fixed"]
         constant = ~np.isnan(fixed)
         if constant.any():
@@ -277,10 +280,11 @@ class Encoding:
         m = len(self.plain)
         z, low, high = z[:, :m], low[:m], high[:m]
         nats = np.zeros(z.shape)
-        beyond = (z < low) | (z > high)
-        if beyond.any():
-            ends = np.clip(z, low, high)[beyond]
-            nats[beyond] = 0.5 * np.square(bent(z[beyond], PRICED) - bent(ends, PRICED))
+        beyond = np.flatnonzero((z < low) | (z > high))  # of a flat array: several times as quick as of rows
+        if len(beyond):
+            there, column = z.ravel()[beyond], beyond % m
+            ends = np.clip(there, low[column], high[column])
+            nats.ravel()[beyond] = 0.5 * np.square(bent(there, PRICED) - bent(ends, PRICED))
         if m == self.columns:
             return nats
         surprise = np.zeros((len(z), self.columns))

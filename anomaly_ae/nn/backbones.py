@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, pi, prod
 
+import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Sizes
-from anomaly_ae.nn.layers import Perceptron, check_hidden
+from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, codes
+from anomaly_ae.nn.layers import Perceptron, beside, check_hidden
 
-__all__ = ["Dense"]
+__all__ = ["Dense", "RandomFeatures"]
+
+COPIES, NOISY = 4, 8192  # noisy copies of each row to solve for, and rows in all
+ROUNDS = 5  # in which absent cells are filled with what is expected there
+TINY = 1e-12
+LANES = 8  # products of matrices are quicker where there are multiples of so many rows
 
 
 class Dense(Part):
@@ -103,3 +109,136 @@ class _Output(nn.Module):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.linear(self.body(z, condition)).unflatten(1, self.shape)
+
+
+class RandomFeatures(Part):
+    r"""Features that are drawn, not trained, and a decoder in closed form: an autoencoder without a training loop.
+
+    .. math:: h_i = |u_i - \lfloor u_i \rceil|, \quad u_i = w_i^T x + b_i, \quad \hat x = A h + a, \quad
+        A, a = \arg\min E \lVert A h(\tilde x) + a - x \rVert^2 + \lambda \lVert A \rVert^2
+
+    with :math:`w_i` normal, :math:`b_i` uniform and :math:`\tilde x` the row as the corruption leaves it: how far a
+    projection is from the nearest whole number, a triangle wave, which stands for a cosine at a fifth of its time.
+    Features are bounded, so that a row far away is never rebuilt.
+
+    Where some columns are booleans or categories, whose combinations no projection at random sees, `Dense()`, trained
+    by steps, stands in its place. A latent with weights of its own is trained by steps between the two. A window is
+    read as one long row, and has one code.
+
+    **Shape**: `(n, d)` to `(n, features)`; back, `(n, code)` to `(n, 1, d)`. With windows, `(n, channels, time)` to
+    `(n, features)`, and back to `(n, 1, channels, time)`.
+
+    Parameters
+    ----------
+    features : int >= 1, default=256
+        How many.
+    length : float > 0, default=2
+        Length scale in units of the square root of the number of cells: the larger, the smoother what is learned.
+    ridge : float > 0, default=0.01
+        :math:`\lambda`, in units of the features' mean square.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+    IncompatiblePartsError
+        At `fit`, when the likelihood of numbers is no squared error.
+
+    References
+    ----------
+    Rahimi and Recht (2007), Random features for large-scale kernel machines, NeurIPS;
+    Alain and Bengio (2014), arXiv:1211.4246 (what a denoiser's residual says).
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, RandomFeatures
+    >>> AutoencoderDetector(backbone=RandomFeatures(features=512)).backbone
+    RandomFeatures(features=512)
+    """
+
+    causal = False
+    needs = {"likelihood": "squared error"}
+    receptive_field: float
+
+    def __init__(self, features: int = 256, length: float = 2.0, ridge: float = 1e-2) -> None:
+        self.features = features
+        self.length = length
+        self.ridge = ridge
+
+    def encoder(self, sizes: Sizes) -> nn.Module:
+        """Module that takes `(x, condition)` to features `(n, features)`."""
+        for name in ("features", "length", "ridge"):
+            if not 0 < getattr(self, name) < inf:
+                raise ConfigError(f"RandomFeatures needs {name} above 0, however: {getattr(self, name)!r}. Try 1.")
+        self.receptive_field = prod(sizes.shape[1:])
+        self.solves = all(kind == "numeric" for kind in sizes.kinds)
+        if not self.solves:
+            return Dense().encoder(sizes)
+        return _Waves(prod(sizes.shape) + _condition(sizes), self.features, self.length)
+
+    def decoder(self, dim: int, n_params: int, sizes: Sizes) -> nn.Module:
+        """Module that takes `(z, condition)` to a parameter a feature: `(n, 1, *shape)`."""
+        if not self.solves:
+            return Dense().decoder(dim, n_params, sizes)
+        return _Readout(dim + _condition(sizes), sizes.shape)
+
+    def start(self, p: Pass) -> None:
+        self.solve(p)
+
+    def solve(self, p: Pass) -> None:
+        if self.solves:
+            n = len(p.batch)
+            rows = p.batch.take(torch.arange(n * COPIES, device=p.batch.x.device)[:NOISY] % n)
+            seen = rows if p.net.corruption is None else p.net.corruption(rows)
+            p.net.decoder.solve(codes(p.net.encode(seen)[1]), rows, self.ridge)
+
+
+class _Waves(nn.Module):
+    """Triangle waves of drawn projections: `(n, cells)` to `(n, features)`, each in [0, 1/2]."""
+
+    steps: tuple[int, ...] = ()
+
+    def __init__(self, cells: int, features: int, length: float) -> None:
+        super().__init__()
+        self.features = features
+        self.weight = nn.Parameter(torch.randn(features, cells) / (2 * pi * length * cells**0.5), requires_grad=False)
+        self.bias = nn.Parameter(torch.rand(features), requires_grad=False)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        turns = nn.functional.linear(_flat(x, condition), self.weight, self.bias)
+        return turns.sub_(turns.round()).abs_()
+
+
+class _Readout(nn.Module):
+    """A linear map of codes to cells, in closed form: `(n, width)` to `(n, 1, *shape)`."""
+
+    def __init__(self, width: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        rows = -(-prod(shape) // LANES) * LANES
+        self.weight = nn.Parameter(torch.zeros(rows, width), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(rows), requires_grad=False)
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        cells = nn.functional.linear(_flat(z, condition), self.weight, self.bias)
+        return cells[:, : prod(self.shape)].unflatten(1, (1, *self.shape))
+
+    def solve(self, z: Tensor, rows: Batch, ridge: float) -> None:
+        """Ridge regression of clean rows on their codes; of absent cells in turns with what is expected there."""
+        code, x = _flat(z, rows.condition), rows.x.flatten(1)
+        mean = code.mean(0)
+        off = code - mean
+        gram = (off.T @ off).double()  # sums in float32, which is twice as quick, suffice
+        gram.diagonal().add_(ridge * gram.diagonal().mean() + TINY)
+        factor = torch.linalg.cholesky(gram)
+        for _ in range(1 if rows.mask is None else ROUNDS):
+            centre = x.mean(0)
+            solution = torch.cholesky_solve((off.T @ (x - centre)).double(), factor).to(x.dtype)
+            if rows.mask is not None:
+                x = torch.where(rows.mask.flatten(1), x, off @ solution + centre)
+        cells = len(centre)
+        self.weight[:cells], self.bias[:cells] = solution.T, centre - mean @ solution
+
+
+def _flat(x: Tensor, condition: Tensor | None) -> Tensor:
+    return beside(x.flatten(1), None if condition is None else condition.flatten(1))

@@ -157,6 +157,9 @@ class Part(BaseEstimator, nn.Module):
         It may change buffers in place, not weights.
         """
 
+    def start(self, p: Pass) -> None:
+        """Hook of the training loop, once before the first step, with a pass over rows of the fit set."""
+
     def solve(self, p: Pass) -> None:
         """Hook of the training loop, once after the last step, with a pass over rows of the fit set."""
 
@@ -195,6 +198,11 @@ def kl(level: Level) -> Tensor:
     if level.q is None or level.p is None:
         raise TypeError("A KL divergence needs a posterior and a prior, however: the level's code is a point.")
     return kl_divergence(level.q, level.p)
+
+
+def codes(levels: tuple[Level, ...]) -> Tensor:
+    """What the decoder takes: the codes of all levels side by side, `(n, code)` or `(n, code, time)`."""
+    return levels[0].z if len(levels) == 1 else torch.cat([level.z for level in levels], dim=1)
 
 
 def total_kl(p: Pass) -> Tensor:

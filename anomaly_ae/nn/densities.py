@@ -13,6 +13,8 @@ from torch import Tensor
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part
 
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
 
 class Likelihood(Part):
     """What all likelihoods share: how many numbers a cell they ask of the decoder, samples, and a plain error."""
@@ -73,6 +75,17 @@ class Symmetric(Density):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return -self.loss((value - self.centre) / self.scale) - self.log_norm - math.log(self.scale)
+
+
+class Bell(D.Normal):
+    """A normal that takes the logarithm of its scale, which many cells may share, before it is spread over them."""
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        super().__init__(mean, scale, validate_args=False)
+        self.shared = scale
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -0.5 * ((value - self.loc) / self.shared).square() - (self.shared.log() + HALF_LOG_2PI)
 
 
 class Coin(D.Bernoulli):

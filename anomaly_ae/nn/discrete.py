@@ -198,6 +198,10 @@ class Mixed(Likelihood):
     def n_params(self) -> int:
         return max(self.part(kind).n_params for kind in self.kinds)
 
+    @property
+    def offers(self) -> frozenset[str]:  # type: ignore[override]
+        return Normal.offers if self.numeric is None else self.numeric.offers
+
     def pieces(self) -> list[Part]:
         given = (part for kind in self.KINDS if (part := getattr(self, kind)) is not None)
         return [self, *(piece for part in given for piece in part.pieces())]

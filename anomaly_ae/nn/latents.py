@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 import torch.distributions as D
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from anomaly_ae.errors import ConfigError
@@ -25,7 +25,7 @@ def _checked_dim(part: Part, dim: int | None, default: int) -> int:
 class Point(Part):
     r"""A code that is a point: the plain autoencoder.
 
-    .. math:: z = W h + b
+    .. math:: z = W h + b, \quad \text{or } z = h
 
     After training it keeps the mean and covariance of the codes of fit rows, so that `sample` can draw new codes
     from that Gaussian and decode them (ex-post density estimation); where each time step has a code of its own, steps
@@ -38,7 +38,7 @@ class Point(Part):
     ----------
     dim : int >= 1 or None, default=None
         Size of the code; below the number of columns the autoencoder is undercomplete, above it overcomplete.
-        `None` keeps the width of the encoder's features, so that nothing narrows between encoder and decoder.
+        `None` takes the encoder's features as they are, so that nothing narrows between encoder and decoder.
 
     References
     ----------
@@ -60,7 +60,7 @@ class Point(Part):
     def build(self, sizes: Sizes) -> None:
         self.width = _checked_dim(self, self.dim, sizes.features)
         self.steps = sizes.steps
-        self.code = Pointwise(sizes.features, self.width)
+        self.code = nn.Identity() if self.dim is None else Pointwise(sizes.features, self.width)
         self.register_buffer("mean", torch.zeros(self.width))
         self.register_buffer("root", torch.eye(self.width))
 

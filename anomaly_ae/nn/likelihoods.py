@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, draw, feature_mean
-from anomaly_ae.nn.densities import Likelihood, Symmetric, check_positive
+from anomaly_ae.nn.densities import Bell, Likelihood, Symmetric, check_positive
 
 __all__ = ["Huber", "Laplace", "LearnedNormal", "Normal", "StudentT"]
 
@@ -44,6 +44,8 @@ class Normal(Likelihood):
     Normal(scale=0.5)
     """
 
+    offers = frozenset({"squared error"})
+
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
 
@@ -53,7 +55,7 @@ class Normal(Likelihood):
 
     def forward(self, params: Tensor) -> D.Distribution:
         mean = params[:, 0]
-        return D.Normal(mean, mean.new_full((), self.scale), validate_args=False)
+        return Bell(mean, mean.new_full((), self.scale))
 
 
 class LearnedNormal(Likelihood):
@@ -102,6 +104,10 @@ class LearnedNormal(Likelihood):
     def n_params(self) -> int:
         return 2 if self.per == "cell" else 1
 
+    @property
+    def offers(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset() if self.per == "cell" else Normal.offers
+
     def build(self, sizes: Sizes) -> None:
         if self.per not in ("all", "feature", "cell"):
             raise ConfigError(
@@ -117,7 +123,7 @@ class LearnedNormal(Likelihood):
     def forward(self, params: Tensor) -> D.Distribution:
         mean = params[:, 0]
         scale = params[:, 1].exp() if self.per == "cell" else self.variance.sqrt()
-        return D.Normal(mean, scale.clamp(min=self.floor), validate_args=False)
+        return Bell(mean, scale.clamp(min=self.floor))
 
     def sample(self, px: D.Distribution) -> Tensor:
         """New rows: means and, around them, errors of the learned scale."""

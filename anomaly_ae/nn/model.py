@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from anomaly_ae.nn.core import Batch, Clock, Level, Part, Pass, Sizes, check_compatible, row_sum, total_kl
+from anomaly_ae.nn.core import Batch, Clock, Level, Part, Pass, Sizes, check_compatible, codes, row_sum, total_kl
 
 
 class Net(nn.Module):
@@ -72,8 +72,8 @@ class Net(nn.Module):
         corrupt = self.corruption is not None and self.corruption.training
         seen = self.corruption(batch) if corrupt else batch
         h, levels = self.encode(seen)
-        z = torch.cat([level.z for level in levels], dim=1)
-        return Pass(batch, seen, h, levels, self.decode(z, batch.condition), self, clock or Clock())
+        px = self.decode(codes(levels), batch.condition)
+        return Pass(batch, seen, h, levels, px, self, clock or Clock())
 
     def terms(self, p: Pass) -> dict[str, Tensor]:
         """The terms of the loss, each `(n,)` or a scalar, in nats; cells that are not present cost nothing."""

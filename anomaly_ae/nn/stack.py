@@ -30,8 +30,8 @@ class Stack:
 
     @property
     def weights(self) -> list[Tensor]:
-        """What is learned: of one net its parameters, of more their stacks `(nets, ...)`."""
-        return list(self._weights.values()) or list(self.nets[0].parameters())
+        """What is learned by steps: of one net its parameters, of more their stacks `(nets, ...)`."""
+        return [weight for weight in self._weights.values() or self.nets[0].parameters() if weight.requires_grad]
 
     def __call__(self, batches: Sequence[Batch], clock: Clock, watching: bool = False) -> dict[str, Tensor]:
         """The terms of the loss of each net on a batch of its own, means over rows: `(nets,)` each.
@@ -58,6 +58,13 @@ class Stack:
         watching: bool,
     ) -> dict[str, Tensor]:
         return functional_call(self._terms, (weights, buffers), (Batch(**cells), clock, watching))
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Take what the nets have become by themselves."""
+        own = [_tensors(_Terms(net)) for net in self.nets] if self._weights else []
+        for name, tensor in (self._weights | self._buffers).items():
+            tensor.copy_(torch.stack([tensors[name] for tensors in own]))
 
     @torch.no_grad()
     def state(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from anomaly_ae.nn.core import Batch, Clock
+from anomaly_ae.nn.core import Batch, Clock, Part
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 
@@ -41,20 +41,61 @@ def train(
     recipe: Recipe,
     on_epoch: Callable[[dict[str, float]], bool] | None = None,
     optimizer: AdamW | None = None,
+    known: Batch | None = None,
 ) -> list[dict[str, float]]:
     """Minimise the loss of each net over the rows `fit`; keep each one's weights of its best epoch by `validate` loss.
 
-    Both lie on the nets' device already; batches are slices of them. `on_epoch` gets each epoch's record, means over
-    nets, and ends training by returning True. `optimizer` is one of the same stack to go on with. Returns the records.
+    All lie on the nets' device already; batches are slices of them. `on_epoch` gets each epoch's record, means over
+    nets, and ends training by returning True. `optimizer` is one of the same stack to go on with. What is in closed
+    form is solved for `known`, by default the rows `fit`, unless these are none; where nothing is left to be trained by
+    steps, that is the one epoch. Returns the records.
     """
+    known = fit if known is None else known
+    watched = None if validate is None else validate.take(slice(recipe.validate_rows))
+    if stack.weights:
+        _hooked(stack, "start", known)
+        optimizer = optimizer or AdamW(stack.weights, recipe.weight_decay)
+        history = _steps(stack, fit, watched, recipe, on_epoch, optimizer)
+        _hooked(stack, "solve", known)
+        return history
+    started = time.perf_counter()
+    _hooked(stack, "solve", known)
+    loss = float(_validate(stack, fit.take(slice(recipe.validate_rows)))[0].mean())
+    seen = {} if watched is None else _validate(stack, watched)[1]
+    record = {"epoch": 1, "reconstruction": loss, "loss": loss, **seen, "learning_rate": 0.0}
+    record["seconds"] = time.perf_counter() - started
+    if on_epoch is not None:
+        on_epoch(record)
+    return [record]
+
+
+@torch.no_grad()
+def _hooked(stack: Stack, hook: str, rows: Batch) -> None:
+    """Call a hook of parts, of those that have it, with passes over some rows."""
+    for net in stack.nets:
+        parts = [part for part in net.parts() if getattr(type(part), hook) is not getattr(Part, hook)]
+        if parts and len(rows):
+            p = net.eval()(rows.take(slice(SOLVE_ROWS)))
+            for part in parts:
+                getattr(part, hook)(p)
+    stack.gather()
+
+
+def _steps(
+    stack: Stack,
+    fit: Batch,
+    watched: Batch | None,
+    recipe: Recipe,
+    on_epoch: Callable[[dict[str, float]], bool] | None,
+    optimizer: AdamW,
+) -> list[dict[str, float]]:
+    """Epochs of steps down the loss, at most `recipe.max_epochs`; returns their records."""
     batch_size = min(recipe.batch_size, len(fit))
     steps_per_epoch = recipe.steps_per_epoch or min(25, math.ceil(3 * len(fit) / batch_size))
     clock = Clock(steps=recipe.max_epochs * steps_per_epoch if recipe.schedule else 0, rows=len(fit))
     weights = stack.weights
-    optimizer = optimizer or AdamW(weights, recipe.weight_decay)
     batches = [_batches(fit, batch_size) for _ in stack.nets]
     width = fit.x[0].numel()  # the gradient is taken per column, so that clip_norm means the same for any table
-    watched = None if validate is None else validate.take(slice(recipe.validate_rows))
     best_loss = torch.full((len(stack.nets),), math.inf)
     best_epoch = torch.zeros(len(stack.nets))
     best_state: dict[str, Tensor] | None = None
@@ -94,11 +135,6 @@ def train(
         if (on_epoch is not None and on_epoch(record)) or done:
             break
     stack.settle(best_state)
-    with torch.no_grad():
-        for net in stack.nets:
-            p = net.eval()(fit.take(slice(SOLVE_ROWS)))
-            for part in net.parts():
-                part.solve(p)
     return history
 
 

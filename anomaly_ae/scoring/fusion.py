@@ -39,8 +39,8 @@ class Fused(Scorer):
     scorers : sequence of scorers
         What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
         that is below their median. On a table with booleans or categories those that compare numbers only
-        (neighbours, `LocalDenoiser`, `RandomFeatures`, linear ones) stand back, for distances between levels would
-        drown the others. Where one is left it speaks for itself, in its own units.
+        (neighbours, `LocalDenoiser`, linear ones) stand back, for distances between levels would drown the others.
+        Where one is left it speaks for itself, in its own units.
 
     weights : sequence of float > 0 or None, default=None
         How much each scorer's nats count; `None` is 1 for each.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes
+from anomaly_ae.nn.core import Pass, Sizes, codes
 from anomaly_ae.scoring.scorers import Scorer, divided, present
 from anomaly_ae.scoring.search import Search, chunks, rows_of
 
@@ -123,7 +123,7 @@ class _Remembering(Scorer):
     def _cells(self, p: Pass) -> Tensor:
         """What places are made of."""
         if self.space == "code":
-            return torch.cat([level.z for level in p.levels], dim=1).flatten(1)
+            return codes(p.levels).flatten(1)
         x = p.batch.x.flatten(1)
         return x if self.space == "input" else torch.cat([x, present(p, p.batch.x - p.px.mean).flatten(1)], dim=1)
 
