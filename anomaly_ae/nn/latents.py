@@ -116,17 +116,16 @@ class Gaussian(Part):
     def build(self, sizes: Sizes) -> None:
         self.width = _checked_dim(self, self.dim, min(32, max(1, prod(sizes.shape) // prod(sizes.steps))))
         self.steps = sizes.steps
-        self.mu = Pointwise(sizes.features, self.width)
-        self.raw_sigma = Pointwise(sizes.features, self.width)
+        self.code = Pointwise(sizes.features, 2 * self.width)
 
     def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
-        mu = self.mu(h)
-        sigma = softplus(self.raw_sigma(h)) + 1e-6  # the floor keeps log sigma finite far away from the data
+        mu, raw_sigma = self.code(h).chunk(2, dim=1)
+        sigma = softplus(raw_sigma) + 1e-6  # the floor keeps log sigma finite far away from the data
         z = mu + sigma * draw(mu) if self.training else mu
         return (Level(q=D.Normal(mu, sigma, validate_args=False), p=prior(batch), z=z),)
 
     def sample(self, n: int, prior: Part) -> Tensor:
         """Draw `n` codes from the prior: `(n, dim)` or `(n, dim, time)`."""
-        like = self.mu.weight.new_empty(n, self.width, *self.steps)
+        like = self.code.weight.new_empty(n, self.width, *self.steps)
         p = prior(Batch(like))
         return p.mean + p.stddev * draw(like)

@@ -77,10 +77,7 @@ class Net(nn.Module):
 
     def terms(self, p: Pass) -> dict[str, Tensor]:
         """The terms of the loss, each `(n,)` or a scalar, in nats; cells that are not present cost nothing."""
-        cells = -p.px.log_prob(p.batch.x)
-        if p.batch.mask is not None:
-            cells = torch.where(p.batch.mask, cells, 0.0)
-        terms = {"reconstruction": row_sum(cells)}
+        terms = {"reconstruction": self._reconstruction(p)}
         if self.divergence is not None:
             terms["divergence"] = self.divergence(p)
         cost = sum(level.cost for level in p.levels)
@@ -88,9 +85,13 @@ class Net(nn.Module):
             terms["latent_cost"] = cost
         return terms
 
+    def _reconstruction(self, p: Pass) -> Tensor:
+        cells = -p.px.log_prob(p.batch.x)
+        return row_sum(cells if p.batch.mask is None else torch.where(p.batch.mask, cells, 0.0))
+
     def log_likelihood(self, p: Pass) -> Tensor:
         """log p(x|z) less the codes' KL divergence, in nats: `(n,)`."""
-        return -self.terms(p)["reconstruction"] - total_kl(p)
+        return -self._reconstruction(p) - total_kl(p)
 
     def noisy(self) -> Net:
         """Layers as in scoring, corruption and codes as in training: the state in which validate rows are judged."""
