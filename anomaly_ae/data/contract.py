@@ -91,10 +91,8 @@ class Column:
         if self.kind == "date":
             return f"{_date(code - margin)} to {_date(code + margin)}"
         digits = max(0, 1 - math.floor(math.log10(margin)))  # two significant ones of the margin
-        low, high = (
-            f"{bound:.{digits}f}" if digits < 7 else f"{bound:.4g}" for bound in (code - margin, code + margin)
-        )
-        return f"{low} to {high}"
+        bound = f"%.{digits}f" if digits < 7 else "%.4g"
+        return f"{bound} to {bound}" % (code - margin, code + margin)
 
     def value(self, code: float) -> Any:
         """What a code stands for; None where it is missing."""
