@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -216,17 +215,14 @@ class Fold:
 
         Blocks on a thread each are quicker than threads within a block, whose products of matrices are small.
         """
-        n, size, workers = len(X), self.rows, torch.get_num_threads()
-        together = n > size and workers > 1 and self._device.type == "cpu" and not alone
-        if together:  # as many blocks for each, as long as each other
-            size = math.ceil(n / (workers * math.ceil(n / (workers * size))))
-        blocks = [X[start : start + size] for start in range(0, n, size)]
+        size, workers = self.rows, torch.get_num_threads()
+        blocks = [X[start : start + size] for start in range(0, len(X), size)]
 
         def quietly(rows: Array) -> Result:
             with torch.inference_mode():  # a thread has its own
                 return work(rows)
 
-        if not together:
+        if alone or len(blocks) == 1 or workers == 1 or self._device.type != "cpu":
             with threads(self.net):
                 return [quietly(rows) for rows in blocks]
         with pool(workers) as crew:

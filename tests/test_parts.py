@@ -144,7 +144,7 @@ def test_reparameterized_gradient_is_the_score_function_estimate():
     with seeded(0):
         (found,) = latent(h, StandardNormal(), Batch(h))
         (through,) = torch.autograd.grad((found.z - 1).square().mean(), latent.code.bias)
-        through = through[0]  # the rest are of sigma
+        through = through[:1]  # the rest is of sigma
     mu, sigma = found.q.mean[0].detach(), found.q.stddev[0].detach()
     z = found.z.detach()
     by_score = (z - 1).square() * (z - mu) / sigma**2
