@@ -253,7 +253,9 @@ def test_three_hundred_columns_and_fifty_events_stay_small():
     d = 300
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(200, d)), columns=[f"sensor {i}" for i in range(d)])
     det = AutoencoderDetector(effort="fast", max_epochs=1, calibration="split", random_state=0).fit(X)
-    judged(fit_page(det, told(describe(det))))
+    page = judged(fit_page(det, told(describe(det))))
+    assert "One epoch" in " ".join(page.text)  # a net in closed form has no curve
+    assert page.seen.count("svg") == 1
     event = {"start": "2026-01-01", "end": "2026-01-02", "severity": 3.0}
     event |= {"channel_1": "sensor 1", "channel_1_share": 0.9, "channel_1_since": "2026-01-01"}
     summary = {"input": "x.csv", "model": "m", "rows": 9, "alarms": 0, "alarm_rate": 0.0, "events": [event] * 50}

@@ -234,9 +234,10 @@ def _told_fit(s: FitSummary) -> str:
     from anomaly_ae.ops.tracking import told_run
 
     promise = "" if s.promised_false_alarm_rate is None else _promise(s.promised_false_alarm_rate, s.nets)
+    epochs = "one epoch" if s.epochs == 1 else f"at most {s.epochs} epochs"
     lines = [
         f"fitted    {s.detector}",
-        f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, at most {s.epochs} epochs",
+        f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, {epochs}",
         f"threshold {s.threshold:.6g}{promise}",
         f"model     {s.model}",
     ]

@@ -91,9 +91,17 @@ def fit_page(detector: Any, described: str) -> str:
         tiles.append(Tile("false alarms, at most", f"{promised:.3g}"))
     sections = [_scores(detector.calibration_scores_, detector.threshold_.value_, None, "calibrate rows")]
     if len(detector.history_):
-        sections.append(Section("Learning", [_svg(pictures.curves(detector.history_), "Loss by epoch")]))
+        sections.append(_learning(detector.history_))
     sections += [_columns(detector), Section("What it is", [Code(described)])]
     return page(f"{type(detector).__name__}", "A fit on rows that were taken for normal", tiles, sections)
+
+
+def _learning(history: Any) -> Section:
+    if history["epoch"].max() > 1:
+        return Section("Learning", [_svg(pictures.curves(history), "Loss by epoch")])
+    means = history.mean()  # one epoch is no curve: a net in closed form has no other
+    seen = f", {means['validate_loss']:.4g} nats on rows that were held out" if "validate_loss" in means else ""
+    return Section("Learning", [f"One epoch: a loss of {means['loss']:.4g} nats a row on rows learned from{seen}."])
 
 
 def batch_page(
