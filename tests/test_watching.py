@@ -232,7 +232,7 @@ def test_pages_of_every_job_stand_alone_and_say_what_they_are_about(plant, here)
     assert window.seen.count("svg") == 2
     for page in (batch, window):
         assert "head" in " ".join(page.text)
-    detector = load(plant / "model")
+    detector = AutoencoderDetector(max_epochs=2, calibration="split", random_state=0).fit(rows(300, 0))
     fit = judged(fit_page(detector, told(describe(detector))))
     assert f"{detector.threshold_.value_:.4g}" in fit.text
     assert fit.seen.count("svg") == 2
