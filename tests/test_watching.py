@@ -15,7 +15,7 @@ import pytest
 from servers import mlflow_server
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
+from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View
 from anomaly_ae.cli import app
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.report import batch_page, fit_page
