@@ -55,8 +55,8 @@ class AutoencoderDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
     `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 2, 1, 1])`. With `effort="fast"` `backbone=RandomFeatures()`, `corruption=GaussianNoise(0.5)`,
-    `scorer=StandardizedError()`.
+    weights=[0.3, 2, 1, 1])`. With `effort="fast"` `backbone=RandomFeatures()` where the likelihood of numbers is a
+    squared error, `corruption=GaussianNoise(0.5)`, `scorer=StandardizedError()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 

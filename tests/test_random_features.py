@@ -157,6 +157,13 @@ def test_what_is_no_squared_error_is_refused_by_name(likelihood):
         AutoencoderDetector(backbone=RandomFeatures(), likelihood=likelihood).fit(rows(50))
 
 
+def test_less_effort_takes_what_goes_with_the_likelihood():
+    robust = AutoencoderDetector(effort="fast", likelihood=Laplace())
+    assert isinstance(robust.parts()["backbone"], Dense)
+    assert isinstance(robust.set_params(likelihood=Normal()).parts()["backbone"], RandomFeatures)
+    assert isinstance(AutoencoderDetector(effort="fast").parts()["backbone"], RandomFeatures)
+
+
 @pytest.mark.parametrize("name", ["features", "length", "ridge"])
 @pytest.mark.parametrize("value", [0, -1, np.inf])
 def test_values_out_of_range_are_refused(name, value):

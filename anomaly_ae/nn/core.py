@@ -211,6 +211,11 @@ def total_kl(p: Pass) -> Tensor:
     return torch.stack(per_level).sum(0) if per_level else p.batch.x.new_zeros(len(p.batch.x))
 
 
+def suits(part: Part, parts: Mapping[str, Part | None]) -> bool:
+    """Whether the neighbours of a part offer what it needs."""
+    return all(quality in getattr(parts.get(axis), "offers", ()) for axis, quality in part.needs.items())
+
+
 def check_compatible(parts: Mapping[str, Part | None]) -> None:
     """Refuse a combination in which some part needs what its neighbour does not offer.
 
