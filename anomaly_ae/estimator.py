@@ -33,7 +33,7 @@ from anomaly_ae.explanation import ExplanationMixin, known
 from anomaly_ae.folds import Fold
 from anomaly_ae.keeping import arrays_of, config_of
 from anomaly_ae.monitoring.profile import Profile, References
-from anomaly_ae.nn.core import Part, suits
+from anomaly_ae.nn.core import Part, lacking
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
 from anomaly_ae.representation import RepresentationMixin
@@ -186,9 +186,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: clones of the parts given, of the defaults where none is."""
         chosen = {axis: self._chosen(axis) for axis in AXES}
-        for axis in {*AXES} & {*self._defaults} & {*self._by_effort[self.effort]}:
-            if getattr(self, axis) is None and not suits(chosen[axis], chosen):
-                chosen[axis] = self._defaults[axis]  # what the effort would have does not go with what was given
+        if self.backbone is None and lacking(chosen["backbone"], {axis: chosen[axis] for axis in Net.AXES}):
+            chosen["backbone"] = self._defaults["backbone"]  # the effort's does not go with what was given
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
 
     def _default(self, name: str) -> Any:

@@ -327,12 +327,13 @@ def test_unseen_categories_and_values_beyond_the_fit_are_found(watched):
     assert found["flow"].why == "values unseen at fit"
 
 
-def test_the_column_that_adds_most_to_the_score_comes_first(watched):
-    det, _ = watched
+def test_the_column_that_adds_most_to_the_score_comes_first():
+    # of single nets as many blame the speed, which belongs to the head: that was a matter of the seed
+    det = AutoencoderDetector(random_state=0, max_epochs=15, members=8).fit(table(3000, np.random.default_rng(0)))
     X = table(600, np.random.default_rng(6)).assign(head=lambda X: X["head"] + 2)
     first, *others = feature_drift(det.profile_, seen(det, X).counts)
     assert first.name == "head"
-    assert first.excess > 1 / 3
+    assert first.excess > 0.4
     assert first.excess + sum(other.excess for other in others) == pytest.approx(1)
 
 

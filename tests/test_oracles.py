@@ -138,9 +138,13 @@ def test_kl_is_alive_and_falls_as_beta_rises_and_capacity_holds_it():
 @pytest.mark.parametrize("capacity", [2.0, 5.0])
 def test_capacity_holds_the_kl(capacity):
     X = gaussian_rows(6000)[0]
-    det = VAEDetector(divergence=KL(beta=20, capacity=capacity), max_epochs=80, likelihood=Normal(0.3), random_state=0)
-    # held on batches, and kept from the epoch that validate rows like best: over seeds a few per cent off
-    assert det.fit(X).folds_[0].read(X, total_kl).mean() == pytest.approx(capacity, rel=0.1)
+    held = []
+    for seed in range(3):  # on batches, and kept from the epoch that validate rows like best: each a few per cent off
+        det = VAEDetector(
+            divergence=KL(beta=20, capacity=capacity), max_epochs=80, likelihood=Normal(0.3), random_state=seed
+        )
+        held.append(det.fit(X).folds_[0].read(X, total_kl).mean())
+    assert np.mean(held) == pytest.approx(capacity, rel=0.05)
 
 
 def test_clock_of_scoring_stands_at_the_end():

@@ -15,7 +15,7 @@ import pytest
 from servers import mlflow_server
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View
+from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.report import batch_page, fit_page
@@ -232,10 +232,11 @@ def test_pages_of_every_job_stand_alone_and_say_what_they_are_about(plant, here)
     assert window.seen.count("svg") == 2
     for page in (batch, window):
         assert "head" in " ".join(page.text)
-    detector = AutoencoderDetector(max_epochs=2, calibration="split", random_state=0).fit(rows(300, 0))
-    fit = judged(fit_page(detector, told(describe(detector))))
-    assert f"{detector.threshold_.value_:.4g}" in fit.text
-    assert fit.seen.count("svg") == 2
+    trained = AutoencoderDetector(max_epochs=2, calibration="split", random_state=0).fit(rows(300, 0))
+    for detector, drawn in ((load(plant / "model"), 1), (trained, 2)):  # the first is in closed form: without a curve
+        fit = judged(fit_page(detector, told(describe(detector))))
+        assert f"{detector.threshold_.value_:.4g}" in fit.text
+        assert fit.seen.count("svg") == drawn
 
 
 def test_names_of_columns_are_text_and_nothing_else(here):

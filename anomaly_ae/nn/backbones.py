@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, pi, prod
+from math import pi, prod
 
 import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, codes
-from anomaly_ae.nn.layers import Perceptron, beside, check_hidden
+from anomaly_ae.nn.densities import check_positive
+from anomaly_ae.nn.layers import Perceptron, check_hidden, flat
 
 __all__ = ["Dense", "RandomFeatures"]
 
@@ -167,9 +168,8 @@ class RandomFeatures(Part):
 
     def encoder(self, sizes: Sizes) -> nn.Module:
         """Module that takes `(x, condition)` to features `(n, features)`."""
-        for name in ("features", "length", "ridge"):
-            if not 0 < getattr(self, name) < inf:
-                raise ConfigError(f"RandomFeatures needs {name} above 0, however: {getattr(self, name)!r}. Try 1.")
+        for name, advice in (("features", 256), ("length", 2), ("ridge", 0.01)):
+            check_positive(self, name, advice)
         self.receptive_field = prod(sizes.shape[1:])
         self.solves = all(kind == "numeric" for kind in sizes.kinds)
         if not self.solves:
@@ -205,7 +205,7 @@ class _Waves(nn.Module):
         self.bias = nn.Parameter(torch.rand(features), requires_grad=False)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        turns = nn.functional.linear(_flat(x, condition), self.weight, self.bias)
+        turns = nn.functional.linear(flat(x, condition), self.weight, self.bias)
         return turns.sub_(turns.round()).abs_()
 
 
@@ -220,12 +220,12 @@ class _Readout(nn.Module):
         self.bias = nn.Parameter(torch.zeros(rows), requires_grad=False)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        cells = nn.functional.linear(_flat(z, condition), self.weight, self.bias)
+        cells = nn.functional.linear(flat(z, condition), self.weight, self.bias)
         return cells[:, : prod(self.shape)].unflatten(1, (1, *self.shape))
 
     def solve(self, z: Tensor, rows: Batch, ridge: float) -> None:
         """Ridge regression of clean rows on their codes; of absent cells in turns with what is expected there."""
-        code, x = _flat(z, rows.condition), rows.x.flatten(1)
+        code, x = flat(z, rows.condition), rows.x.flatten(1)
         mean = code.mean(0)
         off = code - mean
         gram = (off.T @ off).double()  # sums in float32, which is twice as quick, suffice
@@ -238,7 +238,3 @@ class _Readout(nn.Module):
                 x = torch.where(rows.mask.flatten(1), x, off @ solution + centre)
         cells = len(centre)
         self.weight[:cells], self.bias[:cells] = solution.T, centre - mean @ solution
-
-
-def _flat(x: Tensor, condition: Tensor | None) -> Tensor:
-    return beside(x.flatten(1), None if condition is None else condition.flatten(1))

@@ -211,9 +211,10 @@ def total_kl(p: Pass) -> Tensor:
     return torch.stack(per_level).sum(0) if per_level else p.batch.x.new_zeros(len(p.batch.x))
 
 
-def suits(part: Part, parts: Mapping[str, Part | None]) -> bool:
-    """Whether the neighbours of a part offer what it needs."""
-    return all(quality in getattr(parts.get(axis), "offers", ()) for axis, quality in part.needs.items())
+def lacking(part: Part, parts: Mapping[str, Part | None]) -> dict[str, str]:
+    """What a part needs and its neighbours do not offer, by axis."""
+    there = {axis: neighbour.offers for axis, neighbour in parts.items() if neighbour is not None}
+    return {axis: quality for axis, quality in part.needs.items() if quality not in there.get(axis, ())}
 
 
 def check_compatible(parts: Mapping[str, Part | None]) -> None:
@@ -226,11 +227,10 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
     """
     pieces = [piece for part in parts.values() if part is not None for piece in part.pieces()]
     for part in pieces:
-        for axis, quality in part.needs.items():
+        for axis, quality in lacking(part, parts).items():
             neighbour = parts.get(axis)
-            if neighbour is None or quality not in neighbour.offers:
-                found = "nothing there" if neighbour is None else repr(neighbour)
-                raise IncompatiblePartsError(
-                    f"{type(part).__name__} needs a {axis} with a {quality}, however: {found}. "
-                    f"Choose another {axis}, or leave {type(part).__name__} out."
-                )
+            found = "nothing there" if neighbour is None else repr(neighbour)
+            raise IncompatiblePartsError(
+                f"{type(part).__name__} needs a {axis} with a {quality}, however: {found}. "
+                f"Choose another {axis}, or leave {type(part).__name__} out."
+            )

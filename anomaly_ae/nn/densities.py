@@ -38,7 +38,7 @@ class Likelihood(Part):
         return (x - px.mean).abs().pow(power)
 
 
-def check_positive(part: Likelihood, name: str, advice: float) -> None:
+def check_positive(part: Part, name: str, advice: float) -> None:
     """Refuse a hyperparameter that is not finite and above 0."""
     value = getattr(part, name)
     if not 0 < value < math.inf:

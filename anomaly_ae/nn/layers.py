@@ -39,6 +39,11 @@ def beside(x: Tensor, condition: Tensor | None) -> Tensor:
     return x if condition is None else torch.cat([x, condition], dim=1)
 
 
+def flat(x: Tensor, condition: Tensor | None) -> Tensor:
+    """Rows or windows as long rows, with the condition beside: `(n, cells)`."""
+    return beside(x.flatten(1), None if condition is None else condition.flatten(1))
+
+
 def at_each_step(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`weight` (after, before) times the features of each step, plus `bias`: (n, before, time) to (n, after, time)."""
     weight = weight.expand(len(x), -1, -1)  # a batch of products, without the copies that a transposed `x` would cost
@@ -80,4 +85,4 @@ class Perceptron(nn.Module):
         self.features = widths[-1]
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.layers(beside(x.flatten(1), None if condition is None else condition.flatten(1)))
+        return self.layers(flat(x, condition))
