@@ -56,8 +56,8 @@ def test_it_is_the_ridge_regression_of_rows_on_their_features():
     X, ridge = rows(300), 1e-2
     net = solved(X, backbone=RandomFeatures(features=60, ridge=ridge))
     with torch.no_grad():
-        turns = torch.from_numpy(X) @ net.encoder.weight.T + net.encoder.bias
-        h = (turns - turns.round()).abs().numpy()
+        turns = torch.from_numpy(X) @ net.encoder.weight.T + net.encoder.phase
+        h = (turns - turns.floor() - 0.5).abs().numpy()
         np.testing.assert_allclose(net.encode(Batch(torch.from_numpy(X)))[0].numpy(), h)
     copies = 4  # of each row
     alpha = ridge * copies * len(X) * h.var(0).mean()

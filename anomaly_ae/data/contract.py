@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -82,17 +83,14 @@ class Column:
         """A code as a person would write it; with a margin, the interval around a number or date."""
         if math.isnan(code):
             return "missing"
-        if self.is_unseen(code):
-            return "(unseen)" if margin is None else "(a rarer one)"
-        if self.kind in ("boolean", "category"):
-            return str(self.value(code))
-        if not margin:
-            return f"{code:.4g}" if self.kind == "number" else _date(code)
-        if self.kind == "date":
-            return f"{_date(code - margin)} to {_date(code + margin)}"
-        digits = max(0, 1 - math.floor(math.log10(margin)))  # two significant ones of the margin
-        bound = f"%.{digits}f" if digits < 7 else "%.4g"
-        return f"{bound} to {bound}" % (code - margin, code + margin)
+        match self.kind:
+            case "number":
+                return _interval(margin) % (code - margin, code + margin) if margin else f"{code:.4g}"
+            case "date":
+                return f"{_date(code - margin)} to {_date(code + margin)}" if margin else _date(code)
+            case "category" if code == UNSEEN:
+                return "(unseen)" if margin is None else "(a rarer one)"
+        return str(self.value(code))
 
     def value(self, code: float) -> Any:
         """What a code stands for; None where it is missing."""
@@ -273,6 +271,14 @@ def _text(values: pd.Series, name: str) -> NDArray[np.object_]:
     # whole numbers become floats as soon as one cell of their column is missing
     whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in texts)
     return np.array([str(value) for value in whole], dtype=object)
+
+
+@lru_cache(1024)
+def _interval(margin: float) -> str:
+    """How to write an interval: with two significant digits of half its width."""
+    digits = max(0, 1 - math.floor(math.log10(margin)))
+    bound = f"%.{digits}f" if digits < 7 else "%.4g"
+    return f"{bound} to {bound}"
 
 
 def _moment(seconds: float) -> pd.Timestamp:

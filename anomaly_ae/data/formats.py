@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -64,23 +64,30 @@ def format_of(path: str | Path, name: str | None = None) -> Format:
     return FORMATS[found]
 
 
-def to_parquet(messages: Path, path: Path) -> None:
-    """Arrow messages as the Parquet file that they stand for."""
-    with (
-        pa.OSFile(str(messages)) as source,
-        pa.ipc.open_stream(source) as reader,
+class Groups:
+    """A Parquet file that grows by Arrow messages; rows are gathered into groups, whatever pieces they come in."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema = path, schema
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
         # numbers hardly repeat: dictionaries of them cost more than all the rest
-        pyarrow.parquet.ParquetWriter(path, reader.schema, use_dictionary=_texts(reader.schema)) as writer,
-    ):
-        pending: list[pa.RecordBatch] = []
-        for batch in reader:
-            pending.append(batch)
-            if sum(len(one) for one in pending) >= GROUP:
-                writer.write_table(pa.Table.from_batches(pending))
-                pending = []
-        if pending:
-            writer.write_table(pa.Table.from_batches(pending))
+        self._writer = pyarrow.parquet.ParquetWriter(path, schema, use_dictionary=texts)
+        self._pending: list[pa.RecordBatch] = []
 
+    def add(self, messages: Any) -> None:
+        """Append the rows of messages, of bytes or an open file."""
+        for message in pa.ipc.MessageReader.open_stream(messages):
+            if message.type == "record batch":
+                self._pending.append(pa.ipc.read_record_batch(message, self.schema))
+            if sum(map(len, self._pending)) >= GROUP:
+                self._write()
 
-def _texts(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if pa.types.is_string(field.type)]
+    def _write(self) -> None:
+        self._writer.write_table(pa.Table.from_batches(self._pending, self.schema))
+        self._pending = []
+
+    def close(self) -> None:
+        """Write what is left, and the end of the file."""
+        if self._pending:
+            self._write()
+        self._writer.close()

@@ -245,8 +245,9 @@ def _by_column(where: NDArray[np.bool_]) -> Numbers:
 
 def _binned(values: Array, edges: Array) -> Numbers:
     """How many of `(n, d)` lie in each bin between a column's edges, `(d, BINS)`; nothing that is missing does."""
-    place = np.zeros(values.shape, np.intp)
+    columns = np.ascontiguousarray(values.T)
+    place = np.zeros(columns.shape, np.uint8)
     for edge in edges.T:
-        place += values > edge
-    place += np.arange(len(edges)) * BINS
-    return np.bincount(place[~np.isnan(values)], minlength=edges.shape[0] * BINS).reshape(-1, BINS)
+        place += columns > edge[:, None]
+    bins = place + np.arange(0, len(edges) * BINS, BINS)[:, None]
+    return np.bincount(bins[~np.isnan(columns)], minlength=len(edges) * BINS).reshape(-1, BINS)

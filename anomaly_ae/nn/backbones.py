@@ -115,11 +115,11 @@ class _Output(nn.Module):
 class RandomFeatures(Part):
     r"""Features that are drawn, not trained, and a decoder in closed form: an autoencoder without a training loop.
 
-    .. math:: h_i = |u_i - \lfloor u_i \rceil|, \quad u_i = w_i^T x + b_i, \quad \hat x = A h + a, \quad
+    .. math:: h_i = |u_i - \lfloor u_i \rfloor - \tfrac12|, \quad u_i = w_i^T x + b_i, \quad \hat x = A h + a, \quad
         A, a = \arg\min E \lVert A h(\tilde x) + a - x \rVert^2 + \lambda \lVert A \rVert^2
 
-    with :math:`w_i` normal, :math:`b_i` uniform and :math:`\tilde x` the row as the corruption leaves it: how far a
-    projection is from the nearest whole number, a triangle wave, which stands for a cosine at a fifth of its time.
+    with :math:`w_i` normal, :math:`b_i` uniform and :math:`\tilde x` the row as the corruption leaves it: how far the
+    fraction of a projection is from a half, a triangle wave, which stands for a cosine at a fifth of its time.
     Features are bounded, so that a row far away is never rebuilt.
 
     Where some columns are booleans or categories, whose combinations no projection at random sees, `Dense()`, trained
@@ -202,11 +202,11 @@ class _Waves(nn.Module):
         super().__init__()
         self.features = features
         self.weight = nn.Parameter(torch.randn(features, cells) / (2 * pi * length * cells**0.5), requires_grad=False)
-        self.bias = nn.Parameter(torch.rand(features), requires_grad=False)
+        self.phase = nn.Parameter(torch.rand(features), requires_grad=False)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        turns = nn.functional.linear(flat(x, condition), self.weight, self.bias)
-        return turns.sub_(turns.round()).abs_()
+        turns = nn.functional.linear(flat(x, condition), self.weight, self.phase)
+        return turns.frac_().abs_().sub_(0.5).abs_()  # in place: memory for more is what threads wait for
 
 
 class _Readout(nn.Module):

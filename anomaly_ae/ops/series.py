@@ -18,7 +18,7 @@ from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft, check_output, publish, write_whole
-from anomaly_ae.data.formats import FORMATS, format_of, to_parquet
+from anomaly_ae.data.formats import FORMATS, Groups, format_of
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.explanation import Verdict
@@ -291,16 +291,15 @@ def _write(path: Path, table: pa.Table) -> None:
     kind = format_of(path)
     with Draft(path) as draft:
         draft.cut(0)
-        draft.write(kind.head(table.schema))
-        draft.write(kind.body(table))
-        draft.sync()
         if kind is FORMATS["parquet"]:
-            whole = draft.draft.with_suffix(".whole")
-            to_parquet(draft.draft, whole)
-            draft.discard()
-            publish(whole, path)
+            whole = Groups(draft.draft, table.schema)
+            whole.add(kind.body(table))
+            whole.close()
         else:
-            publish(draft.draft, path)
+            draft.write(kind.head(table.schema))
+            draft.write(kind.body(table))
+        draft.sync()
+        publish(draft.draft, path)
 
 
 def loaded(model: str | Path) -> SeriesDetector:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from anomaly_ae.data import rejects as rejected
 from anomaly_ae.data.drafts import Draft, Stamp, publish, sync
-from anomaly_ae.data.formats import FORMATS, Format, to_parquet
+from anomaly_ae.data.formats import FORMATS, Format, Groups
 from anomaly_ae.errors import BadRowsError
 from anomaly_ae.ops.journal import Journal
 
@@ -52,13 +52,15 @@ class Sink(Protocol):
 class Files:
     """Drafts of the output and of the rejects, and the journal that says how much of them counts.
 
-    A process that dies, or is interrupted, leaves them for the next one; one that fails leaves nothing of them.
+    A process that dies, or is interrupted, leaves them for the next one; one that fails leaves nothing of them. A
+    Parquet file cannot be gone on with, so it is made beside a draft that can, and made again from that.
     """
 
     def __init__(self, journal: Journal, format: Format, rejects: Path | None) -> None:
         self.journal, self.format, self.rejects_path = journal, format, rejects
         self._stack = ExitStack()
         self._rejects: Draft | None = None
+        self._whole: Groups | None = None
         self._begun, self._last = False, 0.0
 
     def __enter__(self) -> Self:
@@ -87,10 +89,15 @@ class Files:
     def begin(self, schema: pa.Schema) -> dict[str, Any] | None:
         """Go on from the last checkpoint, where it is this job's and the drafts have all of it; else anew."""
         self._begun = True
+        if self.format.name == "parquet":
+            self._whole = Groups(self._scores.draft.with_suffix(".whole"), schema)
         done, heads = self.journal.resumable(), (self.format.head(schema), REJECTS.head(rejected.SCHEMA))
         if done is not None and all(map(lambda draft, size: draft.size >= size, self._drafts, done["sizes"])):
             for draft, size in zip(self._drafts, done["sizes"], strict=True):
                 draft.cut(size)
+            if self._whole is not None:
+                with pa.OSFile(str(self._scores.draft)) as messages:
+                    self._whole.add(messages)
             return done
         for draft, head in zip(self._drafts, heads, strict=False):
             draft.cut(0)
@@ -102,6 +109,8 @@ class Files:
     def write(self, scores: Any, rejects: Any) -> None:
         """Append some of both."""
         self._scores.write(scores)
+        if self._whole is not None and len(scores):
+            self._whole.add(scores)
         if self._rejects is not None and rejects is not None:
             self._rejects.write(rejects)
 
@@ -117,9 +126,9 @@ class Files:
         """Publish: first it is written down that all is there, then each file gets its name, the output last."""
         self._scores.sync()
         whole = self._scores.draft
-        if self.format.name == "parquet":
-            whole = whole.with_name(f".{self.journal.output.name}.whole")
-            to_parquet(self._scores.draft, whole)
+        if self._whole is not None:
+            self._whole.close()
+            whole = self._whole.path
             sync(whole)
         files = [(whole, self.journal.output)]
         if self._rejects is not None and summary["rejected"]:
@@ -155,7 +164,7 @@ class Files:
     def _discard(self) -> None:
         for draft in self._drafts:
             draft.discard()
-        self._scores.draft.with_name(f".{self.journal.output.name}.whole").unlink(missing_ok=True)
+        self._scores.draft.with_suffix(".whole").unlink(missing_ok=True)
 
 
 class Stream:

@@ -143,7 +143,7 @@ class Teller:
         profile = self.detector.profile_
         counts = None if profile is None else profile.count(codes, verdict.contributions)
         columns, shares = top(verdict.contributions, self.top)
-        strangest = np.argsort(-verdict.anomaly_score, kind="stable")[: self.strangest]
+        strangest = _foremost(verdict.anomaly_score, self.strangest)
         reasons = self._reasons(codes, verdict, table, strangest)
         said: list[Any] = [rows]
         said += [pc.cast(table.column(name), self.schema.field(name).type, safe=False) for name in self.keep]
@@ -207,6 +207,14 @@ class Teller:
         return {**{name: out[name] for name in plain_columns}, "blamed": blamed, "reasons": "; ".join(reasons)}
 
 
+def _foremost(values: NDArray[np.float64], most: int) -> NDArray[np.intp]:
+    """Places of the largest values, the largest first, of equal ones the first."""
+    if not 0 < most < len(values):
+        return np.argsort(-values, kind="stable")[:most]
+    places = np.flatnonzero(values >= np.partition(values, -most)[-most])
+    return places[np.argsort(-values[places], kind="stable")[:most]]
+
+
 class SideBySide:
     r"""Two tellers, a champion's and its challenger's, that judge the same rows; their codes lie beside each other.
 
@@ -229,7 +237,7 @@ class SideBySide:
         agreement = [int(both.sum()) for both in (first & second, first & ~second, ~first & second, ~first & ~second)]
         one, two = (out.column(name).to_numpy() for name in ("p_value", "challenger_p_value"))
         distance = np.where(first != second, np.abs(np.log(one) - np.log(two)), -1.0)
-        most = np.argsort(-distance, kind="stable")[: self.champion.strangest]
+        most = _foremost(distance, self.champion.strangest)
         plain = ("row", *self.champion.keep, *JUDGED, *CHALLENGED)
         disputed = [
             (float(distance[i]), {name: out.column(name)[i].as_py() for name in plain})

@@ -13,21 +13,24 @@ def shares(contributions: NDArray[np.float64]) -> NDArray[np.float64]:
 
     A row without any contribution gets equal shares.
     """
-    total = contributions.sum(axis=1, keepdims=True)
-    equal = np.full_like(contributions, 1 / contributions.shape[1])
-    return np.divide(contributions, total, out=equal, where=total > 0)
+    return _of_total(contributions, contributions)
 
 
 def top(contributions: NDArray[np.float64], k: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """The `k` columns with the largest shares, largest first, and their shares: both `(n, k)`."""
-    share = shares(contributions)
-    k = min(k, share.shape[1])
-    if 4 * k >= share.shape[1]:
-        columns = np.argsort(-share, axis=1, kind="stable")[:, :k]
+    d = contributions.shape[1]
+    k = min(k, d)
+    if 4 * k >= d:
+        columns = np.argsort(-contributions, axis=1, kind="stable")[:, :k]
     else:  # of many columns a few are found sooner one by one
-        left, rows = share.copy(), np.arange(len(share))
-        columns = np.empty((len(share), k), dtype=np.intp)
+        left, rows = contributions.copy(), np.arange(len(contributions))
+        columns = np.empty((len(contributions), k), dtype=np.intp)
         for rank in range(k):
             columns[:, rank] = left.argmax(axis=1)
             left[rows, columns[:, rank]] = -np.inf
-    return columns, np.take_along_axis(share, columns, axis=1)
+    return columns, _of_total(np.take_along_axis(contributions, columns, axis=1), contributions)
+
+
+def _of_total(some: NDArray[np.float64], contributions: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = contributions.sum(axis=1, keepdims=True)
+    return np.divide(some, total, out=np.full_like(some, 1 / contributions.shape[1]), where=total > 0)
