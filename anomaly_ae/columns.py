@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ MIN_ROWS = 3  # one to fit, one to validate, one to calibrate
 class ColumnsMixin:
     """Takes arrays of numbers as scikit-learn does and tables with columns of any kind by their contract."""
 
+    _fewest: ClassVar[int] = MIN_ROWS  # rows to fit on
+
     contract_: Contract
     n_features_in_: int
 
@@ -28,14 +30,16 @@ class ColumnsMixin:
         self._refuse_repeated(X)
         if isinstance(X, pd.DataFrame) and X.shape[1]:
             validate_data(self, X, skip_check_array=True)
-            if len(X) < MIN_ROWS:
+            if len(X) < self._fewest:
                 raise DataError(
-                    f"{type(self).__name__} needs {MIN_ROWS} rows or more, however: {len(X)}. Give it more."
+                    f"{type(self).__name__} needs {self._fewest} rows or more, however: {len(X)}. Give it more."
                 )
             self.contract_ = Contract.learn(X)
             rows = self.contract_.codes(X)
         else:
-            rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=MIN_ROWS, ensure_all_finite="allow-nan")
+            rows = validate_data(
+                self, X, dtype=np.float64, ensure_min_samples=self._fewest, ensure_all_finite="allow-nan"
+            )
             self.contract_ = Contract.numeric(rows)
         if np.isnan(rows).all():
             raise DataError(f"{type(self).__name__} needs values, however: every cell is missing. Give other rows.")

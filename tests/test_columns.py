@@ -398,9 +398,10 @@ def test_a_column_whose_squares_are_infinite_is_named():
 def test_without_standardising_cells_are_the_numbers():
     X = np.random.default_rng(0).normal(size=(50, 2))
     encoding = of_numbers(X, standardize=False)
-    new = np.array([[50.0, -1e4], [1e200, 0]])
+    new = np.array([[50.0, -1e4], [1e15, 0]])
     cells = encoding.transform(new)
     np.testing.assert_array_equal(cells.x, new)
+    np.testing.assert_array_equal(encoding.transform(new * 1e180).x, [[1e16, -1e16], [1e16, 0]])  # squares are finite
     assert cells.surprise[0, 0] == pytest.approx(0.5 * (priced(50) - priced(X[:, 0].max())) ** 2)
     assert np.isfinite(cells.surprise).all()
     np.testing.assert_array_equal(encoding.inverse_transform(cells.x), new)

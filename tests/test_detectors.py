@@ -25,6 +25,7 @@ from anomaly_ae import (
     KLScore,
     Normal,
     Point,
+    Preprocessing,
     Quantile,
     ReconstructionError,
     VAEDetector,
@@ -166,6 +167,20 @@ def test_far_away_rows_have_finite_scores_above_the_threshold(detector):
 
 
 # --- explaining ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("effort", ["fast", "default"])
+@pytest.mark.parametrize("rule", [{}, {"bend": None}, {"standardize": False}], ids=str)
+@BOTH
+def test_a_cell_as_far_away_as_floats_reach_is_to_blame(detector, rule, effort):
+    det = detector(effort=effort, preprocessing=Preprocessing(**rule), max_epochs=2, random_state=0)
+    det.fit(normal_rows(200))
+    X, far = normal_rows(6, seed=3), np.array([1e9, -1e19, 1e30, -1e155, 1e300, -1.7e308])
+    X[np.arange(6), np.arange(6)] = far
+    verdict = det.assess(X)
+    assert np.isfinite(verdict.contributions).all()
+    assert verdict.is_anomaly.all()
+    assert (verdict.contributions.argmax(axis=1) == np.arange(6)).all()
 
 
 @ALL

@@ -62,6 +62,7 @@ def test_independent_rows_constants_and_few_rows_have_time_one():
     assert (correlation_time(rng.standard_cauchy(size=(500, 30))) == 1).all()
     assert (correlation_time(np.ones((500, 2))) == 1).all()
     assert (correlation_time(ar(0.9, 7, rng)) == 1).all()
+    assert (correlation_time(ar(0.9, 40, rng), runs=[1] * 40) == 1).all()  # none follows another
 
 
 def test_the_correlation_time_is_that_of_ranks_and_leaves_gaps_out():

@@ -157,6 +157,20 @@ def test_no_window_reaches_over_a_gap(reduce):
     assert (det.anomaly_score(new[100:].reset_index(drop=True)) == alone).all()
 
 
+@pytest.mark.parametrize("lengths", [[4], [1, 1, 2], [1] * 40, [2] * 30], ids=str)
+def test_few_rows_and_groups_of_one_row_can_be_learned_from(lengths):
+    X = np.random.default_rng(0).normal(size=(sum(lengths), 2))
+    rows = pd.DataFrame(X, columns=["a", "b"]).assign(unit=np.repeat(np.arange(len(lengths)), lengths))
+    scores = SeriesDetector(group="unit", random_state=0).fit(rows).anomaly_score(rows)
+    assert scores.shape == (len(X),)
+    assert np.isfinite(scores).all()
+
+
+def test_fewer_rows_than_there_are_kinds_of_them_are_refused():
+    with pytest.raises(DataError, match="SeriesDetector needs 4 rows or more, however: 3"):
+        SeriesDetector().fit(pd.DataFrame({"a": [1.0, 2.0, 3.0]}))
+
+
 @BOTH
 def test_no_window_reaches_over_a_group_and_rows_may_lie_in_any_order_of_groups(reduce):
     X = pd.concat([table(600).assign(pump="a"), table(600, seed=5).assign(pump="b")])

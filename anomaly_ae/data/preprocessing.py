@@ -27,6 +27,7 @@ PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
 EMPTY = np.inf  # stands for the constant of a column without a value
 MOMENTS = ("mean", "scale", "height", "low", "high")  # of numeric cells; low and high are cells themselves
 HUGE = 1e300
+FARTHEST = 1e16  # of cells that are not bent: sums of their squares are still finite in float32
 PRICED = 4.0  # bend of what lies beyond the range: as distances grow (`Neighbours`)
 STEEP = 700.0  # the hyperbolic sine of more is no float
 ROUNDED = 1e-6  # relative difference of numbers that are the same but for rounding
@@ -68,8 +69,8 @@ class Preprocessing(BaseEstimator):
     standardize : bool, default=True
         Standardise numbers; `False` leaves them as they are (they should then be of the order of 1).
     bend : float > 0 or None, default=16
-        :math:`b`: from how many standard deviations on a cell lags behind. `None` is linear, :math:`z = (x - m) / s`;
-        and so is a table that is not standardised.
+        :math:`b`: from how many standard deviations on a cell lags behind. `None` is linear, :math:`z = (x - m) / s`,
+        as far as :math:`10^{16}`; and so is a table that is not standardised.
     max_levels : int >= 2, default=20
         Levels of a category that get a cell of their own.
     missing : {"score", "ignore"}, default="score"
@@ -384,7 +385,8 @@ def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool
     with np.errstate(over="ignore"):
         z = raw - mean  # and then in place: blocks are read faster than memory for new ones is got
         z /= scale
-        np.clip(z, -HUGE, HUGE, out=z)
+        end = HUGE if arsinh else FARTHEST
+        np.clip(z, -end, end, out=z)
     if arsinh:
         np.arcsinh(z, out=z)
         z *= height

@@ -25,7 +25,7 @@ def correlation_time(rows: Array, apart: float = 1.0, runs: Sequence[int] = ()) 
     """
     lengths = [*runs] or [len(rows)]
     n, d = min(len(rows), max(lengths)), rows.shape[1]
-    if len(rows) < 8:
+    if len(rows) < 8 or n < 2:
         return np.ones(d)
     correlations = np.zeros((n, d))
     for run in np.split(rows, np.cumsum(lengths)[:-1]):

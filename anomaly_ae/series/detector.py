@@ -160,6 +160,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         "random_state": ["random_state"],
     }
     _defaults: ClassVar[dict[str, BaseEstimator]] = {"scorer": StandardizedError(shrinkage=0.5)}
+    _fewest = 4  # rows: a block of each kind
 
     def __init__(
         self,
