@@ -78,7 +78,8 @@ class Perceptron(nn.Module):
             layers.append(nn.Linear(before, after))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(after))
-            layers.append(ACTIVATIONS[activation]())
+            # the layer before needs not what it gave: in place there is half as much memory to wait for
+            layers.append(nn.ReLU(inplace=True) if activation == "relu" else ACTIVATIONS[activation]())
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers)
