@@ -80,7 +80,7 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
 
     when = [datetime.fromisoformat(batch["event_time"]) for batch in batches]
     figure = Figure(figsize=(8, 7))
-    margins = {"left": 0.1, "right": 0.98, "bottom": 0.05, "top": 0.98, "hspace": 0.12}
+    margins = {"left": 0.1, "right": 0.98, "bottom": 0.08, "top": 0.98, "hspace": 0.12}
     rate, score, count, capital = figure.subplots(4, sharex=True, gridspec_kw=margins)
     rates = np.array([batch["alarm_rate"] for batch in batches])
     low, high = np.array([batch["alarm_interval"] for batch in batches]).T
@@ -88,8 +88,9 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
     if batches[-1]["promised"] is not None:
         rate.axhline(batches[-1]["promised"], color="#c8553d", linestyle="--", label="promised, at most")
     rate.set_ylabel("alarm rate")
-    score.plot(when, [batch["score"]["ks"] for batch in batches], "o-", color="#4878a8", markersize=3, linewidth=1)
-    score.set(ylabel="score drift", ylim=(0, None))
+    distances = [batch["score"]["ks"] for batch in batches]
+    score.plot(when, distances, "o-", color="#4878a8", markersize=3, linewidth=1)
+    score.set(ylabel="score drift", ylim=(0, max(0.1, *distances) * 1.1))
     count.vlines(when, 0, [len(batch["drifting"]) for batch in batches], color="#4878a8", linewidth=3)
     count.set(ylabel="columns that drift", ylim=(0, max(1, *(len(batch["drifting"]) for batch in batches)) * 1.1))
     levels = [batch["martingale"]["log10"] for batch in batches]

@@ -146,15 +146,16 @@ def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) ->
         Tile("alarm rate of the last", f"{last['alarm_rate']:.2%}", "bad" if "alarms" in last["crossed"] else ""),
         Tile("columns that drift in the last", str(len(last["drifting"])), "bad" if last["drifting"] else "good"),
     ]
-    said = [(batch["event_time"], batch["name"], text) for batch in batches for text in batch["findings"]]
+    said = [[_when(batch), batch["name"], text] for batch in batches[::-1] for text in batch["findings"]]
     sections = [
-        Section("What was found", [Table(["when", "batch", "what"], said[::-1]).cut(MOST_ROWS) if said else QUIET]),
+        Section("What was found", [Table(["when (UTC)", "batch", "what"], said).cut(MOST_ROWS) if said else QUIET]),
         Section("Over time", [_svg(pictures.over_time(batches), "Alarm rate, drift and martingale by batch")]),
         _batches(batches),
         *_drift(last),
     ]
-    span = f"{batches[0]['event_time']} to {last['event_time']}"
-    return page(f"{asset or 'all rows'}, {Path(model).name}", f"Monitoring, {span}", tiles, sections)
+    first, until = _when(batches[0]), _when(last)
+    span = until if first == until else f"{first} to {until}"
+    return page(f"{asset or 'all rows'}, {Path(model).name}", f"Monitoring, {span} (UTC)", tiles, sections)
 
 
 def page(title: str, under: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> str:
@@ -226,7 +227,7 @@ def _blamed(event: Mapping[str, Any]) -> list[str]:
 def _batches(batches: Sequence[Mapping[str, Any]]) -> Section:
     told = [
         [
-            batch["event_time"],
+            _when(batch),
             batch["name"],
             f"{batch['rows']:,}",
             f"{batch['alarm_rate']:.2%}",
@@ -237,8 +238,13 @@ def _batches(batches: Sequence[Mapping[str, Any]]) -> Section:
         ]
         for batch in batches[::-1]
     ]
-    names = ["when", "batch", "rows", "alarm rate", "95 % interval", "score drift", "log10 capital", "drifting columns"]
+    names = ["when (UTC)", "batch", "rows", "alarm rate", "95 % interval", "score drift", "log10 capital", "drifting"]
     return Section("Batches", [Table(names, told, frozenset({2, 3, 4, 5, 6})).cut(MOST_ROWS)])
+
+
+def _when(batch: Mapping[str, Any]) -> str:
+    """A batch's event time, which is written in UTC, to the minute."""
+    return str(batch["event_time"])[:16].replace("T", " ")
 
 
 def _drift(monitoring: Mapping[str, Any]) -> list[Section]:
