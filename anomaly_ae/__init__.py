@@ -63,6 +63,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return sorted([*_HOMES, *import_module("anomaly_ae.storage").vocabulary()])
     missing = AttributeError(f"module 'anomaly_ae' has no attribute {name!r}")
     if name not in _HOMES and not name[:1].isupper():  # modules and Python's own questions
         raise missing
@@ -75,4 +77,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *import_module("anomaly_ae.storage").vocabulary()])
+    return sorted([*globals(), *__getattr__("__all__")])

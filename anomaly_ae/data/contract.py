@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,10 @@ LABELS = frozenset(
     {"label", "labels", "class", "target", "y", "anomaly", "is_anomaly", "outlier", "is_outlier", "fault"}
 )
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+WRITTEN = {  # as text
+    "numbers": re.compile(r"(?=.*[.,'% ])[-+]?\d+(?:[.,' ]\d{3})*(?:[.,]\d+)?(?:\s?%|\s[^\W\d]\S{0,5})?"),
+    "dates": re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{4}(?:\s.*)?|\d{4}/\d\d?/\d\d?(?:\s.*)?"),
+}
 UNSEEN = -1.0  # the code of a category that was not there at fit
 DATES = (-62_135_596_800.0, 253_402_300_799.0)  # seconds since 1970 of the first and last moment of years 1 to 9999
 
@@ -123,25 +128,38 @@ class Contract:
         Raises
         ------
         DataError
-            At nested values, integers beyond 2^53, or infinite numbers.
+            At nested values, integers beyond 2^53, infinite numbers, or values that are none of these kinds.
 
         Warns
         -----
         UserWarning
-            Of columns that look like identifiers or labels.
+            Of columns that look like identifiers or labels, or like numbers or dates that are written as text.
         """
         columns = tuple(_learned(str(name), X.iloc[:, place]) for place, name in enumerate(X.columns))
-        if identifiers := [c.name for place, c in enumerate(columns) if _is_identifier(c, X.iloc[:, place])]:
+        read = set()
+        for kind, pattern in WRITTEN.items():
+            if texts := [column for column in columns if _is_written(column, pattern)]:
+                read |= {column.name for column in texts}
+                warnings.warn(
+                    f"Columns of text that look like {kind}: {_named(texts)}, such as {texts[0].levels[-1]!r}. They "
+                    "are learned as categories: convert them (of a file say how it is written: --decimal, --missing; "
+                    "dates as 2026-11-27), or leave them out.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        if identifiers := [
+            column for place, column in enumerate(columns)
+            if column.name not in read and _is_identifier(column, X.iloc[:, place])
+        ]:  # fmt: skip
             warnings.warn(
-                f"Columns that look like identifiers: {', '.join(identifiers)}. They say nothing of what is normal: "
+                f"Columns that look like identifiers: {_named(identifiers)}. They say nothing of what is normal: "
                 "leave them out.",
                 UserWarning,
                 stacklevel=2,
             )
-        if labels := [c.name for place, c in enumerate(columns) if _is_label(c, X.iloc[:, place])]:
+        if labels := [column for place, column in enumerate(columns) if _is_label(column, X.iloc[:, place])]:
             warnings.warn(
-                f"Columns that look like labels: {', '.join(labels)}. A model that sees them learns them: leave them "
-                "out.",
+                f"Columns that look like labels: {_named(labels)}. A model that sees them learns them: leave them out.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -224,6 +242,11 @@ def _kind(name: str, values: pd.Series) -> Kind:
         return "number"
     if inferred in ("datetime64", "datetime", "date"):
         return "date"
+    if inferred in ("timedelta64", "timedelta", "period", "complex"):
+        raise DataError(
+            f"A model needs numbers, booleans, dates or categories, however: column {name!r} has values of type "
+            f"{inferred}. Convert it, spans of time for instance to seconds (.dt.total_seconds())."
+        )
     if inferred == "string" and present.str.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?").all():
         return "date"
     return "category"
@@ -311,6 +334,17 @@ def _is_identifier(column: Column, values: pd.Series) -> bool:
         return len(column.levels) > 0.9 * n
     # whole numbers of a CSV file come as floats
     return column.kind == "number" and bool((np.diff(column.codes(values)) == 1).all())
+
+
+def _is_written(column: Column, pattern: re.Pattern[str]) -> bool:
+    """Whether a category's levels are mostly of this kind."""
+    return column.kind == "category" and sum(
+        pattern.fullmatch(level) is not None for level in column.levels
+    ) > 0.9 * len(column.levels)
+
+
+def _named(columns: Sequence[Column]) -> str:
+    return ", ".join(column.name or "(without a name)" for column in columns)
 
 
 def _is_label(column: Column, values: pd.Series) -> bool:

@@ -58,7 +58,9 @@ class Quadratic(Scorer):
         blocks.diagonal(dim1=1, dim2=2).add_(rest + floor)
         kind = self.mean.dtype
         self.mean, self.axes, self.weights = mean.to(kind), axes.to(kind).contiguous(), weights.to(kind)
-        self.rest, self.inverse = rest.to(kind), torch.linalg.inv(blocks).to(kind).contiguous()
+        # not `inv`, which may fail on several large blocks at once (MKL's LU on two threads)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
+        self.rest, self.inverse = rest.to(kind), inverse.to(kind).contiguous()
 
     def forward(self, p: Pass) -> Tensor:
         if self._complete and self._double:
