@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, load
+from anomaly_ae import AutoencoderDetector, SeriesDetector, load
 from anomaly_ae.cli import FailOn, app
 from anomaly_ae.data import coding
 from anomaly_ae.data.contract import Column
@@ -190,6 +190,17 @@ def test_missing_and_extra_columns_and_any_order(model, tmp_path, ending):
     assert kinds(summary) == [("missing column", "stuck"), ("missing column", "day"), ("extra column", "patient")]
     assert {(f.rows, f.share, f.first_row) for f in summary.findings} == {(N, 1.0, 1)}
     assert (summary.rows, summary.columns) == (N, 6)
+
+
+def test_columns_of_time_and_group_belong_to_a_series(tmp_path):
+    rows = pd.DataFrame({"day": pd.date_range("2026-01-01", periods=60), "unit": "a"})
+    rows["load"] = np.random.default_rng(0).normal(size=60)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    SeriesDetector(time="day", group="unit", random_state=0).fit(rows).save(tmp_path / "series")
+    assert check(tmp_path / "series", tmp_path / "rows.csv").findings == []
+    rows.drop(columns="day").to_csv(tmp_path / "rows.csv", index=False)
+    found = check(tmp_path / "series", tmp_path / "rows.csv").findings
+    assert [(finding.kind, finding.column) for finding in found] == [("missing column", "day")]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

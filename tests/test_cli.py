@@ -202,6 +202,18 @@ def test_a_column_has_the_name_that_its_header_has(place, tmp_path, header):
     done("score", tmp_path / "model", tmp_path / "new.csv", "--output", tmp_path / "out.csv")
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(place):
+    command = f"{SHELL} score {place}/model {place}/normal.csv --output - --no-track | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)  # noqa: S607
+    assert (ended.returncode, ended.stderr) == (128 + 13, "")
+
+
+def test_a_star_brings_the_names_of_the_package():
+    names: dict[str, object] = {}
+    exec("from anomaly_ae import *", names)  # noqa: S102
+    assert {"AutoencoderDetector", "SeriesDetector", "Dense", "score_file"} <= set(names)
+
+
 def test_tracked_jobs_are_runs_and_a_broken_store_is_only_a_warning(place, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)

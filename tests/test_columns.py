@@ -304,11 +304,41 @@ ORDINARY = {
     "number": ("key", np.random.default_rng(0).normal(size=N)),
     "integers": ("key", np.random.default_rng(0).permutation(N)),
     "category": ("key", ["a", "b"] * (N // 2)),
+    "numbers as categories": ("key", ["1", "2"] * (N // 2)),
+    "addresses": ("key", ["10.0.0.1", "10.0.0.2"] * (N // 2)),
     "dates": ("key", pd.date_range("2024-01-01", periods=N)),
     "constant": ("key", np.ones(N)),
     "target of many values": ("target", np.random.default_rng(0).normal(size=N)),
     "y among other letters": ("yield", [0, 1] * (N // 2)),
 }
+
+
+WRITTEN = {
+    "decimal commas": ("numbers", [f"{value},5" for value in range(N)]),
+    "units": ("numbers", [f"{value / 7:.1f} °C" for value in range(N)]),
+    "shares": ("numbers", [f"{value}%" for value in range(N)]),
+    "thousands": ("numbers", [f"{value},013.4" for value in range(1, N + 1)]),
+    "German dates": ("dates", [f"{day % 28 + 1:02d}.{day % 12 + 1:02d}.2026" for day in range(N)]),
+    "American dates": ("dates", [f"{day % 12 + 1}/{day % 28 + 1}/2026 08:00" for day in range(N)]),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_numbers_and_dates_written_as_text_are_warned_of(case):
+    what, values = WRITTEN[case]
+    with pytest.warns(UserWarning, match=f"Columns of text that look like {what}: odd, such as") as said:
+        Contract.learn(pd.DataFrame({"plain": [1.0, 3.0] * (N // 2), "odd": values}))
+    assert len(said) == 1  # they are no identifiers as well
+
+
+@pytest.mark.parametrize(
+    "values",
+    [pd.to_timedelta(range(N), unit="s"), pd.period_range("2026", periods=N, freq="D"), np.full(N, 1j)],
+    ids=["spans of time", "periods", "complex numbers"],
+)
+def test_values_of_no_kind_are_refused_by_name(values):
+    with pytest.raises(DataError, match="column 'odd' has values of type"):
+        Contract.learn(pd.DataFrame({"odd": values}))
 
 
 @pytest.mark.parametrize("case", SUSPICIOUS)

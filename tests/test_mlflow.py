@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -143,6 +144,14 @@ def test_ui_serves_the_runs_of_the_working_directory(jobs):
     with serving([COMMAND, "ui"], folder) as site:
         answer = json.load(urllib.request.urlopen(f"{site}/api/2.0/mlflow/runs/get?run_id={fit.run_id}", timeout=60))  # noqa: S310
     assert answer["run"]["info"]["run_name"] == "fit VAEDetector on normal.csv"
+
+
+def test_ui_says_that_its_port_is_taken(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run([COMMAND, "ui", "--port", str(port)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port} cannot be had" in done.stderr
 
 
 def test_without_the_extra_the_result_is_complete_and_the_way_out_is_named(jobs, tmp_path, monkeypatch):

@@ -166,6 +166,14 @@ def test_few_rows_and_groups_of_one_row_can_be_learned_from(lengths):
     assert np.isfinite(scores).all()
 
 
+def test_long_windows_of_many_channels_can_be_learned():
+    t, rng = np.arange(3000)[:, None], np.random.default_rng(0)
+    X = np.sin(2 * np.pi * t / 200 + np.arange(8)) + rng.normal(0, 0.1, (3000, 8))
+    det = SeriesDetector(random_state=0).fit(X)  # whose matrices MKL's LU on two threads failed to invert
+    assert det.window_ == 200
+    assert np.isfinite(det.explain(X[:400])).all()
+
+
 def test_fewer_rows_than_there_are_kinds_of_them_are_refused():
     with pytest.raises(DataError, match="SeriesDetector needs 4 rows or more, however: 3"):
         SeriesDetector().fit(pd.DataFrame({"a": [1.0, 2.0, 3.0]}))

@@ -97,6 +97,9 @@ def reported(quiet: bool) -> Iterator[Progress | None]:
             yield progress
     except ValueError as error:  # ours, and scikit-learn's of a parameter out of range
         fail(error, 3 if type(error).__name__ == "BadRowsError" else 2)
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(128 + 13) from None  # as of SIGPIPE
     except OSError as error:
         fail(error, 1)
     except KeyboardInterrupt:

@@ -169,6 +169,13 @@ def score(
                 fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
             if challenger is not None:
                 fail(f"A challenger needs models of rows, however: {name} is one of series. Leave it out.", 2)
+            own = {
+                "--on-bad-row": on_bad_row is not OnBadRow.quarantine, "--max-bad-rows": max_bad_rows != "1%",
+                "--rejects": rejects is not None, "--on-unseen": on_unseen is not OnUnseen.score,
+                "--format": format is not None, "--log-samples": log_samples > 0,
+            }  # fmt: skip
+            if asked := ", ".join(option for option, given in own.items() if given):
+                fail(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.", 2)
             made = series.score(
                 name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report
             )

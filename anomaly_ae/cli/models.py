@@ -155,7 +155,7 @@ def sync(json_: Json = False) -> None:
 @app.command()
 def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
     """Open MLflow's pages on the runs of this folder (or of MLFLOW_TRACKING_URI)."""
     with reported(quiet=True):

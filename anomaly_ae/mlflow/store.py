@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 import warnings
@@ -117,13 +118,19 @@ def log_points(client: Any, run_id: str, points: list[Point]) -> None:
 
 
 def serve(host: str, port: int) -> None:
-    """Run MLflow's pages on the store of `tracking_uri` until interrupted."""
+    """Run MLflow's pages on the store of `tracking_uri` until interrupted; raises OSError where the port is taken."""
     imported()
     uri = tracking_uri()
     if uri.startswith("http"):
         raise ConfigError(
             f"A tracking server has pages of its own, however: {redacted(uri)}. Open that address in a browser."
         )
+    try:  # MLflow says that it is taken and ends as if all were well
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise OSError(
+            f"MLflow's pages need a port of their own, however: {host}:{port} cannot be had. Choose another (--port)."
+        ) from error
     subprocess.run(
         [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
         check=False,

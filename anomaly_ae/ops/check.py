@@ -21,6 +21,8 @@ from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow.registry import resolve
+from anomaly_ae.ops.series_table import named
+from anomaly_ae.series.detector import SeriesDetector
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Path_ = str | os.PathLike[str]
@@ -71,10 +73,13 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     table = Table.open(input, dialect)
     known = detector.contract_.columns
     # a model without names takes columns by their place
-    named = [column.name for column in known] if hasattr(detector, "feature_names_in_") else list(table.columns)
-    tallies = [_Tally(column, name) for column, name in zip(known, named, strict=False) if name in table.columns]
-    lacking = [column.name for column in known[len(named) :]] + [name for name in named if name not in table.columns]
-    extra = [name for name in table.columns if name not in named[: len(known)]]
+    beside = named(detector) if isinstance(detector, SeriesDetector) else []  # which say when and where rows belong
+    others = [name for name in table.columns if name not in beside]
+    names = [column.name for column in known] if hasattr(detector, "feature_names_in_") else others
+    tallies = [_Tally(column, name) for column, name in zip(known, names, strict=False) if name in table.columns]
+    lacking = [column.name for column in known[len(names) :]]
+    lacking += [name for name in [*beside, *names] if name not in table.columns]
+    extra = [name for name in others if name not in names[: len(known)]]
     read = [tally.name for tally in tallies] or list(table.columns[:1])  # some column tells how many rows there are
     rows = 0
     for block in table.blocks([], read, BLOCK):

@@ -176,5 +176,5 @@ def too_many(tally: Tally, allowed: Allowed) -> BadRowsError:
     """What to raise then."""
     return BadRowsError(
         f"A job may have bad rows, at most {allowed.told()}, however: {tally.rejected:,} of {tally.rows:,}. "
-        "See the rejects, or allow more (--max-bad-rows)."
+        "Repair them (the rejects, if they are kept, say why), or allow more (--max-bad-rows)."
     )
