@@ -157,6 +157,19 @@ def test_no_window_reaches_over_a_gap(reduce):
     assert (det.anomaly_score(new[100:].reset_index(drop=True)) == alone).all()
 
 
+@pytest.mark.parametrize("reduce", ["mean", "last"])
+def test_where_series_begin_normal_rows_alarm_no_more_often_and_strange_ones_do(reduce):
+    t, rng = np.arange(4000)[:, None], np.random.default_rng(0)
+    X = np.sin(2 * np.pi * t / [50, 50, 40] + np.arange(3)) + rng.normal(0, 0.05, (4000, 3))
+    det = SeriesDetector(reduce=reduce, random_state=0).fit(X[:2000])
+    for length in (1, 5, 20, 60):
+        pieces = [X[first : first + length].copy() for first in range(2000, 3900, 40)]
+        assert np.mean([(det.predict(piece) == -1).mean() for piece in pieces]) < 3 * 0.05
+        for piece in pieces:
+            piece[-1, 0] += 4
+        assert all((det.predict(piece) == -1).any() for piece in pieces)
+
+
 @pytest.mark.parametrize("lengths", [[4], [1, 1, 2], [1] * 40, [2] * 30], ids=str)
 def test_few_rows_and_groups_of_one_row_can_be_learned_from(lengths):
     X = np.random.default_rng(0).normal(size=(sum(lengths), 2))

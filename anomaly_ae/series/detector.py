@@ -62,7 +62,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
     than it ever did, or is beyond all that was seen, costs by itself. No window reaches over a gap in time or from one
     group into another. Where a series begins, or is shorter than a window, windows are filled up with its mirror image,
-    and what they say counts for as many rows as they have.
+    and what they say counts for as many rows as they have, or less: held-out rows tell what mirror images add.
 
     Without a net, three blocks of rows take turns in being held out, and the views then learn from all rows, or from
     five sixths where one of them needs rows to validate with. With a net, blocks of 60 % train, 20 % validate and 20 %
@@ -228,7 +228,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         Raises
         ------
         ValueError
-            Fewer than 3 rows, infinite values, text in an array.
+            Fewer than 4 rows, infinite values, text in an array.
         DataError
             Times that cannot be read or go back; duplicates or gaps where these are to be errors.
         """
@@ -253,6 +253,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         self.fold_ = folds[0]
         if last:
             self.fold_ = learning.fold(kinds_in_time(line.bounds, last).spaced(line.bounds, self._longest))
+        folds[0].learn_begun(rows, divided[0].calibrate)
+        for fold in (*folds[1:], self.fold_):
+            fold.begin_as(folds[0])
         learning.end()
         self.history_ = learning.history()
         self.calibrated_, line = {}, self._timeline(taken)  # held-out rows are read as new ones will be

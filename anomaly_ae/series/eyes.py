@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ae.nn.core import Batch, Pass
@@ -28,6 +30,8 @@ class Eye:
     length: int
     net: Net | None
     top: int | None  # channels that count; None: the scorer's own score
+    # (length,): what a window counts for of which only so many rows are known, and the rest is their mirror image
+    begun: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
 
     @property
     def warm_up(self) -> int | None:

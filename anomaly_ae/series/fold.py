@@ -31,6 +31,7 @@ LEARN_WINDOWS = 4096
 WATCHED_WINDOWS = 1024
 BATCH_ROWS = 4096  # of the windows of a training step, where each row has a code of its own
 LEAST = 1e-3  # of what is blamed on the average channel: the least that is usual for one
+BEGUN, LEVEL, TINY = 128, 0.95, 1e-300  # windows that tell what mirror images add, and at which quantile
 WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
 
 
@@ -185,6 +186,38 @@ class SeriesFold:
         self.settle()
         return history
 
+    def learn_begun(self, rows: Array, runs: Places) -> None:
+        """How far to trust windows of which some rows are known and the others are their mirror image.
+
+        Where a series begins they count for as many rows as they have, and for less where runs `(k, 2)` of rows that
+        were not learned from say more by them than by whole windows: at the quantile `LEVEL` of both.
+        """
+        encoded = self.channels.encode(rows)[0]
+        for eye in self.eyes:
+            length = eye.length
+            eye.begun = np.minimum(1, np.arange(1, length + 1) / eye.counted)
+            first = starts(runs, length, BEGUN)
+            if length == 1 or not len(first):
+                continue
+            few, many = 2 ** np.arange(int(np.log2(length - 1)) + 1) - 1, np.linspace(0, length - 2, 9)
+            last = np.unique(np.concatenate([few, many]).astype(np.intp))  # row, of those that are known
+            begun = (first[:, None, None] + ending(0, length - 1, length)[last]).reshape(-1, length)
+            mirrored, whole = (self._counting(eye, self._over(encoded, eye, at)) for at in (begun, first))
+            high = np.quantile(mirrored.reshape(len(first), len(last), -1), LEVEL, axis=0) * eye.begun[last, None]
+            usual = np.quantile(whole, LEVEL, axis=0)
+            trust = np.minimum(1, usual / np.maximum(high, TINY)).min(axis=1)
+            eye.begun *= np.interp(np.arange(length), [*last, length - 1], [*trust, 1.0])
+
+    def _counting(self, eye: Eye, windows: Windows) -> Array:
+        """What windows say that counts, `(n, 1)`; where channels are chosen, `(n, d)` of each by itself."""
+        told = self._judge(eye, windows, eye.top is not None)
+        return told.scores[:, None] if eye.top is None or told.columns is None else told.columns
+
+    def begin_as(self, other: SeriesFold) -> None:
+        """Trust windows that have just begun as another fold does."""
+        for mine, told in zip(self.eyes, other.eyes, strict=True):
+            mine.begun = told.begun
+
     def _windows(self, encoded: Encoded, runs: Places, length: int) -> Windows:
         most = max(FEWEST_WINDOWS, FIT_CELLS // max(1, self.channels.width * length))
         where = starts(runs, length, most)
@@ -237,7 +270,7 @@ class SeriesFold:
             first = kept - eye.length + 1
             where = slice(first, first + new) if first >= 0 else ending(kept, new, eye.length)
             told = self._judge(eye, self._over(encoded, eye, where), explained or eye.top is not None)
-            views.append(told if first >= 0 else _begun(told, kept, eye.counted))
+            views.append(told if first >= 0 else _begun(told, kept, eye))
         return Raw(views, encoded.surprise[-new:])
 
     def fuse(self, raw: Raw, rarities: Sequence[Rarity]) -> Reading:
@@ -289,7 +322,7 @@ class SeriesFold:
         explained = explained or eye.top is not None
         if reduce == "last":
             head = self._judge(eye, self._over(encoded, eye, ending(0, min(n, length - 1), length)), explained)
-            head = _begun(head, 0, eye.counted)
+            head = _begun(head, 0, eye)
             if n < length:
                 return head
             full = self._judge(eye, self._over(encoded, eye, slice(0, n - length + 1)), explained)
@@ -303,7 +336,7 @@ class SeriesFold:
         if first[-1] != last:
             first = where = np.append(first, last)
         begun = encoded.begun(max(eye.warm_up or 0, length - n))
-        told = _begun(self._judge(eye, self._over(begun, eye, where), explained), n - 1, eye.counted)
+        told = _begun(self._judge(eye, self._over(begun, eye, where), explained), n - 1, eye)
         return told.each(lambda a: over_rows(a, first, counted, n))
 
     def _judge(self, eye: Eye, windows: Windows, explained: bool) -> Reading:
@@ -324,9 +357,10 @@ class SeriesFold:
     # --- keeping -----------------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """All tensors, in the float32 that they were trained in."""
+        """All tensors, in the float32 that they were trained in, and how far windows count that have just begun."""
+        begun = {f"begun{number}": torch.from_numpy(eye.begun) for number, eye in enumerate(self.eyes)}
         modules = {"net": self.net} | {f"view{number}": eye.scorer for number, eye in enumerate(self.eyes)}
-        return {
+        return begun | {
             f"{place}.{name}": tensor.float() if tensor.is_floating_point() else tensor
             for place, module in modules.items()
             if module is not None
@@ -334,7 +368,9 @@ class SeriesFold:
         }
 
     def restore(self, weights: Mapping[str, Tensor]) -> SeriesFold:
-        """Take what `weights` gave; raises RuntimeError where it does not fit."""
+        """Take what `weights` gave; raises KeyError or RuntimeError where it does not fit."""
+        for number, eye in enumerate(self.eyes):
+            eye.begun = weights[f"begun{number}"].double().numpy()
         modules = {"net": self.net} | {f"view{number}": eye.scorer for number, eye in enumerate(self.eyes)}
         for place, module in modules.items():
             if module is not None:
@@ -343,9 +379,10 @@ class SeriesFold:
         return self
 
 
-def _begun(told: Reading, before: int, length: int) -> Reading:
-    """What windows say that are filled up with their mirror image: it counts for as many rows as they really have."""
-    share = np.minimum(1, np.arange(before + 1, before + 1 + len(told.scores)) / length)
+def _begun(told: Reading, before: int, eye: Eye) -> Reading:
+    """What windows say that are filled up with their mirror image: it counts for as much as `learn_begun` found."""
+    known = np.minimum(before + np.arange(len(told.scores)), len(eye.begun) - 1)
+    share = eye.begun[known]
     return Reading(told.scores * share, None if told.columns is None else told.columns * share[:, None])
 
 
