@@ -58,11 +58,12 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     (`PrincipalNeighbours`), and relations of each channel with all others at all lags (`Mahalanobis`). With one, its
     net sees windows as well.
 
-    Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 are taken for
-    flags and stay out of the windows as long as others are measured; a measured channel that stands still for longer
-    than it ever did, or is beyond all that was seen, costs by itself. No window reaches over a gap in time or from one
-    group into another. Where a series begins, or is shorter than a window, windows are filled up with its mirror image,
-    and what they say counts for as many rows as they have, or less: held-out rows tell what mirror images add.
+    Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 alone (so also one
+    that was always 0), booleans and text are flags: nothing looks at them as long as others are measured. A measured
+    channel that stands still for longer than it ever did, or is beyond all that was seen, costs by itself. No window
+    reaches over a gap in time or from one group into another. Where a series begins, or is shorter than a window,
+    windows are filled up with its mirror image, and what they say counts for as many rows as they have, or less:
+    held-out rows tell what mirror images add.
 
     Without a net, three blocks of rows take turns in being held out, and the views then learn from all rows, or from
     five sixths where one of them needs rows to validate with. With a net, blocks of 60 % train, 20 % validate and 20 %
