@@ -305,6 +305,7 @@ ORDINARY = {
     "integers": ("key", np.random.default_rng(0).permutation(N)),
     "category": ("key", ["a", "b"] * (N // 2)),
     "numbers as categories": ("key", ["1", "2"] * (N // 2)),
+    "versions": ("key", ["4.1", "4.2"] * (N // 2)),
     "addresses": ("key", ["10.0.0.1", "10.0.0.2"] * (N // 2)),
     "dates": ("key", pd.date_range("2024-01-01", periods=N)),
     "constant": ("key", np.ones(N)),

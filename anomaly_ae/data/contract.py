@@ -23,6 +23,7 @@ LABELS = frozenset(
     {"label", "labels", "class", "target", "y", "anomaly", "is_anomaly", "outlier", "is_outlier", "fault"}
 )
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+FEW_LEVELS = 10
 WRITTEN = {  # as text
     "numbers": re.compile(r"(?=.*[.,'% ])[-+]?\d+(?:[.,' ]\d{3})*(?:[.,]\d+)?(?:\s?%|\s[^\s\d]\S{0,5})?"),
     "dates": re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{4}(?:\s.*)?|\d{4}/\d\d?/\d\d?(?:\s.*)?"),
@@ -337,10 +338,9 @@ def _is_identifier(column: Column, values: pd.Series) -> bool:
 
 
 def _is_written(column: Column, pattern: re.Pattern[str]) -> bool:
-    """Whether a category's levels are mostly of this kind."""
-    return column.kind == "category" and sum(
-        pattern.fullmatch(level) is not None for level in column.levels
-    ) > 0.9 * len(column.levels)
+    """Whether a category has many levels, mostly of this kind; a few may be versions or sizes."""
+    alike = sum(pattern.fullmatch(level) is not None for level in column.levels)
+    return column.kind == "category" and len(column.levels) > FEW_LEVELS and alike > 0.9 * len(column.levels)
 
 
 def _named(columns: Sequence[Column]) -> str:

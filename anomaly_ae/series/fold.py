@@ -205,7 +205,7 @@ class SeriesFold:
             mirrored, whole = (self._counting(eye, self._over(encoded, eye, at)) for at in (begun, first))
             high = np.quantile(mirrored.reshape(len(first), len(last), -1), LEVEL, axis=0) * eye.begun[last, None]
             usual = np.quantile(whole, LEVEL, axis=0)
-            trust = np.minimum(1, usual / np.maximum(high, TINY)).min(axis=1)
+            trust = np.where(usual > 0, np.minimum(1, usual / np.maximum(high, TINY)), 1).min(axis=1)
             eye.begun *= np.interp(np.arange(length), [*last, length - 1], [*trust, 1.0])
 
     def _counting(self, eye: Eye, windows: Windows) -> Array:
