@@ -31,7 +31,7 @@ LEARN_WINDOWS = 4096
 WATCHED_WINDOWS = 1024
 BATCH_ROWS = 4096  # of the windows of a training step, where each row has a code of its own
 LEAST = 1e-3  # of what is blamed on the average channel: the least that is usual for one
-BEGUN, LEVEL, TINY = 128, 0.95, 1e-300  # windows that tell what mirror images add, and at which quantile
+BEGUN, LEVEL, TINY = 64, 0.95, 1e-300  # windows that tell what mirror images add, and at which quantile
 WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
 
 
