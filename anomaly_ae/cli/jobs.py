@@ -167,12 +167,11 @@ def score(
 
             if len(input) != 1 or output == "-":
                 fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
-            if challenger is not None:
-                fail(f"A challenger needs models of rows, however: {name} is one of series. Leave it out.", 2)
             own = {
                 "--on-bad-row": on_bad_row is not OnBadRow.quarantine, "--max-bad-rows": max_bad_rows != "1%",
                 "--rejects": rejects is not None, "--on-unseen": on_unseen is not OnUnseen.score,
                 "--format": format is not None, "--log-samples": log_samples > 0,
+                "--challenger": challenger is not None,
             }  # fmt: skip
             if asked := ", ".join(option for option, given in own.items() if given):
                 fail(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.", 2)
@@ -238,6 +237,7 @@ def check(
 
 
 def _told_fit(s: FitSummary) -> str:
+    from anomaly_ae.data.contract import listed
     from anomaly_ae.ops.tracking import told_run
 
     promise = "" if s.promised_false_alarm_rate is None else _promise(s.promised_false_alarm_rate, s.nets)
@@ -249,7 +249,7 @@ def _told_fit(s: FitSummary) -> str:
         f"model     {s.model}",
     ]
     if s.constant_columns:
-        lines.insert(2, f"note      constant in these rows: {', '.join(s.constant_columns)}")
+        lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
     return "\n".join(lines + told_run(s))
 
 
@@ -258,6 +258,7 @@ def _promise(rate: float, nets: int) -> str:
 
 
 def _told_score(s: ScoreSummary) -> str:
+    from anomaly_ae.data.contract import listed
     from anomaly_ae.ops.assets import told_drift
     from anomaly_ae.ops.tracking import told_run
 
@@ -272,8 +273,7 @@ def _told_score(s: ScoreSummary) -> str:
         f"output    {s.output}",
     ]
     if s.ignored_columns:
-        shown = ", ".join(s.ignored_columns[:8]) + (", ..." if len(s.ignored_columns) > 8 else "")
-        lines.insert(1, f"note      columns the model does not know, ignored: {shown}")
+        lines.insert(1, f"note      columns the model does not know, ignored: {listed(s.ignored_columns, 8)}")
     if s.rejected:
         where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
         lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")

@@ -24,7 +24,7 @@ LABELS = frozenset(
 )
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 FEW_LEVELS = 10
-WRITTEN = {  # as text
+WRITTEN = {  # how people write what is then text to pandas
     "numbers": re.compile(r"(?=.*[.,'% ])[-+]?\d+(?:[.,' ]\d{3})*(?:[.,]\d+)?(?:\s?%|\s[^\s\d]\S{0,5})?"),
     "dates": re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{4}(?:\s.*)?|\d{4}/\d\d?/\d\d?(?:\s.*)?"),
 }
@@ -137,33 +137,28 @@ class Contract:
             Of columns that look like identifiers or labels, or like numbers or dates that are written as text.
         """
         columns = tuple(_learned(str(name), X.iloc[:, place]) for place, name in enumerate(X.columns))
-        read = set()
-        for kind, pattern in WRITTEN.items():
-            if texts := [column for column in columns if _is_written(column, pattern)]:
-                read |= {column.name for column in texts}
-                warnings.warn(
-                    f"Columns of text that look like {kind}: {_named(texts)}, such as {texts[0].levels[-1]!r}. They "
-                    "are learned as categories: convert them (of a file say how it is written: --decimal, --missing; "
-                    "dates as 2026-11-27), or leave them out.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-        if identifiers := [
-            column for place, column in enumerate(columns)
-            if column.name not in read and _is_identifier(column, X.iloc[:, place])
-        ]:  # fmt: skip
-            warnings.warn(
-                f"Columns that look like identifiers: {_named(identifiers)}. They say nothing of what is normal: "
-                "leave them out.",
-                UserWarning,
-                stacklevel=2,
+        written = {
+            kind: texts for kind, how in WRITTEN.items() if (texts := [c for c in columns if _is_written(c, how)])
+        }
+        for kind, texts in written.items():
+            _warn(
+                texts,
+                f"of text that look like {kind}",
+                f", such as {texts[0].levels[-1]!r}. They are learned as categories: convert them (of a file say how "
+                "it is written: --decimal, --missing; dates as 2026-11-27), or leave them out.",
             )
-        if labels := [column for place, column in enumerate(columns) if _is_label(column, X.iloc[:, place])]:
-            warnings.warn(
-                f"Columns that look like labels: {_named(labels)}. A model that sees them learns them: leave them out.",
-                UserWarning,
-                stacklevel=2,
-            )
+        read = {column.name for texts in written.values() for column in texts}
+        others = [(c, X.iloc[:, place]) for place, c in enumerate(columns) if c.name not in read]
+        _warn(
+            [column for column, values in others if _is_identifier(column, values)],
+            "that look like identifiers",
+            ". They say nothing of what is normal: leave them out.",
+        )
+        _warn(
+            [column for column, values in others if _is_label(column, values)],
+            "that look like labels",
+            ". A model that sees them learns them: leave them out.",
+        )
         return cls(columns)
 
     @classmethod
@@ -339,13 +334,22 @@ def _is_identifier(column: Column, values: pd.Series) -> bool:
 
 def _is_written(column: Column, pattern: re.Pattern[str]) -> bool:
     """Whether a category has many levels, mostly of this kind; a few may be versions or sizes."""
-    alike = sum(pattern.fullmatch(level) is not None for level in column.levels)
-    return column.kind == "category" and len(column.levels) > FEW_LEVELS and alike > 0.9 * len(column.levels)
-
-
-def _named(columns: Sequence[Column]) -> str:
-    return ", ".join(column.name or "(without a name)" for column in columns)
+    if column.kind != "category" or len(column.levels) <= FEW_LEVELS:
+        return False
+    return sum(pattern.fullmatch(level) is not None for level in column.levels) > 0.9 * len(column.levels)
 
 
 def _is_label(column: Column, values: pd.Series) -> bool:
     return column.name.lower() in LABELS and values.nunique(dropna=True) <= 3
+
+
+def _warn(columns: Sequence[Column], like: str, advice: str) -> None:
+    if columns:
+        names = listed([column.name for column in columns])
+        warnings.warn(f"Columns {like}: {names}{advice}", UserWarning, stacklevel=3)
+
+
+def listed(names: Sequence[str], most: int | None = None) -> str:
+    """Names for a person, the first `most` of them."""
+    shown = ", ".join(name or "(without a name)" for name in names[:most])
+    return shown + (", ..." if most is not None and len(names) > most else "")

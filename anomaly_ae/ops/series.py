@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
+from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft, check_output, publish, write_whole
 from anomaly_ae.data.formats import FORMATS, Groups, format_of
@@ -323,7 +324,7 @@ def _plain(value: Any) -> Any:
 def told_fit(s: SeriesFitSummary) -> str:
     """A fit for a person."""
     promise = "" if s.promised_false_alarm_rate is None else f", {s.promised_false_alarm_rate:.2g} of normal rows above"
-    flags = ", ".join(s.unwatched_columns[:8]) + (", ..." if len(s.unwatched_columns) > 8 else "")
+    flags = listed(s.unwatched_columns, 8)
     return "\n".join(
         [
             f"fitted    {s.detector}",
@@ -349,7 +350,7 @@ def told_score(s: SeriesScoreSummary) -> str:
         f"output    {s.output}",
     ]
     if s.ignored_columns:
-        lines.insert(1, f"note      columns the model does not know, ignored: {', '.join(s.ignored_columns[:8])}")
+        lines.insert(1, f"note      columns the model does not know, ignored: {listed(s.ignored_columns, 8)}")
     lines += told_drift(s.monitoring) + told_run(s)
     for event in s.events[:20]:
         blamed = [

@@ -31,7 +31,10 @@ class Eye:
     net: Net | None
     top: int | None  # channels that count; None: the scorer's own score
     # (length,): what a window counts for of which only so many rows are known, and the rest is their mirror image
-    begun: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
+    begun: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = np.minimum(1, np.arange(1, self.length + 1) / self.counted)
 
     @property
     def warm_up(self) -> int | None:

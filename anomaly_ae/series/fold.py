@@ -195,7 +195,6 @@ class SeriesFold:
         encoded = self.channels.encode(rows)[0]
         for eye in self.eyes:
             length = eye.length
-            eye.begun = np.minimum(1, np.arange(1, length + 1) / eye.counted)
             first = starts(runs, length, BEGUN)
             if length == 1 or not len(first):
                 continue
