@@ -18,6 +18,8 @@ from anomaly_ae.errors import ConfigError, DataError
 __all__ = ["Preprocessing"]
 
 Array = NDArray[np.float64]
+Cell = NDArray[np.floating[Any]]
+Type = type[np.floating[Any]]
 Mask = NDArray[np.bool_]
 KINDS = ("number", "boolean", "category", "date")
 NUMBER, BOOLEAN, CATEGORY, DATE = range(4)
@@ -26,7 +28,7 @@ DAY = 86_400.0
 PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
 EMPTY = np.inf  # stands for the constant of a column without a value
 MOMENTS = ("mean", "scale", "height", "low", "high")  # of numeric cells; low and high are cells themselves
-HUGE = 1e300
+HUGE = {np.float32: 1e30, np.float64: 1e300}  # within what a number of each type can be
 FARTHEST = 1e16  # of cells that are not bent: sums of their squares are still finite in float32
 PRICED = 4.0  # bend of what lies beyond the range: as distances grow (`Neighbours`)
 STEEP = 700.0  # the hyperbolic sine of more is no float
@@ -163,10 +165,10 @@ class Cells:
     if there are such columns; `surprise` `(n, d)` in nats.
     """
 
-    x: Array
+    x: Cell
     mask: Mask | None
-    gaps: Array | None
-    surprise: Array
+    gaps: Cell | None
+    surprise: Cell
 
 
 class Encoding:
@@ -226,10 +228,10 @@ class Encoding:
                 raw[:, place] = (np.sin if part % 2 else np.cos)(2 * np.pi * turns)
         return raw
 
-    def transform(self, codes: Array) -> Cells:
-        """Codes `(n, d)` to cells and what no net can judge."""
+    def transform(self, codes: Array, dtype: Type = np.float64) -> Cells:
+        """Codes `(n, d)` to cells and what no net can judge, of type `dtype`."""
         raw = self.raw(codes)
-        z = _cells(raw, *self.moments[:3], arsinh=self.rule.bends is not None)
+        z = _cells(raw, *self.moments[:3], arsinh=self.rule.bends is not None, dtype=dtype)
         absent = np.isnan(raw)
         surprise = self._out_of_range(z, *self.moments[3:])
         gone = absent if self.all_plain else np.isnan(codes)
@@ -251,17 +253,17 @@ class Encoding:
             z[absent] = 0.0
         parts, there = [z], [~absent]
         if len(self.booleans):
-            parts.append(np.nan_to_num(codes[:, self.booleans]))
+            parts.append(np.nan_to_num(codes[:, self.booleans]).astype(dtype))
             there.append(~gone[:, self.booleans])
         for j, places in self.places.items():
             place = places[_levels(codes[:, j])]
-            one_hot = (place[:, None] == np.arange(places.max() + 1)).astype(np.float64)
+            one_hot = (place[:, None] == np.arange(places.max() + 1)).astype(dtype)
             parts.append(one_hot)
             there.append(np.repeat(one_hot.any(axis=1)[:, None], one_hot.shape[1], axis=1))
             surprise[:, j] += self._unseen(j) * ((place < 0) & ~gone[:, j])
         mask = np.concatenate(there, axis=1) if len(there) > 1 else there[0]
         x = np.concatenate(parts, axis=1) if len(parts) > 1 else z
-        gaps = gone[:, self.gappy].astype(np.float64) if len(self.gappy) else None
+        gaps = gone[:, self.gappy].astype(dtype) if len(self.gappy) else None
         return Cells(x, None if mask.all() else mask, gaps, surprise)
 
     def _changed(self, codes: Array) -> Mask:
@@ -276,11 +278,11 @@ class Encoding:
         rows = self.state["rows"][0]
         return gone * np.log((rows + 1) / (self.state["gaps"] * rows + 1))
 
-    def _out_of_range(self, z: Array, low: Array, high: Array) -> Array:
+    def _out_of_range(self, z: Cell, low: Array, high: Array) -> Cell:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
         m = len(self.plain)
-        z, low, high = z[:, :m], low[:m], high[:m]
-        nats = np.zeros(z.shape)
+        z, low, high = z[:, :m], low[:m].astype(z.dtype), high[:m].astype(z.dtype)
+        nats = np.zeros_like(z)
         beyond = np.flatnonzero((z < low) | (z > high))  # of a flat array: several times as quick as of rows
         if len(beyond):
             there, column = z.ravel()[beyond], beyond % m
@@ -288,7 +290,7 @@ class Encoding:
             nats.ravel()[beyond] = 0.5 * np.square(bent(there, PRICED) - bent(ends, PRICED))
         if m == self.columns:
             return nats
-        surprise = np.zeros((len(z), self.columns))
+        surprise = np.zeros((len(z), self.columns), dtype=z.dtype)
         surprise[:, self.plain] = nats
         return surprise
 
@@ -310,7 +312,7 @@ class Encoding:
         with np.errstate(over="ignore"):
             if self.rule.bends is not None:
                 z = np.sinh(np.clip(z / height, -STEEP, STEEP))
-            values = np.clip(z * scale + mean, -HUGE, HUGE)
+            values = np.clip(z * scale + mean, -HUGE[np.float64], HUGE[np.float64])
         codes = np.full((len(x), self.columns), np.nan)
         codes[:, self.plain] = values[:, : len(self.plain)]
         codes[:, self.booleans] = x[:, len(self.numeric) : len(self.numeric) + len(self.booleans)] >= 0.5
@@ -329,7 +331,7 @@ class Encoding:
         return codes
 
 
-def bent(x: Array, bend: float | None) -> Array:
+def bent(x: Cell, bend: float | None) -> Any:
     """Numbers that lag behind from about `bend` on; as they are where it is `None`."""
     return x if bend is None else bend * np.arcsinh(x / bend)
 
@@ -380,14 +382,14 @@ def _usual(raw: Array) -> Array:
     return np.where((spread > 0) & ~(np.nanstd(raw, axis=0) <= 3 * spread), inner, raw)
 
 
-def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool) -> Array:
+def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool, dtype: Type = np.float64) -> Any:
     """Numeric cells, from units of their columns."""
     with np.errstate(over="ignore"):
-        z = raw - mean  # and then in place: blocks are read faster than memory for new ones is got
-        z /= scale
-        end = HUGE if arsinh else FARTHEST
+        z = raw - mean  # in float64, for dates; then in place: blocks are read faster than memory for new ones is got
+        z = np.divide(z, scale, out=z if dtype == np.float64 else np.empty(z.shape, dtype), casting="same_kind")
+        end = HUGE[dtype] if arsinh else FARTHEST
         np.clip(z, -end, end, out=z)
     if arsinh:
         np.arcsinh(z, out=z)
-        z *= height
+        z *= height.astype(dtype)
     return z
