@@ -371,6 +371,24 @@ def test_flags_do_not_drown_what_is_measured():
     assert len(np.unique(only.anomaly_score(some[:, 4:]))) > 10  # all are flags: then they are looked at
 
 
+@pytest.mark.parametrize(("flag", "other"), [("trip", 1), ("run", 7), ("valve", "stuck"), ("run", None)])
+def test_what_a_flag_never_held_is_charged_to_it(flag, other):
+    def flagged(X):
+        turn = np.arange(len(X)) // 100 % 2
+        return pd.DataFrame(X).add_prefix("x").assign(trip=0, run=turn, valve=np.where(turn, "open", "closed"))
+
+    det = SeriesDetector(views=QUICK, random_state=0).fit(flagged(plant()))
+    new = flagged(plant(300, seed=1))
+    odd = new.assign(**{flag: new[flag].astype(object)})
+    odd.loc[100:149, flag] = other
+    one, two = det.assess(new), det.assess(odd if isinstance(other, str) else odd.astype({flag: float}))
+    at = det.contract_.names.index(flag)
+    np.testing.assert_allclose(two.anomaly_score[100:150] - one.anomaly_score[100:150], det.fold_.channels.most)
+    np.testing.assert_allclose(two.contributions[100:150, at], det.fold_.channels.most)
+    rest = np.r_[0:100, 150:300]
+    np.testing.assert_array_equal(two.anomaly_score[rest], one.anomaly_score[rest])
+
+
 def test_a_sensor_that_stands_still_is_strange_and_blamed():
     det = SeriesDetector(views=QUICK, reduce="last", random_state=0).fit(plant())
     new = plant(300, seed=1)

@@ -57,7 +57,7 @@ class SeriesFitSummary:
     event_level: float
     promised_false_alarm_rate: float | None
     seconds: float
-    unwatched_columns: list[str]  # flags beside measured channels: no window holds them
+    flag_columns: list[str]  # flags beside measured channels: no window holds them
     run_id: str | None = None
     tracking_uri: str | None = None
     registered: str | None = None  # models:/NAME/VERSION
@@ -158,7 +158,7 @@ def fit(
         event_level=detector.events_.level_,
         promised_false_alarm_rate=promised_rate(detector.threshold_),
         seconds=time.perf_counter() - started,
-        unwatched_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
+        flag_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
     )
     if not track:
         return summary
@@ -324,12 +324,12 @@ def _plain(value: Any) -> Any:
 def told_fit(s: SeriesFitSummary) -> str:
     """A fit for a person."""
     promise = "" if s.promised_false_alarm_rate is None else f", {s.promised_false_alarm_rate:.2g} of normal rows above"
-    flags = listed(s.unwatched_columns, 8)
+    flags = listed(s.flag_columns, 8)
     return "\n".join(
         [
             f"fitted    {s.detector}",
             f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s",
-            *([f"note      flags, whose changes are not looked at: {flags}"] if flags else []),
+            *([f"note      flags, which count only where they hold what they never held: {flags}"] if flags else []),
             f"window    a score looks back on at most {s.window} rows",
             f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
             f"model     {s.model}",

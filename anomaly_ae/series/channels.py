@@ -46,10 +46,10 @@ class Channels:
 
     Channels of 0 and 1 alone are flags (commands, states, one-hot levels), and so are booleans and categories; all
     others are measured. Windows hold measured channels alone, for flags would drown them, and all where none is
-    measured. What a row costs by itself (another value in a constant column, a value beyond all seen, an unexpected
-    gap) is charged to measured columns; at most as much as something that was never seen, :math:`\\ln (n / L + 1)` for
-    `n` fit rows, of which `L`, the rows of a window, are worth one, for they are alike. So is a measured channel that
-    stands still for longer than it ever did at fit.
+    measured. What a row costs by itself (another value in a constant column, a value beyond all seen, an unseen level,
+    an unexpected gap) is charged to any column, at most as much as something that was never seen,
+    :math:`\\ln (n / L + 1)` for `n` fit rows, of which `L`, the rows of a window, are worth one, for they are alike. So
+    is a measured channel that stands still for longer than it ever did at fit.
     """
 
     length = 1  # rows of a window; the fold that looks through windows sets it
@@ -79,11 +79,10 @@ class Channels:
             stood, _ = standing(rows[first:last], None)
             longest = np.maximum(longest, stood.max(axis=0))
             repeats += (stood > 1).sum(axis=0)
-        charged = np.ones(encoding.columns)
+        price = -np.log((repeats + 1) / (len(fit) + 2))
         if len(measured):
-            charged[np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
-        price = charged * -np.log((repeats + 1) / (len(fit) + 2))
-        return cls(encoding, {"used": used, "longest": longest, "price": price, "charged": charged})
+            price[np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
+        return cls(encoding, {"used": used, "longest": longest, "price": price})
 
     @property
     def most(self) -> float:
@@ -111,7 +110,7 @@ class Channels:
         cells = self.encoding.transform(rows)
         stood, after = standing(rows, before)
         still = np.maximum(stood - self.own["longest"], 0) * self.own["price"]
-        surprise = np.minimum(cells.surprise * self.own["charged"] + still, self.most)
+        surprise = np.minimum(cells.surprise + still, self.most)
         held = cells.x
         if len(self.fixed):  # a net never saw them change, but windows tell by how much they do
             column = self.encoding.owner[self.fixed]

@@ -59,9 +59,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     net sees windows as well.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 alone (so also one
-    that was always 0), booleans and text are flags: nothing looks at them as long as others are measured. A measured
-    channel that stands still for longer than it ever did, or is beyond all that was seen, costs by itself. No window
-    reaches over a gap in time or from one group into another. Where a series begins, or is shorter than a window,
+    that was always 0), booleans and text are flags: no window holds them as long as others are measured. What a flag
+    never held costs by itself, as does a measured channel beyond all that was seen, or one that stands still for longer
+    than it ever did. No window reaches over a gap in time or from one group into another. Where a series begins, or is shorter than a window,
     windows are filled up with its mirror image, and what they say counts for as many rows as they have, or less:
     held-out rows tell what mirror images add.
 
