@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_ae.data.contract import Contract, is_plain
@@ -27,8 +29,8 @@ class ColumnsMixin:
     def _learn_columns(self, X: ArrayLike) -> Array:
         """The contract of the columns, and rows `(n, d)` as its codes."""
         rows: Array
-        self._refuse_repeated(X)
-        if isinstance(X, pd.DataFrame) and X.shape[1]:
+        self._refuse(X)
+        if isinstance(X, pd.DataFrame):
             validate_data(self, X, skip_check_array=True)
             if len(X) < self._fewest:
                 raise DataError(
@@ -50,7 +52,7 @@ class ColumnsMixin:
         check_is_fitted(self)
         if self._is_as_wanted(X):
             return np.asarray(X)
-        self._refuse_repeated(X)
+        self._refuse(X)
         if is_plain(X) and self.contract_.all_numbers:
             return validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite="allow-nan")
         if not isinstance(X, pd.DataFrame):
@@ -70,8 +72,18 @@ class ColumnsMixin:
             return False
         return X.shape[1] == self.n_features_in_ and len(X) > 0 and not np.isinf(X).any()
 
-    def _refuse_repeated(self, X: ArrayLike) -> None:
-        if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
+    def _refuse(self, X: ArrayLike) -> None:
+        """Raise DataError at what holds no columns that a model could tell apart."""
+        if (isinstance(X, Mapping) and not issparse(X)) or getattr(getattr(X, "dtype", None), "names", None):
+            raise DataError(
+                f"{type(self).__name__} needs an array or a DataFrame, however: this is {type(X).__name__}. Give "
+                "pandas.DataFrame(X)."
+            )
+        if not isinstance(X, pd.DataFrame):
+            return
+        if not X.shape[1]:
+            raise DataError(f"{type(self).__name__} needs columns to look at, however: there is none. Give it some.")
+        if not X.columns.is_unique:
             repeated = sorted({str(name) for name in X.columns[X.columns.duplicated()]})
             raise DataError(
                 f"{type(self).__name__} needs distinct column names, however: {', '.join(repeated)} are repeated. "

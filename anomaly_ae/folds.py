@@ -265,7 +265,9 @@ class Fold:
         return codes
 
     def _cells(self, X: Array) -> Cells:
-        return self.encoding.transform(X, np.float32 if self.dtype == torch.float32 else np.float64)
+        # sums of a table by columns are rounded in another order
+        rows = np.ascontiguousarray(X)
+        return self.encoding.transform(rows, np.float32 if self.dtype == torch.float32 else np.float64)
 
     def _batch(self, cells: Cells) -> Batch:
         x, mask, gaps = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -45,6 +47,8 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
     ) -> Array | pd.DataFrame:
         """New rows like the normal ones, `(n_samples, n_features)`."""
         check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 0:
+            raise ValueError(f"sample needs a whole number of rows, however: {n_samples!r}. Try 10.")
         return self._as_given(self.folds_[0].sample(n_samples, check_random_state(random_state).randint(2**31 - 1)))
 
     @property

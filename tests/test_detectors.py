@@ -223,6 +223,27 @@ def test_samples_look_like_the_rows(fitted, which):
     scale = X.std(0)
     assert (np.abs(new.mean(0) - X.mean(0)) < 0.35 * scale).all()
     assert np.abs(np.corrcoef(new.T) - np.corrcoef(X.T)).max() < 0.35
+    assert det.sample(0).shape == (0, X.shape[1])
+    for odd in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"whole number of rows.* {odd}"):
+            det.sample(odd)
+
+
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_scores_are_the_same_to_the_bit_however_rows_lie_in_memory(effort):
+    X = np.random.default_rng(0).normal(size=(400, 12)) ** 3
+    det = AutoencoderDetector(effort=effort, random_state=0).fit(X[:200])
+    for other in (np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2]):
+        np.testing.assert_array_equal(det.anomaly_score(other), det.anomaly_score(X))
+        np.testing.assert_array_equal(det.explain(other), det.explain(X))
+
+
+def test_sparse_columns_are_read_like_others():
+    X = pd.DataFrame(normal_rows(100)).add_prefix("x")
+    sparse = X.astype(pd.SparseDtype(float, 0.0))
+    dense, other = (AutoencoderDetector(effort="fast", random_state=0).fit(rows) for rows in (X, sparse))
+    np.testing.assert_array_equal(dense.anomaly_score(X), other.anomaly_score(sparse))
+    np.testing.assert_array_equal(dense.anomaly_score(sparse), other.anomaly_score(X))
 
 
 def test_a_denoiser_takes_noise_away():

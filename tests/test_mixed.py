@@ -257,6 +257,7 @@ OTHER_TABLES = {
     "array": (lambda X: X.to_numpy(), "ndarray.*DataFrame"),
     "numbers": (lambda X: np.zeros(X.shape), "ndarray.*DataFrame"),
     "no rows": (lambda X: X[:0], "needs a row or more"),
+    "no columns": (lambda X: X[[]], "columns to look at.* none"),
     "repeated names": (lambda X: X.set_axis(["site", *NAMES[1:]], axis=1), "site are repeated"),
     "nested": (lambda X: X.assign(site=[["north"]] * len(X)), r"'site' has \['north'\]"),
     "text in numbers": (lambda X: X.assign(mean_area="big"), "'mean_area' was numbers and has 'big'"),
@@ -281,6 +282,9 @@ UNFIT = {
     "huge": (lambda X: X.assign(mean_area=np.where(np.arange(len(X)) % 2, 1e300, 1)), r"'mean_area' reaches 1e\+300"),
     "two rows": (lambda X: X[:2], "3 rows or more.* 2"),
     "no values": (lambda X: X[["empty"]], "every cell is missing"),
+    "no columns": (lambda X: X[[]], "columns to look at.* none"),
+    "a mapping": (lambda X: dict(X), "an array or a DataFrame.* dict"),
+    "records": (lambda X: X.to_records(), "an array or a DataFrame.* recarray"),
 }
 
 

@@ -152,6 +152,7 @@ def test_ui_says_that_its_port_is_taken(tmp_path):
         done = subprocess.run([COMMAND, "ui", "--port", str(port)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"127.0.0.1:{port} cannot be had" in done.stderr
+    assert "MLflow on" not in done.stderr
 
 
 def test_without_the_extra_the_result_is_complete_and_the_way_out_is_named(jobs, tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """The scoring job: what goes in, what comes out, and what is left of it when something happens on the way."""
 
+import bz2
 import gzip
 import json
+import lzma
 import multiprocessing
 import os
 import random
@@ -114,6 +116,8 @@ INPUTS = {
     "wide.csv": (lambda frame: frame.to_csv(index=False).encode("utf-16"), {}),
     "new.csv.gz": (lambda frame: gzip.compress(frame.to_csv(index=False).encode()), {}),
     "twice.gz": (lambda frame: b"".join(map(gzip.compress, halves(frame.to_csv(index=False).encode()))), {}),
+    "new.csv.bz2": (lambda frame: bz2.compress(frame.to_csv(index=False).encode()), {}),
+    "new.csv.xz": (lambda frame: lzma.compress(frame.to_csv(index=False).encode()), {}),
     "new.csv.zst": (as_zstd, {}),
     "new.parquet": (lambda frame: typed(frame).to_parquet(row_group_size=900), {}),
     "new.arrow": (as_arrow, {}),

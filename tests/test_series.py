@@ -276,6 +276,9 @@ def test_the_window_is_the_period_where_one_shows():
     assert abs(dominant_period(wave, whole, 250) - 150) <= 2
     assert dominant_period(rng.normal(size=(3000, 2)), whole, 250) is None
     assert abs(automatic(wave, whole, 3000) - 150) <= 2
+    for unit in (1e-200, 1e200):  # whatever the units, and beside a constant
+        other = np.column_stack([unit * wave, np.full(3000, 0.1)])
+        assert automatic(other, whole, 3000) == automatic(wave, whole, 3000)
     assert automatic(rng.normal(size=(3000, 2)), whole, 3000) == 128
     assert automatic(rng.normal(size=(400, 2)), np.array([[0, 400]]), 400) == 50
 
@@ -291,6 +294,7 @@ def test_times_of_all_kinds_say_the_same():
         lambda X: X.assign(time=pd.to_datetime(X.time)),
         lambda X: X.assign(time=pd.to_datetime(X.time).dt.tz_convert("Europe/Berlin")),
         lambda X: X.assign(time=np.arange(len(X)) * 60.0),
+        lambda X: X.assign(time=pd.to_timedelta(np.arange(len(X)), unit="min")),
     ):
         det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(make(X))
         assert det.step_ == 60

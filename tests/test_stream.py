@@ -10,7 +10,7 @@ import pytest
 from test_series import QUICK, plant, table
 
 from anomaly_ae import AutoencoderDetector, Neighbours, PrincipalComponents, SeriesDetector, View
-from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.ops.watch import watch
 
 VIEWS = [*QUICK, View(PrincipalComponents(keep=0.9), window=20), View(Neighbours(k=2, exact=1, sample=100), window=5)]
@@ -172,6 +172,12 @@ def test_a_bad_row_is_told_of_and_does_not_stop_the_watch(model):
     assert "oops" in records[4]["error"]
     assert "5 fields" in records[8]["error"]
     assert "anomaly_score" in records[39]
+
+
+def test_a_state_that_could_not_be_saved_is_refused_before_any_row(model, tmp_path):
+    lines, state = rows(4).to_csv(index=False).splitlines(), tmp_path / "missing" / "state.json"
+    with pytest.raises(OutputError, match="folder that can be written"):
+        watch(model, lines, pytest.fail, pytest.fail, state=state)
 
 
 def test_a_watch_goes_on_where_it_stopped(model, tmp_path):

@@ -103,7 +103,7 @@ def reported(quiet: bool) -> Iterator[Progress | None]:
     except OSError as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        fail("interrupted; what is there is whole, and the same command again goes on with it", 130)
+        fail("interrupted; what is there is whole. Give the same command again", 130)
 
 
 def fail(error: object, code: int) -> None:

@@ -97,7 +97,7 @@ def fit(
     """Learn from a file of normal rows and write a model folder."""
     with reported(quiet or json_) as progress:
         dialect = dialect_of(delimiter, decimal, encoding, missing)
-        if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text()):
+        if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text(errors="replace")):
             from anomaly_ae.ops import series
 
             made = series.fit(
@@ -238,9 +238,11 @@ def check(
 
 def _told_fit(s: FitSummary) -> str:
     from anomaly_ae.data.contract import listed
+    from anomaly_ae.ops.describe import told_promise
     from anomaly_ae.ops.tracking import told_run
 
-    promise = "" if s.promised_false_alarm_rate is None else _promise(s.promised_false_alarm_rate, s.nets)
+    rate = s.promised_false_alarm_rate
+    promise = "" if rate is None else told_promise(rate, s.nets > 1)
     epochs = "one epoch" if s.epochs == 1 else f"at most {s.epochs} epochs"
     lines = [
         f"fitted    {s.detector}",
@@ -251,10 +253,6 @@ def _told_fit(s: FitSummary) -> str:
     if s.constant_columns:
         lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
     return "\n".join(lines + told_run(s))
-
-
-def _promise(rate: float, nets: int) -> str:
-    return f", false alarms at most {rate:.2g}" + (f" (cross-fitted: at most {2 * rate:.2g})" if nets > 1 else "")
 
 
 def _told_score(s: ScoreSummary) -> str:

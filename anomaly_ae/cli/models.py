@@ -161,5 +161,4 @@ def ui(
     with reported(quiet=True):
         from anomaly_ae.mlflow.store import serve
 
-        typer.echo(f"MLflow on http://{host}:{port}; stop it with Ctrl-C.", err=True)
-        serve(host, port)
+        serve(host, port, lambda: typer.echo(f"MLflow on http://{host}:{port}; stop it with Ctrl-C.", err=True))

@@ -205,7 +205,8 @@ class Contract:
 def is_plain(X: ArrayLike) -> bool:
     """Whether scikit-learn's own conversion to numbers is right for `X`: all but tables with columns of other types."""
     return not isinstance(X, pd.DataFrame) or all(
-        pd.api.types.is_numeric_dtype(t) and not pd.api.types.is_bool_dtype(t) for t in X.dtypes
+        pd.api.types.is_numeric_dtype(t) and not (pd.api.types.is_bool_dtype(t) or isinstance(t, pd.SparseDtype))
+        for t in X.dtypes
     )
 
 

@@ -190,6 +190,11 @@ class Csv:
             raise DataError(
                 f"A table needs lines that end in newlines, however: {path} has carriage returns alone. Convert it."
             )
+        if re.fullmatch(r"sep=.\s*", line, re.IGNORECASE):
+            raise DataError(
+                f"A table needs a header, however: {path} begins with {line.strip()!r}, a line for Excel alone. Remove "
+                "it; which delimiter there is shows in the header."
+            )
         dialect = dialect.of(line)
         match = well_formed(dialect.separator).match(body)
         if match is None or (match.end() == len(body) and len(head) > LONGEST):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import gzip
 import io
+import lzma
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,18 @@ import pyarrow as pa
 from anomaly_ae.errors import DataError
 
 STDIN = "-"
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+COMPRESSED: dict[bytes, Callable[[Any], Any]] = {  # what a compressed file begins with, and how it is read
+    b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zX": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": lambda raw: pa.CompressedInputStream(pa.PythonFile(raw), "zstd"),
+}
+FOREIGN = {  # what a file begins with that is no text, and what to do
+    b"PK\x03\x04": "a ZIP archive, as .xlsx is. Save it as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an old Office file, as .xls is. Save it as CSV",
+    b"PAR1": "Parquet. Name it .parquet",
+    b"ARRO": "an Arrow file. Name it .arrow",
+}
 MARKS = {  # what a file may begin with to say how it is encoded; the longer first
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -36,15 +49,15 @@ def readable(path: str | Path) -> Iterator[None]:
     """Trouble with reading becomes one sentence."""
     try:
         yield
-    except (pa.ArrowInvalid, OSError, EOFError, StopIteration, zlib.error) as error:
+    except (pa.ArrowInvalid, OSError, EOFError, StopIteration, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"A table needs a readable file, however: {path}: {error}. Check or restore it.") from error
 
 
 class Text:
     """What a file says, as UTF-8, whatever it is compressed with or encoded in.
 
-    Compression is told by the first bytes (gzip, Zstandard), the encoding by a byte order mark or by `encoding`. Where
-    `plain`, offsets are those of the file.
+    Compression is told by the first bytes (gzip, bzip2, xz, Zstandard), the encoding by a byte order mark or by
+    `encoding`. Where `plain`, offsets are those of the file.
     """
 
     def __init__(self, path: str, encoding: str | None = None) -> None:
@@ -53,12 +66,11 @@ class Text:
         self._file, self._size = raw, 0 if path == STDIN else Path(path).stat().st_size
         raw, head = _peeked(raw)
         self.plain = path != STDIN
-        if head[:2] == GZIP or head == ZSTD:
-            raw = (
-                gzip.GzipFile(fileobj=raw) if head[:2] == GZIP else pa.CompressedInputStream(pa.PythonFile(raw), "zstd")
-            )
-            raw, head = _peeked(raw, rewind=False)
+        if unpack := next((way for mark, way in COMPRESSED.items() if head.startswith(mark)), None):
+            raw, head = _peeked(unpack(raw), rewind=False)
             self.plain = False
+        if head in FOREIGN:
+            raise DataError(f"A table needs CSV, however: {path} is {FOREIGN[head]}.")
         self.marked = next((len(mark) for mark in MARKS if head.startswith(mark)), 0)
         encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), encoding or "utf-8")
         self._raw, self._decoder = raw, None

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,8 +117,11 @@ def log_points(client: Any, run_id: str, points: list[Point]) -> None:
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
 
-def serve(host: str, port: int) -> None:
-    """Run MLflow's pages on the store of `tracking_uri` until interrupted; raises OSError where the port is taken."""
+def serve(host: str, port: int, begin: Callable[[], None]) -> None:
+    """Run MLflow's pages on the store of `tracking_uri` until interrupted; raises OSError where the port is taken.
+
+    `begin` is called before they run, if they can.
+    """
     imported()
     uri = tracking_uri()
     if uri.startswith("http"):
@@ -131,6 +134,7 @@ def serve(host: str, port: int) -> None:
         raise OSError(
             f"MLflow's pages need a port of their own, however: {host}:{port} cannot be had. Choose another (--port)."
         ) from error
+    begin()
     subprocess.run(
         [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)],
         check=False,

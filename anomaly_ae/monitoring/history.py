@@ -123,7 +123,7 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
     if crossed["alarms"]:
         findings.append(
             f"{evidence.alarms / rows:.1%} of the rows alarm (95 % interval {low:.1%} to {high:.1%}), where at most "
-            f"{normal.promised:.1%} is promised of normal rows."
+            f"{normal.promised:.1%} is expected of normal rows."
         )
     if crossed["scores"]:
         findings.append(f"Scores are larger than at fit (distance {score.ks:.2f}, p = {score.p_value:.1e}).")

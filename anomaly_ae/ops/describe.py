@@ -81,3 +81,8 @@ def told(facts: dict[str, Any]) -> str:
     training = ", ".join(f"{name} {value:.4g}" for name, value in facts["training"].items())
     lines.append(f"training     {training}")
     return "\n".join(lines)
+
+
+def told_promise(rate: float, cross_fitted: bool) -> str:
+    """What is promised of false alarms, to follow on a threshold."""
+    return f", false alarms at most {rate:.2g}" + (f" (cross-fitted: at most {2 * rate:.2g})" if cross_fitted else "")

@@ -164,7 +164,7 @@ def told(summary: MonitorSummary) -> str:
     lines = []
     for batch in summary.batches:
         low, high = batch["alarm_interval"]
-        promise = "" if batch["promised"] is None else f", at most {batch['promised']:.1%} promised"
+        promise = "" if batch["promised"] is None else f", at most {batch['promised']:.1%} expected"
         again = ", was here before" if batch["repeated"] else ""
         mood = "quiet" if not batch["crossed"] else " ".join(batch["crossed"])
         lines.append(

@@ -86,7 +86,7 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
     low, high = np.array([batch["alarm_interval"] for batch in batches]).T
     rate.errorbar(when, rates, [rates - low, high - rates], fmt="o-", color="#4878a8", markersize=3, linewidth=1)
     if batches[-1]["promised"] is not None:
-        rate.axhline(batches[-1]["promised"], color="#c8553d", linestyle="--", label="promised, at most")
+        rate.axhline(batches[-1]["promised"], color="#c8553d", linestyle="--", label="expected of normal rows, at most")
     rate.set_ylabel("alarm rate")
     distances = [batch["score"]["ks"] for batch in batches]
     score.plot(when, distances, "o-", color="#4878a8", markersize=3, linewidth=1)

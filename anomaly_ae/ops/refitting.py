@@ -19,6 +19,7 @@ from anomaly_ae.loading import load
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import SCHEMES, pinned, resolve
 from anomaly_ae.ops import series
+from anomaly_ae.ops.describe import told_promise
 from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import digest, told_run, tracked
@@ -40,7 +41,8 @@ class RefitSummary:
     rows: int
     threshold_before: float
     threshold: float
-    promised_false_alarm_rate: float | None
+    promised_false_alarm_rate: float | None  # of series nothing is promised
+    cross_fitted: bool  # the promise is then twice that
     generation: int  # how many refits the model has behind it
     seconds: float
     run_id: str | None = None
@@ -107,9 +109,10 @@ def refit(
     before = load(folder)
     if not hasattr(before, "lineage_"):
         raise ConfigError(
-            f"A refit needs a detector, however: {name} is a {type(before).__name__}. Fit that in Python."
+            f"A refit needs a detector, however: {name} is of {type(before).__name__}. Fit that in Python."
         )
-    if how == "warm" and isinstance(before, SeriesDetector):
+    is_series = isinstance(before, SeriesDetector)
+    if how == "warm" and is_series:
         raise ConfigError(f"A warm start needs a detector of rows, however: {name} is one of series. Take another how.")
     X = _read(before, Table.open(data, dialect))
     was, threshold, read = digest(folder / "manifest.json"), float(before.threshold_.value_), source(data)
@@ -126,7 +129,8 @@ def refit(
         rows=len(X),
         threshold_before=threshold,
         threshold=float(detector.threshold_.value_),
-        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        promised_false_alarm_rate=None if is_series else promised_rate(detector.threshold_),
+        cross_fitted=detector.profile_ is not None and detector.profile_.factor > 1,
         generation=len(lineage),
         seconds=time.perf_counter() - started,
     )
@@ -158,7 +162,8 @@ def _read(detector: Any, table: Table) -> Any:
 
 def told(s: RefitSummary) -> str:
     """A refit for a person."""
-    promise = "" if s.promised_false_alarm_rate is None else f", false alarms at most {s.promised_false_alarm_rate:.2g}"
+    rate = s.promised_false_alarm_rate
+    promise = "" if rate is None else told_promise(rate, s.cross_fitted)
     return "\n".join(
         [
             f"refitted  {s.comes_from} {DID[s.how]} by {s.rows:,} rows of {s.data}, {s.seconds:.1f} s",

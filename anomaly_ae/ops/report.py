@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 COLOURS = {"#4878a8": "var(--bar)", "#c8553d": "var(--alarm)", "#000000": "currentColor", "#5d6875": "var(--faint)"}
 MOST_ROWS, MOST_SMALL = 30, 12
-QUIET = "Nothing: alarms, scores and columns are as the model promises."
+QUIET = "Nothing: alarms, scores and columns are as the model expects."
 
 
 class Table(NamedTuple):
@@ -121,7 +121,7 @@ def batch_page(
         Tile("alarm rate", f"{summary['alarm_rate']:.2%}"),
     ]
     if promised is not None:
-        tiles.append(Tile("promised of normal rows, at most", f"{promised:.2%}"))
+        tiles.append(Tile("expected of normal rows, at most", f"{promised:.2%}"))
     if summary.get("rejected"):
         tiles.append(Tile("bad rows, not scored", f"{summary['rejected']:,}", "bad"))
     sections = []

@@ -310,7 +310,7 @@ def loaded(model: str | Path) -> SeriesDetector:
     detector = load(model)
     if not isinstance(detector, SeriesDetector):
         raise ConfigError(
-            f"A series needs a model of series, however: {model} is a {type(detector).__name__}. Fit a SeriesDetector."
+            f"A series needs a model of series, however: {model} is of {type(detector).__name__}. Fit a SeriesDetector."
         )
     return detector
 

@@ -98,7 +98,7 @@ class Allowed:
 
     def told(self) -> str:
         """In words."""
-        return f"{self.count:g}" if np.isfinite(self.count) else f"{self.share:.4g} of all"
+        return f"{self.count:g}" if np.isfinite(self.count) else f"{100 * self.share:.4g} % of all"
 
 
 @dataclass
@@ -176,5 +176,5 @@ def too_many(tally: Tally, allowed: Allowed) -> BadRowsError:
     """What to raise then."""
     return BadRowsError(
         f"A job may have bad rows, at most {allowed.told()}, however: {tally.rejected:,} of {tally.rows:,}. "
-        "Repair them (the rejects, if they are kept, say why), or allow more (--max-bad-rows)."
+        "Repair them (the rejects of a score job say why), or have score allow more (--max-bad-rows)."
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.csv
 
+from anomaly_ae.data.drafts import check_output
 from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.series import loaded
@@ -67,7 +68,7 @@ def watch(
     """
     detector = loaded(model)
     stream = detector.stream()
-    if state is not None and Path(state).exists():
+    if state is not None and check_output(state).exists():
         stream.restore(state)
     names = detector.contract_.names
     keys = [name for name in (detector.time, detector.group) if name is not None]

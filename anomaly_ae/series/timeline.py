@@ -139,7 +139,7 @@ def usual_step(times: Array | None, groups: NDArray[Any] | None) -> float:
 
 
 def moments(values: pd.Series | pd.Index, name: str) -> Array:
-    """Times as numbers `(n,)`: numbers as they are, dates and ISO 8601 text as seconds since 1970 (UTC).
+    """Times as numbers `(n,)`: numbers as they are, others in seconds, of dates and ISO 8601 text since 1970 (UTC).
 
     Raises
     ------
@@ -149,6 +149,8 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
     values = pd.Series(np.asarray(values) if isinstance(values, pd.Index) and values.dtype == object else values)
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         times = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    elif pd.api.types.is_timedelta64_dtype(values.dtype):
+        times = values.dt.total_seconds().to_numpy(dtype=np.float64)
     else:
         dates = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
         times = np.asarray((dates - pd.Timestamp(0, unit="s", tz="UTC")).dt.total_seconds(), dtype=np.float64)

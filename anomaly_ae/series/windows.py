@@ -17,6 +17,7 @@ Places = NDArray[np.intp]
 LONGEST = 256  # rows of an automatic window, at most
 USUAL = (16, 128)  # rows of one where no longer period shows
 SHORTEST_PERIOD = 4
+ROUNDED = 1e-12  # of the largest number: a channel that differs by less is constant
 PROMINENT = 0.3  # autocorrelation of a period
 
 
@@ -209,14 +210,14 @@ def dominant_period(x: Array, runs: Places, longest: int) -> int | None:
         if n < 2 * longest or longest <= SHORTEST_PERIOD:
             continue
         run = np.nan_to_num(x[first:last])
-        run = run - run.mean(axis=0)
-        spectrum = np.abs(np.fft.rfft(run, 2 * n, axis=0)) ** 2
-        lagged = np.fft.irfft(spectrum, axis=0)[: longest + 1]
-        whole = lagged[0]
-        live = whole > 1e-12 * n
+        off = run - run.mean(axis=0)
+        size = np.abs(off).max(axis=0)
+        live = size > ROUNDED * np.abs(run).max(axis=0)
         if live.any():
+            spectrum = np.abs(np.fft.rfft(off[:, live] / size[live], 2 * n, axis=0)) ** 2
+            lagged = np.fft.irfft(spectrum, axis=0)[: longest + 1]
             unbiased = n / (n - np.arange(longest + 1))[:, None]
-            total += n * (lagged[:, live] / whole[live] * unbiased).mean(axis=1)
+            total += n * (lagged / lagged[0] * unbiased).mean(axis=1)
             weight += n
     if not weight:
         return None
