@@ -29,6 +29,7 @@ class ColumnsMixin:
     def _learn_columns(self, X: ArrayLike) -> Array:
         """The contract of the columns, and rows `(n, d)` as its codes."""
         rows: Array
+        X = as_frame(X)
         self._refuse(X)
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, skip_check_array=True)
@@ -52,6 +53,7 @@ class ColumnsMixin:
         check_is_fitted(self)
         if self._is_as_wanted(X):
             return np.asarray(X)
+        X = as_frame(X)
         self._refuse(X)
         if is_plain(X) and self.contract_.all_numbers:
             return validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite="allow-nan")
@@ -95,5 +97,17 @@ class ColumnsMixin:
         tags.input_tags.allow_nan = True
         return tags
 
-    def _as_given(self, codes: Array) -> Array | pd.DataFrame:
-        return codes if self.contract_.all_numbers else self.contract_.table(codes)
+    def _as_given(self, codes: Array, index: pd.Index | None = None) -> Array | pd.DataFrame:
+        if self.contract_.all_numbers:
+            return codes
+        table = self.contract_.table(codes)
+        return table if index is None else table.set_axis(index)
+
+
+def as_frame(X: Any) -> Any:
+    """What is a table to others as a DataFrame, masked cells as missing ones; anything else as it is."""
+    if isinstance(X, np.ma.MaskedArray):
+        return np.ma.filled(X.astype(np.float64), np.nan)
+    if not isinstance(X, pd.DataFrame) and hasattr(X, "to_pandas") and hasattr(X, "columns"):
+        return X.to_pandas()
+    return X

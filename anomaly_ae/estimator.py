@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral, Real
@@ -31,23 +31,26 @@ from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import ExplanationMixin, known
 from anomaly_ae.folds import Fold
-from anomaly_ae.keeping import arrays_of, config_of
-from anomaly_ae.monitoring.profile import Profile, References
+from anomaly_ae.incremental import IncrementalMixin
+from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of
+from anomaly_ae.monitoring.profile import References
 from anomaly_ae.nn.core import Part, lacking
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
 from anomaly_ae.representation import RepresentationMixin
-from anomaly_ae.scoring.calibration import Reservoir, lower_median, p_values, splits
+from anomaly_ae.scoring.calibration import lower_median, p_values, splits
 
 Array = NDArray[np.float64]
 FOLDS = 5
+ANY = 1000  # scores, with which any threshold can be tried
 CROSS_BELOW = 1000  # rows; above it a fifth of them calibrates well enough
-HELD_OUT_EVERY = 5  # partial_fit sets every fifth row aside to calibrate
-RESERVOIR = 2000  # rows kept for recalibration by partial_fit
 AXES = ("preprocessing", *Net.AXES, "scorer", "threshold")
 
 
-class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
+class Detector(
+    CallbackSupportMixin, DefaultsMixin, IncrementalMixin, ExplanationMixin, RepresentationMixin, OutlierMixin,
+    BaseEstimator,
+):  # fmt: skip
     """Learns what normal rows look like, then says of new rows how strange they are and which column is to blame.
 
     A detector is a composition of parts; a part left at `None` is the class's documented default. `fit` divides the
@@ -101,15 +104,9 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
     """
 
     folds_: list[Fold]
-    history_: pd.DataFrame
     calibration_scores_: Array
     threshold_: Any
-    n_rows_seen_: int
-    parts_: dict[str, Any]  # the composition that was fitted
-    profile_: Profile | None  # what normal rows look like, for `monitoring`
     lineage_: list[dict[str, Any]]  # which models and data this one comes from
-    _reservoirs: list[Reservoir]  # of calibrate rows
-    _learned: list[Reservoir]  # of fit rows, for scorers to learn from when more arrive
 
     _defaults: ClassVar[Mapping[str, Any]] = {}  # what stands for `None`
     _by_effort: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the same where it is a matter of effort
@@ -200,6 +197,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn from normal rows `X` `(n, n_features)`; `y` is ignored.
@@ -214,12 +212,9 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
             Nested values, integers beyond 2^53.
         """
         kept = list(self.folds_) if self.warm_start and hasattr(self, "folds_") else []
-        if kept and repr(self.parts()) != repr(self.parts_):
-            raise ConfigError(
-                f"{type(self).__name__} needs the parts of the last fit to start from, however: some are others now. "
-                "Set warm_start=False, or the parts as they were."
-            )
-        self.parts_ = self.parts()
+        if kept:
+            self._refuse_changes()
+        self._begin()
         rows = self._checked(X) if kept else self._learn_columns(X)
         rng = check_random_state(self.random_state)
         rotate = self.calibration == "cross" or (self.calibration == "auto" and len(rows) < CROSS_BELOW)
@@ -251,66 +246,23 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
         context.call_on_fit_task_end(estimator=self)
         return self
 
-    def recalibrate(self, X: ArrayLike) -> Self:
-        """Set threshold and p-values anew by normal rows `X` `(n, n_features)` that no fit has seen; the nets stay.
+    def _begin(self) -> None:
+        """Take the parts and the call as they are now, and see that a threshold can be set by them."""
+        self.parts_, self.call_ = self.parts(), called(self)
+        with warnings.catch_warnings(action="ignore"):
+            clone(self.parts_["threshold"]).fit(np.arange(ANY))
 
-        The promise is then the threshold's `alpha`, for all nets are new to these rows.
-        """
-        rows = self._checked(X)
-        self.parts_["threshold"] = self.parts()["threshold"]  # it may have been set since
-        self._calibrate([self.anomaly_score(X)])
-        rng = check_random_state(self.random_state)
-        for number in range(len(self.folds_)):  # what `partial_fit` goes on from
-            self._reservoirs[number] = Reservoir(RESERVOIR, self.n_features_in_)
-            self._reservoirs[number].add(rows[number :: len(self.folds_)], rng)
-        references = References(rows, 1)
-        some = self.assess_codes(rows[references.choose(np.arange(len(rows)))])
-        references.add(some.anomaly_score, some.contributions)
-        self.profile_ = references.profile(self.contract_.columns)
-        return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Go on learning from more normal rows; `y` is ignored.
-
-        The first call, unless `fit` came before, freezes the columns' scaling and needs 3 rows. Every fifth row is
-        set aside to calibrate (a uniform sample of at most 2000 is kept, in memory only); the others train for
-        `steps_per_epoch` batches or one pass, whichever is more. A model from `load` keeps its threshold until 200
-        rows have been set aside.
-        """
-        first = not hasattr(self, "folds_")
-        rows = self._learn_columns(X) if first else self._checked(X)
-        rng = check_random_state(self.random_state)
-        if first:
-            self.n_rows_seen_, self.history_, self.parts_ = 0, pd.DataFrame(), self.parts()
-            self.profile_ = None
-            self.folds_, self._reservoirs, self._learned = [], [], []
-        numbers = self.n_rows_seen_ + np.arange(len(rows))
-        held_out, learned = rows[numbers % HELD_OUT_EVERY == 0], rows[numbers % HELD_OUT_EVERY != 0]
-        if first:
-            self._keep(self._new_fold(learned, rng), rows[:0], rows[:0], rng)
-        records = []
-        for number, (fold, reservoir) in enumerate(zip(self.folds_, self._reservoirs, strict=True)):
-            reservoir.add(held_out[number :: len(self.folds_)], rng)
-            if len(learned):
-                self._learned[number].add(learned, rng)
-                steps = max(self.steps_per_epoch or 1, math.ceil(len(learned) / self.batch_size))
-                recipe = self._recipe(max_epochs=1, steps_per_epoch=steps, schedule=False)
-                seed = (rng.randint(2**31 - 1) + self.n_rows_seen_) % 2**31
-                history = fold.train(learned, rows[:0], recipe, seed, remember=self._learned[number].rows)
-                records += [{"net": number + 1, **record} for record in history]
-        self.history_ = pd.concat([self.history_, pd.DataFrame(records)], ignore_index=True)
-        self.history_["epoch"] = self.history_.groupby("net").cumcount() + 1
-        self.n_rows_seen_ += len(rows)
-        kept = [reservoir.rows for reservoir in self._reservoirs]
-        if sum(map(len, kept)) >= min(200, len(getattr(self, "calibration_scores_", ()))):
-            told = [fold.assess(X) for fold, X in zip(self.folds_, kept, strict=True) if len(X)]
-            self._calibrate([scores for scores, _ in told])
-            codes, shares = np.concatenate(kept), np.concatenate([shares for _, shares in told])
-            once = np.ones(self.n_features_in_ + 1)  # rows of a sample are no neighbours
-            rows_, cross = (self.n_rows_seen_, self.n_rows_seen_), len(kept) > 1
-            self.profile_ = Profile.learn(self.contract_.columns, codes, shares, rows_, cross, once[1:], once)
-        return self
+    def _refuse_changes(self) -> None:
+        """Raise ConfigError where nets that are there could not have come from the parameters that are set."""
+        others = [
+            name for name in (*AXES, "effort", "members", "calibration")
+            if name != "threshold" and repr(getattr(self, name)) != repr(getattr(self.call_, name))
+        ]  # fmt: skip
+        if others:
+            raise ConfigError(
+                f"{type(self).__name__} needs the parts of the last fit to start from, however: "
+                f"{', '.join(others)} changed. Set warm_start=False, or what it was."
+            )
 
     def _recipe(self, **changes: Any) -> Recipe:
         mine = {field.name: self._chosen(field.name) for field in fields(Recipe) if hasattr(self, field.name)}
@@ -332,18 +284,12 @@ class Detector(CallbackSupportMixin, DefaultsMixin, ExplanationMixin, Representa
     def _device(self) -> str:
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
-    def _keep(self, fold: Fold, calibrate: Array, fit: Array, rng: np.random.RandomState) -> None:
-        self.folds_.append(fold)
-        for place, rows in ((self._reservoirs, calibrate), (self._learned, fit)):
-            place.append(Reservoir(RESERVOIR, self.n_features_in_))
-            place[-1].add(rows, rng)
-
     def _calibrate(self, scores: list[Array]) -> None:
         self.calibration_scores_ = np.sort(np.concatenate(scores))
         if not np.isfinite(self.calibration_scores_).all():
             raise ConfigError(
                 f"{type(self).__name__} needs a training that stays finite, however: scores of calibrate rows are not. "
-                f"Lower learning_rate (it is {self._chosen('learning_rate'):g})."
+                f"Lower learning_rate (it is {self._chosen('learning_rate'):g}), or what else is out of proportion."
             )
         self.threshold_ = clone(self.parts_["threshold"]).fit(self.calibration_scores_)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly_ae.columns import ColumnsMixin
+from anomaly_ae.columns import ColumnsMixin, as_frame
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.folds import Fold
 from anomaly_ae.scoring import attribution
@@ -97,15 +98,16 @@ class ExplanationMixin(ColumnsMixin):
         first, columns with a share below a tenth are left out. What is expected of a number is an interval that held
         95 % of validate rows.
         """
-        if top < 1:
+        if not isinstance(top, Integral) or top < 1:
             raise ConfigError(f"reasons needs top of 1 or more, however: {top!r}. Ask for one column at least.")
+        X = as_frame(X)
         codes = self._checked(X)
         row, column, share, expected, margin = self.blamed(codes, self.assess_codes(codes), top)
         told = pd.DataFrame({"row": row, "column": column, "share": share})
         contract = [self.contract_.columns[j] for j in column]
         told["column"] = [one.name for one in contract]
         told["value"] = [
-            str(X.iloc[i, j]) if one.is_unseen(code) else one.shown(code)  # type: ignore[union-attr]
+            str(X.iloc[i, j]) if one.is_unseen(code) else one.shown(code)
             for one, code, i, j in zip(contract, codes[row, column], row, column, strict=True)
         ]
         told["expected"] = [one.shown(*bounds) for one, *bounds in zip(contract, expected, margin, strict=True)]

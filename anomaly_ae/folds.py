@@ -82,7 +82,7 @@ class Fold:
                     nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, gappy, groups))
                 scorer.build(Sizes(shape, gappy, groups=groups))
             return cls(encoding, nets.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
-        except (AttributeError, TypeError, RuntimeError) as error:
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
             composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
             raise ConfigError(
                 f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from anomaly_ae import storage
 from anomaly_ae.data.contract import Contract
@@ -13,13 +16,37 @@ from anomaly_ae.monitoring.profile import Profile
 from anomaly_ae.version import __version__
 
 PROFILE = "profile/"
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def all_or_nothing(method: Method) -> Method:
+    """Have a method that fails leave the attributes of its object as they were."""
+
+    @wraps(method)
+    def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(self.__dict__)
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    return whole  # type: ignore[return-value]
+
+
+def called(detector: Any) -> Any:
+    """The call of a detector, for its folder and for who goes on from it: what is set later does not change it."""
+    call = clone(detector)
+    call.set_callbacks()
+    return call
 
 
 def config_of(detector: Any, **fitted: Any) -> dict[str, Any]:
     """A fitted detector as plain data; `fitted` are facts of its own kind."""
     return {
         "anomaly_ae": __version__,
-        "detector": storage.to_tree(detector),
+        "detector": storage.to_tree(detector.call_),
         "parts": {axis: storage.to_tree(part) for axis, part in detector.parts_.items()},
         "contract": detector.contract_.to_json(),
         "lineage": getattr(detector, "lineage_", []),
@@ -47,6 +74,7 @@ def recall(detector: Any, stored: storage.Stored) -> dict[str, Any]:
         Where something lacks or is something else.
     """
     fitted: dict[str, Any] = stored.config["fitted"]
+    detector.call_ = called(detector)
     detector.contract_ = Contract.from_json(stored.config["contract"])
     detector.lineage_ = list(stored.config.get("lineage", []))
     detector.n_features_in_, detector.n_rows_seen_ = fitted["n_features_in"], fitted["n_rows_seen"]

@@ -11,7 +11,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly_ae.columns import ColumnsMixin
+from anomaly_ae.columns import ColumnsMixin, as_frame
 from anomaly_ae.folds import Fold
 from anomaly_ae.nn.core import codes
 
@@ -25,7 +25,8 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
 
     def transform(self, X: ArrayLike) -> Array:
         """Codes of rows, `(n, code)`."""
-        return self.folds_[0].read(self._checked(X), lambda p: codes(p.levels))
+        rows = self._checked(X)
+        return self.folds_[0].read(rows, lambda p: codes(p.levels))
 
     def inverse_transform(self, Z: ArrayLike) -> Array | pd.DataFrame:
         """Rows that codes `(n, code)` stand for, `(n, n_features)`: a table where some columns are no numbers."""
@@ -40,14 +41,15 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
 
     def reconstruct(self, X: ArrayLike) -> Array | pd.DataFrame:
         """Rows as the model would expect them, `(n, n_features)`; without gaps, `inverse_transform(transform(X))`."""
-        return self._as_given(self.folds_[0].reconstruct(self._checked(X)))
+        rows = self._checked(X)
+        return self._as_given(self.folds_[0].reconstruct(rows), getattr(as_frame(X), "index", None))
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
     ) -> Array | pd.DataFrame:
         """New rows like the normal ones, `(n_samples, n_features)`."""
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 0:
+        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 0:
             raise ValueError(f"sample needs a whole number of rows, however: {n_samples!r}. Try 10.")
         return self._as_given(self.folds_[0].sample(n_samples, check_random_state(random_state).randint(2**31 - 1)))
 

@@ -49,6 +49,7 @@ FLOORS = [
     ["data.tables", "storage"],
     ["columns", "folds", "keeping", "series.channels", "series.timeline"],
     ["explanation", "representation", "series.fold", "series.rows"],
+    ["incremental"],
     ["estimator", "series.calibrated", "series.learning"],
     ["detectors", "series.stream"],
     ["series.verdicts"],

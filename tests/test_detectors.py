@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -20,6 +21,7 @@ from anomaly_ae import (
     AutoencoderDetector,
     Conformal,
     Dense,
+    Fused,
     Gaussian,
     GaussianNoise,
     KLScore,
@@ -27,8 +29,11 @@ from anomaly_ae import (
     Point,
     Preprocessing,
     Quantile,
+    RandomFeatures,
     ReconstructionError,
+    StandardizedError,
     VAEDetector,
+    WeightedSum,
 )
 from anomaly_ae.errors import AnomalyError, ConfigError, IncompatiblePartsError
 from anomaly_ae.folds import BLOCK
@@ -481,6 +486,61 @@ def test_errors_are_value_errors():
     assert issubclass(AnomalyError, ValueError)
     with pytest.raises(AnomalyError):
         AutoencoderDetector(likelihood=Normal(-1)).fit(normal_rows(50))
+
+
+def test_what_fails_leaves_a_detector_as_it_was():
+    X = normal_rows(200)
+    det = AutoencoderDetector(effort="fast", random_state=0).fit(X)
+    before, folder_rows = det.anomaly_score(X), det.n_rows_seen_
+    for method, rows in (("fit", 100 * X), ("recalibrate", X)):
+        det.set_params(threshold=Conformal(5))
+        with pytest.raises(ConfigError, match="alpha"):
+            getattr(det, method)(rows)
+        np.testing.assert_array_equal(det.anomaly_score(X), before)
+        assert (det.parts_["threshold"].alpha, det.n_rows_seen_) == (0.05, folder_rows)
+    new = AutoencoderDetector(latent=Point(0))
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(ConfigError, match="dim"):
+            getattr(new, method)(X)
+        with pytest.raises(NotFittedError):
+            new.predict(X)
+    new.set_params(latent=Point(2)).partial_fit(X)
+
+
+@pytest.mark.parametrize(
+    "change", [{"members": 2}, {"calibration": "split"}, {"latent": Point(2)}, {"effort": "fast"}], ids=str
+)
+def test_nets_are_not_gone_on_from_where_others_are_asked_for(change):
+    det = AutoencoderDetector(max_epochs=1, random_state=0, warm_start=True).fit(normal_rows(60))
+    with pytest.raises(ConfigError, match=f"{next(iter(change))} changed"):
+        det.set_params(**change).fit(normal_rows(60))
+
+
+def test_a_threshold_may_change_where_nets_go_on():
+    det = AutoencoderDetector(max_epochs=1, random_state=0, warm_start=True).fit(normal_rows(60))
+    assert det.set_params(threshold=Conformal(0.2)).fit(normal_rows(60)).threshold_.alpha == 0.2
+
+
+MISPLACED = {
+    "a scorer": ({"scorer": Point()}, r"needs a scorer, however: Point\(\)"),
+    "a corruption": ({"corruption": Dense()}, r"needs a corruption, however: Dense\(\)"),
+    "no list": ({"scorer": Fused(StandardizedError())}, "Fused needs a list of parts"),
+    "a number in a list": ({"scorer": Fused([3])}, r"Fused needs a list of parts, however: \[3\]"),
+    "a number for widths": ({"backbone": Dense(8)}, "Dense needs a list of hidden widths, however: 8"),
+    "half a code": ({"latent": Point(1.5)}, "Point needs dim of 1 or more, however: 1.5"),
+    "half a feature": ({"backbone": RandomFeatures(features=1.5)}, "whole number of features, however: 1.5"),
+    "no weight": ({"scorer": WeightedSum([StandardizedError()], [0])}, r"weights \[0\]"),
+    "text for alpha": ({"threshold": Conformal("x")}, "alpha in .* 'x'"),
+    "endless noise": ({"corruption": GaussianNoise(float("inf"))}, "sigma of 0 or more, however: inf"),
+    "noise that hides all": ({"corruption": GaussianNoise(hide=2)}, r"GaussianNoise needs hide in \[0, 1\]"),
+}
+
+
+@pytest.mark.parametrize("case", MISPLACED)
+def test_what_is_no_part_of_an_axis_is_named(case):
+    parameters, said = MISPLACED[case]
+    with pytest.raises(ConfigError, match=said):
+        AutoencoderDetector(**parameters).fit(normal_rows(40))
 
 
 @BOTH

@@ -1,5 +1,6 @@
 """Series: rows in order of time in, one score a row out, whatever stands between them."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -284,6 +285,27 @@ def test_the_window_is_the_period_where_one_shows():
 
 
 # --- times ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [60, 1 / 60, 1e9])
+def test_times_in_another_unit_are_told_of(unit):
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(600))
+    new = table(100, seed=1).assign(time=unit * 60 * np.arange(100))
+    with pytest.warns(UserWarning, match=re.escape(f"{unit:.4g} times as far")):
+        det.anomaly_score(new)
+
+
+def test_what_is_set_after_a_fit_is_not_what_was_fitted(tmp_path):
+    rows = table(600)
+    det = SeriesDetector(views=QUICK, time="time", reduce="last", smoothing=2, random_state=0).fit(rows)
+    before = det.anomaly_score(rows)
+    back = load(det.set_params(smoothing=9).save(tmp_path / "model"))
+    for one in (det, back):
+        np.testing.assert_array_equal(one.anomaly_score(rows), before)
+    det.set_params(reduce="mean")
+    for method in (det.predict, det.recalibrate):
+        with pytest.raises(ConfigError, match='reduce is "mean" now'):
+            method(rows)
 
 
 def test_times_of_all_kinds_say_the_same():

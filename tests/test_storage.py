@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -111,12 +112,44 @@ def test_a_second_generation_is_the_first(tmp_path, model):
     assert contents(again) == contents(model)
 
 
-def test_a_loaded_detector_learns_on(model):
+def test_a_loaded_detector_learns_on_when_it_can_calibrate(model):
     back = load(model)
-    before = back.anomaly_score(NEW)
-    back.partial_fit(X + 1)
-    assert back.n_rows_seen_ == 2 * len(X)
+    before, wanted = back.anomaly_score(NEW), back.rows_lacking
+    assert wanted == 5 * min(200, len(back.calibration_scores_))
+    rows = np.resize(X + 1, (wanted, X.shape[1]))
+    with pytest.warns(UserWarning, match=f"fewer than {wanted} rows"):
+        back.partial_fit(rows[: wanted // 2])
+    np.testing.assert_array_equal(before, back.anomaly_score(NEW))  # what few rows say is not known to hold
+    back.partial_fit(rows[wanted // 2 :])
+    assert back.n_rows_seen_ == len(X) + wanted
     assert not np.array_equal(before, back.anomaly_score(NEW))
+
+
+@pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
+@pytest.mark.parametrize("rows", [16, 100, 600, 1500])
+def test_false_alarms_stay_few_while_a_loaded_detector_goes_on(tmp_path, detector, rows):
+    rng = np.random.default_rng(1)
+    normal = rng.normal(size=(6000, 1)) + 0.3 * rng.normal(size=(6000, 6))
+    fitted = detector(effort="fast", random_state=0).fit(normal[:2000])
+    back = load(fitted.save(tmp_path / "model"))
+    with warnings.catch_warnings(action="ignore"):
+        for start in range(4000, 4000 + rows, 100):
+            back.partial_fit(normal[start : min(start + 100, 4000 + rows)])
+    assert (back.predict(normal[2000:4000]) < 0).mean() < 0.08
+
+
+def test_a_folder_holds_what_was_fitted_whatever_was_set_since(tmp_path):
+    det = AutoencoderDetector(max_epochs=1, random_state=0).fit(X)
+    back = load(det.set_params(members=3, calibration="split", effort="fast").save(tmp_path / "model"))
+    assert (back.members, back.effort) == (1, "default")
+    np.testing.assert_array_equal(back.anomaly_score(NEW), det.anomaly_score(NEW))
+
+
+def test_a_loaded_detector_starts_warm(tmp_path):
+    settings = {"max_epochs": 2, "random_state": 0, "warm_start": True}
+    det = AutoencoderDetector(**settings).fit(X)
+    back = load(det.save(tmp_path / "model"))
+    np.testing.assert_allclose(back.fit(X).anomaly_score(NEW), det.fit(X).anomaly_score(NEW), rtol=1e-6)
 
 
 def test_a_part_of_one_s_own_comes_back_if_its_class_is_given(tmp_path):

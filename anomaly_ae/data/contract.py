@@ -296,8 +296,8 @@ def _text(values: pd.Series, name: str) -> NDArray[np.object_]:
 @lru_cache(1024)
 def _interval(margin: float) -> str:
     """How to write an interval: with two significant digits of half its width."""
-    digits = max(0, 1 - math.floor(math.log10(margin)))
-    bound = f"%.{digits}f" if digits < 7 else "%.4g"
+    digits = 1 - math.floor(math.log10(margin))
+    bound = f"%.{max(0, digits)}f" if -12 < digits < 7 else "%.4g"
     return f"{bound} to {bound}"
 
 

@@ -110,6 +110,8 @@ def expand(inputs: Iterable[str | os.PathLike[str]]) -> tuple[list[str], bool]:
         When a pattern matches nothing, or a file is named twice.
     """
     given, found = [os.fspath(path) for path in inputs], []
+    if not given:
+        raise DataError("A job needs an input, however: there is none. Name a file.")
     patterns = [path for path in given if glob.has_magic(path) and not Path(path).exists()]
     for path in given:
         matches = sorted(glob.glob(path, recursive=True)) if path in patterns else [path]

@@ -79,6 +79,8 @@ class Dense(Part):
 
     def _widths(self, sizes: Sizes) -> list[int]:
         check_hidden(self)
+        if not isinstance(self.hidden, Sequence | None):
+            raise ConfigError(f"Dense needs a list of hidden widths, however: {self.hidden!r}. Give (64,) for one.")
         hidden = [min(256, max(64, 4 * prod(sizes.shape)))] if self.hidden is None else list(self.hidden)
         if any(not isinstance(width, int) or width < 1 for width in hidden):
             raise ConfigError(f"Dense needs hidden widths of 1 or more, however: {self.hidden!r}. Use () for none.")
@@ -170,6 +172,8 @@ class RandomFeatures(Part):
         """Module that takes `(x, condition)` to features `(n, features)`."""
         for name, advice in (("features", 256), ("length", 2), ("ridge", 0.01)):
             check_positive(self, name, advice)
+        if int(self.features) != self.features:
+            raise ConfigError(f"RandomFeatures needs a whole number of features, however: {self.features!r}. Try 256.")
         self.receptive_field = prod(sizes.shape[1:])
         self.solves = all(kind == "numeric" for kind in sizes.kinds)
         if not self.solves:

@@ -8,7 +8,7 @@ a tensor, a distribution or a tuple of `Level`. Nothing else crosses from one pa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -17,7 +17,9 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from anomaly_ae.errors import IncompatiblePartsError
+from anomaly_ae.errors import ConfigError, IncompatiblePartsError
+
+ROLES = {"backbone": "encoder", "latent": "sample", "likelihood": "error", "scorer": "learn"}  # what a part does there
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,21 @@ def total_kl(p: Pass) -> Tensor:
     return torch.stack(per_level).sum(0) if per_level else p.batch.x.new_zeros(len(p.batch.x))
 
 
+def pieces_of(part: Part, inner: Any) -> list[Part]:
+    """A part, and the pieces of those that it has been given in a sequence."""
+    if not isinstance(inner, Sequence) or not all(isinstance(one, Part) for one in inner):
+        raise ConfigError(f"{type(part).__name__} needs a list of parts, however: {inner!r}. Give one, as [a, b].")
+    return [part, *(piece for one in inner for piece in one.pieces())]
+
+
+def check_roles(parts: Mapping[str, Part | None]) -> None:
+    """Refuse a part on an axis where it cannot do what is asked of it there; raises ConfigError."""
+    for axis, part in parts.items():
+        wanted = ROLES.get(axis, "forward")
+        if part is not None and getattr(type(part), wanted, None) in (None, nn.Module.forward):
+            raise ConfigError(f"A detector needs a {axis}, however: {part!r} is none. Take a part for this axis.")
+
+
 def lacking(part: Part, parts: Mapping[str, Part | None]) -> dict[str, str]:
     """What a part needs and its neighbours do not offer, by axis."""
     there = {axis: neighbour.offers for axis, neighbour in parts.items() if neighbour is not None}
@@ -225,6 +242,7 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
     IncompatiblePartsError
         Names both parts and what is missing.
     """
+    check_roles(parts)
     pieces = [piece for part in parts.values() if part is not None for piece in part.pieces()]
     for part in pieces:
         for axis, quality in lacking(part, parts).items():

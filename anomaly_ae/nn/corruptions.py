@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Part, Sizes, draw, group_of_cells
+from anomaly_ae.nn.core import Batch, Part, Sizes, draw, group_of_cells, pieces_of
 
 __all__ = ["Chain", "GaussianNoise", "Masking", "Swapping"]
 
@@ -63,12 +64,14 @@ class GaussianNoise(Part):
         self.per_row = per_row
 
     def build(self, sizes: Sizes) -> None:
-        if self.sigma < 0:
+        if not 0 <= self.sigma < math.inf:
             raise ConfigError(f"GaussianNoise needs sigma of 0 or more, however: {self.sigma!r}. Use 0 for none.")
         numeric = [kind == "numeric" for kind in sizes.kinds]
         self.mixed = not all(numeric)
         if self.mixed:
             self.register_buffer("numeric", torch.tensor(numeric), persistent=False)
+        if not 0 <= self.hide <= 1:
+            raise ConfigError(f"GaussianNoise needs hide in [0, 1], however: {self.hide!r}. Try 0.3.")
         self.masking = Masking(self.hide, self.per_row, ("binary", "category"))
         self.masking.build(sizes)
 
@@ -236,7 +239,7 @@ class Chain(Part):
         self.corruptions = corruptions
 
     def pieces(self) -> list[Part]:
-        return [self, *(piece for corruption in self.corruptions for piece in corruption.pieces())]
+        return pieces_of(self, self.corruptions)
 
     def build(self, sizes: Sizes) -> None:
         if not self.corruptions:

@@ -10,7 +10,7 @@ import torch.distributions as D
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, group_of_cells
+from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, group_of_cells, pieces_of
 from anomaly_ae.nn.densities import Coin, Levels, Likelihood, Routed, Shares, check_positive
 from anomaly_ae.nn.likelihoods import Normal
 
@@ -200,11 +200,10 @@ class Mixed(Likelihood):
 
     @property
     def offers(self) -> frozenset[str]:  # type: ignore[override]
-        return Normal.offers if self.numeric is None else self.numeric.offers
+        return Normal.offers if self.numeric is None else getattr(self.numeric, "offers", frozenset())
 
     def pieces(self) -> list[Part]:
-        given = (part for kind in self.KINDS if (part := getattr(self, kind)) is not None)
-        return [self, *(piece for part in given for piece in part.pieces())]
+        return pieces_of(self, [part for kind in self.KINDS if (part := getattr(self, kind)) is not None])
 
     def part(self, kind: str) -> Likelihood:
         """The likelihood of the cells of `kind`."""

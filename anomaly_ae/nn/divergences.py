@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -62,7 +65,7 @@ class KL(Part):
     def build(self, sizes: Sizes) -> None:
         for name in ("beta", "capacity", "free_bits"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if not (name == "capacity" and value is None) and not (isinstance(value, Real) and 0 <= float(value) < inf):
                 raise ConfigError(f"KL needs {name} of 0 or more, however: {value!r}. Use 0 to switch it off.")
         if not 0 <= self.warmup <= 1:
             raise ConfigError(f"KL needs warmup in [0, 1], however: {self.warmup!r}. It is a share of training.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from numbers import Integral
 
 import torch
 import torch.distributions as D
@@ -17,7 +18,7 @@ __all__ = ["Gaussian", "Point"]
 
 
 def _checked_dim(part: Part, dim: int | None, default: int) -> int:
-    if dim is not None and dim < 1:
+    if dim is not None and not (isinstance(dim, Integral) and dim >= 1):
         raise ConfigError(f"{type(part).__name__} needs dim of 1 or more, however: {dim!r}. Use None for the default.")
     return default if dim is None else dim
 

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.data.coding import Coder
 from anomaly_ae.data.sources import Trouble
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow.registry import resolve
-from anomaly_ae.ops.verdicts import Teller
+from anomaly_ae.ops.verdicts import Teller, check_kept
 
 
 class ScoredBatch(NamedTuple):
@@ -75,11 +76,21 @@ def score_batches(
     {'row': [1, 2], 'is_anomaly': [False, True]} []
     {'row': [], 'is_anomaly': []} ['an infinite number']
     """
+    if not isinstance(model, Detector | str | os.PathLike):
+        raise ConfigError(
+            f"score_batches needs a detector of rows, or the folder of one, however: this is {type(model).__name__}."
+        )
+    if isinstance(batches, pd.DataFrame | pa.Table | pa.RecordBatch):
+        raise DataError(f"score_batches needs batches, however: this is one {type(batches).__name__}. Give [X].")
+    if on_unseen not in ("score", "reject"):
+        raise ConfigError(f"An unseen category is to score or reject, however: {on_unseen!r}. Choose from them.")
     detector = model if isinstance(model, Detector) else load_for_rows(resolve(model))
+    check_is_fitted(detector)
     contract = detector.contract_
     names = list(getattr(detector, "feature_names_in_", contract.names))
     coder = Coder(contract.columns, names, refuse_unseen=on_unseen == "reject")
     teller = Teller(detector, names, keep, top)
+    check_kept(teller.schema, keep)
     seen = 0
     for batch in batches:
         table = _table(batch, contract.names)
@@ -99,13 +110,25 @@ def score_batches(
         yield ScoredBatch(pa.concat_tables(told).to_pandas(), pd.DataFrame(rejects, columns=list(Trouble._fields)))
 
 
+def _of_frame(frame: pd.DataFrame) -> pa.Table:
+    if not frame.columns.is_unique:
+        repeated = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+        raise DataError(f"score_batches needs distinct column names, however: {', '.join(repeated)} are repeated.")
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except pa.ArrowException:  # cells of several types in a column: what they say is looked at
+        mixed = frame.select_dtypes(object).columns
+        texts = {name: frame[name].map(str, na_action="ignore") for name in mixed}
+        return pa.Table.from_pandas(frame.assign(**texts), preserve_index=False)
+
+
 def _table(batch: Any, names: Sequence[str]) -> pa.Table:
     if isinstance(batch, pa.RecordBatch):
         return pa.Table.from_batches([batch])
     if isinstance(batch, pa.Table):
         return batch
     if isinstance(batch, pd.DataFrame):
-        return pa.Table.from_pandas(batch, preserve_index=False)
+        return _of_frame(batch)
     rows = np.asarray(batch, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] != len(names):
         raise DataError(

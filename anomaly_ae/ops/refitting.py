@@ -13,7 +13,7 @@ from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output
 from anomaly_ae.data.tables import Table
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow.outbox import Input, now
@@ -115,6 +115,11 @@ def refit(
     if how == "warm" and is_series:
         raise ConfigError(f"A warm start needs a detector of rows, however: {name} is one of series. Take another how.")
     X = _read(before, Table.open(data, dialect))
+    if how == "warm" and len(X) < before.rows_lacking:
+        raise DataError(
+            f"A warm start needs {before.rows_lacking} rows or more, of which every fifth calibrates, however: {data} "
+            f"has {len(X)}. Give it more, or take another how."
+        )
     was, threshold, read = digest(folder / "manifest.json"), float(before.threshold_.value_), source(data)
     lineage = [*before.lineage_, _parent(name, was, how, read, len(X))]
     detector = clone(before) if how == "new" else before

@@ -29,13 +29,13 @@ from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import pinned, resolve
-from anomaly_ae.ops.assets import Place, brief, monitored
+from anomaly_ae.ops.assets import Place, brief, moment, monitored
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream
 from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless, too_many
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
-from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Teller, Told, blocks
+from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Teller, Told, blocks, check_kept
 from anomaly_ae.overlap import in_order, pool
 from anomaly_ae.scoring.thresholds import promised_rate
 
@@ -64,7 +64,7 @@ def score_file(
     challenger: Path_ | None = None,
     log_samples: int = 0,
     asset: str = "",
-    event_time: datetime | None = None,
+    event_time: datetime | str | None = None,
     state: Path_ | None = None,
     report: Path_ | None = None,
 ) -> ScoreSummary:
@@ -117,7 +117,7 @@ def score_file(
         Of how many of the strangest rows the run may hold the values; nothing else of the rows is logged.
     asset : str, default=""
         Which of many alike machines, sites or customers the rows are of: each is monitored by itself.
-    event_time : datetime or None, default=None
+    event_time : datetime, str or None, default=None
         When the rows were measured, for monitoring; `None` is when the last of the files was written.
     state : path or None, default=None
         The file that remembers earlier batches; `None` is one in `anomaly-ae-monitor` in the working directory where
@@ -140,7 +140,14 @@ def score_file(
     """
     started, began = time.perf_counter(), now()
     dialect = dialect or Dialect()
+    for one in (model, *([] if challenger is None else [challenger])):
+        if not isinstance(one, str | os.PathLike):
+            raise ConfigError(
+                f"A job needs the folder of a model, however: {type(one).__name__} is none. Save it first, or use "
+                "score_batches."
+            )
     names, several = expand([input] if isinstance(input, str | os.PathLike) else input)
+    event_time = moment(event_time) if isinstance(event_time, str) else event_time
     to_stdout = os.fspath(output) == STDIN
     if on_bad_row not in POLICIES or on_unseen not in ("score", "reject"):
         raise ConfigError(
@@ -244,13 +251,9 @@ class Job:
         self.schema = self.tellers[0].schema
         if several:
             self.schema = self.schema.insert(0, pa.field("file", pa.string()))
-        reserved = set(self.schema.names) - set(keep)
         for source in self.sources:
             require(source, keep, "--keep")
-        if clash := sorted(set(keep) & reserved | {name for name in keep if self.schema.names.count(name) > 1}):
-            raise ConfigError(
-                f"--keep needs columns that the output has not yet, however: {clash}. Rename or leave out."
-            )
+        check_kept(self.schema, keep)
 
     def _teller(self, detectors: Sequence[Detector], columns: Sequence[list[str]], top: int) -> Teller | SideBySide:
         champion = Teller(detectors[0], columns[0], self.keep, top, self.kept)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.sources import Part, Position
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.folds import BLOCK
@@ -117,6 +118,8 @@ class Teller:
         top_columns: int,
         strangest: int = TOP_ROWS,
     ) -> None:
+        if not isinstance(top_columns, int | np.integer) or top_columns < 0:
+            raise ConfigError(f"Blamed columns are named by number, however: top is {top_columns!r}. Try 3, or 0.")
         self.detector, self.names, self.keep, self.strangest = detector, list(names), list(keep), strangest
         self.top = min(top_columns, len(self.names))
         self.contract = detector.contract_.columns
@@ -213,6 +216,12 @@ def _foremost(values: NDArray[np.float64], most: int) -> NDArray[np.intp]:
         return np.argsort(-values, kind="stable")[:most]
     places = np.flatnonzero(values >= np.partition(values, -most)[-most])
     return places[np.argsort(-values[places], kind="stable")[:most]]
+
+
+def check_kept(schema: pa.Schema, keep: Sequence[str]) -> None:
+    """Refuse columns to copy that an output would then have twice."""
+    if clash := sorted({name for name in keep if schema.names.count(name) > 1}):
+        raise ConfigError(f"--keep needs columns that the output has not yet, however: {clash}. Rename or leave out.")
 
 
 class SideBySide:

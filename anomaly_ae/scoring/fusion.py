@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes
+from anomaly_ae.nn.core import Part, Pass, Sizes, pieces_of
 from anomaly_ae.scoring.scorers import Scorer, divided
 
 __all__ = ["Fused"]
@@ -74,7 +74,7 @@ class Fused(Scorer):
         self.weights = weights
 
     def pieces(self) -> list[Part]:
-        return [self, *(piece for scorer in self.scorers for piece in scorer.pieces())]
+        return pieces_of(self, self.scorers)
 
     def build(self, sizes: Sizes) -> None:
         if not self.scorers:

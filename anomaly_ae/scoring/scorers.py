@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, row_sum
+from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, pieces_of, row_sum
 
 __all__ = ["ReconstructionError", "ResidualMahalanobis", "StandardizedError", "WeightedSum"]
 
-SMALLEST = 1e-6  # of a residual's mean square, in a column that is rebuilt perfectly
-TURNS = 16  # passes that hide booleans and categories, at most
+SMALLEST, TURNS = 1e-6, 16  # mean square of a column rebuilt perfectly; passes that hide booleans and categories
 
 
 class Steps(NamedTuple):
@@ -332,7 +331,7 @@ class WeightedSum(Scorer):
     Raises
     ------
     ConfigError
-        At `fit`, when there is no scorer or the numbers of scorers and weights differ.
+        At `fit`, when there is no scorer, or not one weight of 0 or more for each.
 
     References
     ----------
@@ -352,18 +351,19 @@ class WeightedSum(Scorer):
         self.weights = weights
 
     def pieces(self) -> list[Part]:
-        return [self, *(piece for scorer in self.scorers for piece in scorer.pieces())]
+        return pieces_of(self, self.scorers)
 
     def build(self, sizes: Sizes) -> None:
-        if not self.scorers or (self.weights is not None and len(self.weights) != len(self.scorers)):
+        weights = [1.0] * len(self.scorers) if self.weights is None else self.weights
+        if not self.scorers or len(weights) != len(self.scorers) or not min(weights) >= 0 < sum(weights) < np.inf:
             raise ConfigError(
-                "WeightedSum needs scorers and as many weights, however: "
-                f"{len(self.scorers)} scorers, weights {self.weights!r}. Give each scorer one weight."
+                "WeightedSum needs scorers and for each a weight of 0 or more, one of them above 0, however: "
+                f"{len(self.scorers)} scorers, weights {self.weights!r}."
             )
         self.terms = nn.ModuleList(self.scorers)
         for scorer in self.scorers:
             scorer.build(sizes)
-        self.unit = sum(weight * scorer.unit for scorer, weight in _terms(self))
+        self.unit = sum(w * scorer.unit for scorer, w in _terms(self))
 
     @property
     def adds_steps(self) -> bool:  # type: ignore[override]

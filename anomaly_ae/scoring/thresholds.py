@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -64,7 +65,7 @@ class Conformal(BaseEstimator):
 
     def fit(self, scores: ArrayLike) -> Conformal:
         """Set the threshold from the scores of calibrate rows, `(n,)`."""
-        if not 0 < self.alpha < 1:
+        if not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
             raise ConfigError(f"Conformal needs alpha in (0, 1), however: {self.alpha!r}. Try 0.05.")
         scores = np.sort(np.asarray(scores, dtype=np.float64))
         n = len(scores)
@@ -120,7 +121,7 @@ class Quantile(BaseEstimator):
 
     def fit(self, scores: ArrayLike) -> Quantile:
         """Set the threshold from the scores of calibrate rows, `(n,)`."""
-        if not 0 < self.level < 1:
+        if not (isinstance(self.level, Real) and 0 < self.level < 1):
             raise ConfigError(f"Quantile needs level in (0, 1), however: {self.level!r}. Try 0.99.")
         scores = np.asarray(scores, dtype=np.float64)
         self.resolution_ = 1 / (len(scores) + 1)

@@ -24,7 +24,7 @@ from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
 from anomaly_ae.estimator import AXES, Detector
-from anomaly_ae.keeping import arrays_of, config_of, recall
+from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
 from anomaly_ae.scoring.scorers import StandardizedError
@@ -222,6 +222,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn from rows `X` `(n, n_features)` of normal operation, in order of time; `y` is ignored.
@@ -234,13 +235,13 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             Times that cannot be read or go back; duplicates or gaps where these are to be errors.
         """
         taken = self._taken(X, reset=True)
-        inner, self.parts_ = self._inner(), self.parts()
+        inner, self.parts_, self.call_ = self._inner(), self.parts(), called(self)
         self.n_rows_seen_, self.lineage_ = len(taken.codes), []
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
         measured = self._measured(rows)
         self.views_ = self._views(int(measured.sum()))
-        rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
+        rng = check_random_state(inner.random_state if self.random_state is None else self.random_state)
         needs_net = any(view.scorer.reads_net for view in self.views_)
         by_turns = inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net)
         patterns, last = [once(len(rows))], ""
@@ -276,6 +277,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         self.profile_ = self._profile(taken.codes, held_out, len(divided) > 1)
         return self
 
+    @all_or_nothing
     def recalibrate(self, X: ArrayLike) -> Self:
         """Set threshold, p-values and events anew by rows of normal operation that no fit has seen; the views stay.
 
@@ -289,10 +291,12 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         taken = self._taken(X)
         line = self._timeline(taken)
         rows = line.rows(taken.codes)
-        self.parts_["threshold"] = self.parts()["threshold"]  # it may have been set since
+        self.parts_ = self.parts_ | {"threshold": self.parts()["threshold"]}  # it may have been set since
+        self.call_ = clone(self.call_).set_params(threshold=self.threshold, event_rule=self.event_rule)
+        self.calibrated_ = dict(self.calibrated_)
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
-            self._calibrate(reduce, self.calibrated_[reduce].rarities, told)
+            self._calibrate(reduce, self._calibrated(reduce).rarities, told)
         self.profile_ = self._profile(taken.codes, len(taken.codes), False)
         return self
 
@@ -340,8 +344,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     @property
     def _longest(self) -> int:
         """Rows of the longest view's windows."""
-        longest = longest_window(self.n_rows_seen_)
-        return max(view.length(self.window_, longest) for view in self.views_)
+        return max(view.length(self.window_, longest_window(self.n_rows_seen_)) for view in self.views_)
 
     def _new_fold(self, channels: Channels, seed: int) -> SeriesFold:
         inner = self._inner()

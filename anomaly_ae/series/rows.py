@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,11 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly_ae.columns import ColumnsMixin
+from anomaly_ae.columns import ColumnsMixin, as_frame
 from anomaly_ae.errors import DataError
-from anomaly_ae.series.timeline import Timeline, moments, usual_step
+from anomaly_ae.series.timeline import GAP, Timeline, moments, usual_step
 
 Array = NDArray[np.float64]
+TELLING = 10  # rows whose usual step means something
 
 
 class Taken(NamedTuple):
@@ -38,6 +40,7 @@ class SeriesRowsMixin(ColumnsMixin):
     def _taken(self, X: ArrayLike, reset: bool = False) -> Taken:
         if not reset:
             check_is_fitted(self)
+        X = as_frame(X)
         times = groups = None
         said: Any = None
         named = [name for name in (self.time, self.group) if name is not None]
@@ -62,7 +65,18 @@ class SeriesRowsMixin(ColumnsMixin):
         codes = self._learn_columns(X) if reset else self._checked(X)
         if reset:
             self.step_ = usual_step(times, groups)
+        elif times is not None and len(times) >= TELLING:
+            self._warn_of_step(usual_step(times, groups) / self.step_)
         return Taken(codes, times, groups, said)
+
+    def _warn_of_step(self, steps: float) -> None:
+        if not 1 / GAP < steps < GAP:
+            warnings.warn(
+                f"{type(self).__name__} needs rows about as far apart as at fit, however: these are {steps:.4g} times "
+                "as far, so that windows are others. Give times in the same unit, and rows at the same step.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _timeline(self, taken: Taken, longest_fill: int | None = None) -> Timeline:
         fill = self.window_ if longest_fill is None else longest_fill

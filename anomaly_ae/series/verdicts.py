@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.monitoring.profile import Profile
 from anomaly_ae.series.calibrated import Calibrated
@@ -28,13 +29,22 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
     calibrated_: dict[str, Calibrated]
     profile_: Profile | None
     lineage_: list[dict[str, Any]]
+    call_: Any  # the detector as it was when it was fitted, whatever has been set since
     reduce: str
     stride: int | str
 
     @property
     def _mine(self) -> Calibrated:
         check_is_fitted(self)
-        return self.calibrated_[self.reduce]
+        return self._calibrated(self.reduce)
+
+    def _calibrated(self, reduce: str) -> Calibrated:
+        if reduce not in self.calibrated_:
+            raise ConfigError(
+                f"{type(self).__name__} needs the way from windows to rows that it was fitted with, however: reduce is "
+                f'"{reduce}" now. Set it back, or fit again.'
+            )
+        return self.calibrated_[reduce]
 
     @property
     def calibration_scores_(self) -> Array:
