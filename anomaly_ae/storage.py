@@ -161,6 +161,8 @@ class Stored:
 def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Refuse, before any work is done, a model folder that `save` would refuse after it."""
     path = Path(path)
+    if not path.name:
+        raise OutputError(f"A model needs a folder of its own, however: {path} is the one we are in. Name one.")
     if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
         raise OutputError(f"A model needs a new folder, however: {path} exists. Choose another, or allow overwriting.")
     if (

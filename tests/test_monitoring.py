@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from anomaly_ae import AutoencoderDetector, VAEDetector, config, load
+from anomaly_ae import AutoencoderDetector, Conformal, VAEDetector, config, load
+from anomaly_ae.data.contract import Contract
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.drift import (
     LEVEL,
+    alarms_by_chance,
     feature_drift,
     population_stability,
     rate_interval,
@@ -23,7 +25,7 @@ from anomaly_ae.monitoring.drift import (
 )
 from anomaly_ae.monitoring.history import EVER, Evidence, History, Normal
 from anomaly_ae.monitoring.martingale import Martingale
-from anomaly_ae.monitoring.profile import BINS, Counts
+from anomaly_ae.monitoring.profile import BINS, Counts, Profile
 
 ROOT = Path(__file__).parents[1]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -464,3 +466,63 @@ def test_thirty_days_of_a_pump_whose_sensor_drifts_from_day_twenty(part):
         found = next(day for day in days if day > DRIFTS)
         assert found <= DRIFTS + 2
         assert batches[found - 1]["drifting"][0] == channel
+
+
+# --- how often normal batches cross a gate ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("calibrated", "rows"), [(300, 300), (300, 20_000), (2000, 50_000)])
+def test_alarms_of_normal_rows_cross_their_gate_as_seldom_as_said(calibrated, rows):
+    """A threshold lies where chance put it; with many rows its own rate shows, which may be twice alpha."""
+    rng, crossed = np.random.default_rng(0), 0
+    for _ in range(1000):
+        scores = np.sort(rng.random(calibrated))
+        threshold = Conformal(0.05).fit(scores).value_
+        alarms = int(rng.binomial(rows, 1 - threshold))
+        crossed += alarms_by_chance(alarms, rows, 0.05, calibrated) < LEVEL
+    assert crossed <= 6  # of Poisson(1), once in 10,000 more
+    assert alarms_by_chance(rows // 3, rows, 0.05, calibrated) < 1e-6
+
+
+def drifting(fitted, new):
+    contract = Contract.learn(fitted)
+    codes, others = contract.codes(fitted), contract.codes(new)
+    once = np.ones(codes.shape[1] + 1)
+    sizes = (len(codes), len(codes))
+    profile = Profile.learn(contract.columns, codes[:4096], np.zeros_like(codes), sizes, False, once[1:], once)
+    found = feature_drift(profile, profile.count(others, np.zeros_like(others), len(others)))
+    return {feature.name: feature.why for feature in found if feature.drifts}
+
+
+COLUMNS_AS_EVER = {
+    "numbers": lambda rng, n: rng.normal(size=n),
+    "few levels": lambda rng, n: rng.choice(list("abcdefg"), n),
+    "levels with a long tail": lambda rng, n: [f"k{k}" for k in rng.zipf(1.5, n)],
+    "many levels": lambda rng, n: [f"k{k}" for k in rng.integers(0, 2000, n)],
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS_AS_EVER)
+@pytest.mark.parametrize(("fitted", "rows"), [(500, 5000), (2000, 20_000)])
+def test_columns_as_ever_do_not_drift_however_many_rows_come(column, fitted, rows):
+    rng, draw = np.random.default_rng(1), COLUMNS_AS_EVER[column]
+    found = [drifting(pd.DataFrame({"c": draw(rng, fitted)}), pd.DataFrame({"c": draw(rng, rows)})) for _ in range(15)]
+    assert not any(found), found
+
+
+def test_levels_and_values_that_were_never_seen_are_a_drift():
+    rng = np.random.default_rng(2)
+    fitted = pd.DataFrame({"level": rng.choice(list("abcdefg"), 2000), "x": rng.normal(size=2000)})
+    new = fitted.sample(1000, random_state=0)
+    odd = rng.random(1000) < 0.03
+    assert drifting(fitted, new.assign(x=np.where(odd, 9, new.x))) == {"x": "values unseen at fit"}
+    assert set(drifting(fitted, new.assign(level=np.where(odd, "z", new.level)))) == {"level"}
+
+
+@pytest.mark.parametrize("step", [1, 10])
+def test_scores_of_every_tenth_row_say_as_much_as_their_times_allow(step):
+    """Calibrate scores are all there, whatever is looked at of a batch."""
+    a, b = np.random.default_rng(3).normal(size=(2, 4000))
+    told = score_drift(a[::step], b, 40, step=step)
+    excess, n, m = told.ks, len(a[::step]) / max(1, 40 / step), 4000 / 40
+    assert told.p_value == pytest.approx(np.exp(-2 * excess**2 * n * m / (n + m)))

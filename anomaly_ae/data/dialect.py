@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections.abc import Mapping, Sequence
@@ -59,7 +58,7 @@ class Dialect:
                 f"{self.delimiter!r}). Give '.' or ','."
             )
         try:
-            codecs.lookup(self.encoding or "utf-8")
+            "".encode(self.encoding or "utf-8")  # hex is a codec, but none of text
         except LookupError as error:
             raise ConfigError(
                 f"An encoding needs a name that Python knows, however: {self.encoding!r}. Try utf-8, latin-1 or cp1252."

@@ -36,7 +36,13 @@ def _csv(table: pa.Table, header: bool) -> bytes | pa.Buffer:
 
 
 def _json_lines(table: pa.Table) -> bytes:
-    return "".join([json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()]).encode()
+    lines = [json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in table.to_pylist()]
+    return "".join(lines).encode()
+
+
+def _plain(value: Any) -> str:
+    """A date as ISO 8601, anything else as it says of itself."""
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
 
 
 def _messages(table: pa.Table) -> bytes:

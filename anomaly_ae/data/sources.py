@@ -118,7 +118,8 @@ def expand(inputs: Iterable[str | os.PathLike[str]]) -> tuple[list[str], bool]:
         if not matches:
             raise DataError(f"A pattern needs a file that it matches, however: {path} matches none. Check it.")
         found += matches
-    if repeated := sorted({path for path in found if found.count(path) > 1}):
+    real = [os.path.realpath(path) if path != STDIN else path for path in found]
+    if repeated := sorted({path for path, place in zip(found, real, strict=True) if real.count(place) > 1}):
         raise DataError(f"A job needs each input once, however: {', '.join(repeated)} twice. Name it once.")
     return found, len(found) > 1 or bool(patterns)
 

@@ -17,6 +17,7 @@ from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.sources import Columnar, Source, Trouble, Wanted, open_source, require
 from anomaly_ae.errors import DataError
 
+SWAPPED = str.maketrans(".,", ",.")
 MOSTLY_NUMBERS = 0.2  # where a smaller share of cells is no number, they are a mistake in a column of numbers
 
 
@@ -34,11 +35,13 @@ class Table:
 
     source: Source
     nulls: Sequence[str]
+    decimal: str = "."
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], dialect: Dialect | None = None) -> Table:
         """Look at a file's header; see `open_source`."""
-        return cls(open_source(path, dialect), (dialect or Dialect()).nulls)
+        dialect = dialect or Dialect()
+        return cls(open_source(path, dialect), dialect.nulls, dialect.decimal)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -69,6 +72,10 @@ class Table:
             texts = self._whole([], large, size, progress)
             X = X.assign(**{name: self._typed(texts[name]) for name in large})
         return X
+
+    def texts(self, names: Sequence[str], size: int) -> pd.DataFrame:
+        """All rows of these columns as they are written: of CSV as text, 01 and 1 are two."""
+        return self._whole([], names, size, lambda share: None)
 
     def _whole(
         self, numbers: Sequence[str], texts: Sequence[str], size: int, progress: Callable[[float], None]
@@ -120,15 +127,21 @@ class Table:
         columns = {name: plain(table.column(name), self.nulls) for name in [*numbers, *texts]}
         return Block(pd.DataFrame(columns, index=index), share)
 
+    def pointed(self, values: pd.Series) -> pd.Series:
+        """Numbers that are written as text with a point before their decimals; what has one already is then none."""
+        if self.decimal == "." or pd.api.types.is_numeric_dtype(values.dtype):
+            return values
+        return values.map(lambda text: text.translate(SWAPPED) if isinstance(text, str) else text)
+
     def _typed(self, values: pd.Series) -> pd.Series:
         """A column of text as numbers or booleans, where all of it is."""
         if pd.api.types.is_numeric_dtype(values.dtype):
             return values
         present = values.dropna()
-        numbers = pd.to_numeric(present, errors="coerce")
+        numbers = pd.to_numeric(self.pointed(present), errors="coerce")
         wrong = ~np.isfinite(numbers)
         if not wrong.any():
-            return pd.to_numeric(values)
+            return pd.to_numeric(self.pointed(values))
         if wrong.sum() < MOSTLY_NUMBERS * len(wrong):
             row, value = present.index[wrong][0], present[wrong].iloc[0]
             raise DataError(

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from anomaly_ae.monitoring.profile import Counts, Profile
+from anomaly_ae.monitoring.profile import BINS, Counts, Profile
 
 Array = NDArray[np.float64]
 LEVEL = 0.001  # of a test on a batch: what a gate calls drift in one of so many normal batches
+FEW, FEW_OF_MANY = 5, 20  # rows of a level; of many levels, those that happen to have more are not that frequent
 QUESTIONS = 4  # asked of each column: values, contributions, gaps, range
 
 
@@ -23,11 +24,12 @@ class FeatureDrift:
 
     `p_value` is that of the strongest of four questions, times four: have its values moved (Kolmogorov and Smirnov; of
     classes chi-square), does it contribute more to the scores (Kolmogorov and Smirnov, one-sided), has it more or fewer
-    gaps (Fisher), more values beyond the range or categories of the fit (binomial)? `adjusted` allows for all columns
-    (Benjamini and Yekutieli); the column `drifts` where it is below the level. Dates move on by nature: of them only
-    contributions and gaps count. `statistic` is the greatest distance of the two distributions of values, in [0, 1],
-    `psi` their population stability index; `excess`, in [0, 1], the column's part in the growth of the mean score since
-    the fit, 0 where the score has not grown. `reference` and `seen` are shares of the bins that `labels` name.
+    gaps (Fisher), more values beyond the range or categories of the fit (beta-binomial)? `adjusted` allows for all
+    columns (Benjamini and Yekutieli); the column `drifts` where it is below the level. Dates move on by nature: of
+    them only contributions and gaps count. `statistic` is the greatest distance of the two distributions of values, in
+    [0, 1], `psi` their population stability index; `excess`, in [0, 1], the column's part in the growth of the mean
+    score since the fit, 0 where the score has not grown. `reference` and `seen` are shares of the bins that `labels`
+    name.
     """
 
     name: str
@@ -63,9 +65,10 @@ class ScoreDrift:
     psi: float
 
 
-def score_drift(scores: Array, calibration: Array, time: float = 1.0, factor: float = 1.0) -> ScoreDrift:
+def score_drift(scores: Array, calibration: Array, time: float = 1.0, factor: float = 1.0, step: int = 1) -> ScoreDrift:
     """Compare scores `(n,)` with sorted calibrate scores `(m,)`; `time` is their correlation time, in rows.
 
+    The scores are of every `step`-th row, the calibrate scores of all.
     `factor` is by how much a score of a normal row may be more often beyond a value than calibrate scores are: 2 where
     these are cross-fitted, for that is what cross-fitting promises.
     """
@@ -78,7 +81,7 @@ def score_drift(scores: Array, calibration: Array, time: float = 1.0, factor: fl
     counts = [np.bincount(some, minlength=10) for some in (bins[: len(scores)], bins[len(scores) :])]
     return ScoreDrift(
         ks=excess,
-        p_value=_one_sided(excess, len(scores) / time, len(calibration) / time / factor**2),
+        p_value=_one_sided(excess, len(scores) / max(1.0, time / step), len(calibration) / time / factor**2),
         wasserstein=float(stats.wasserstein_distance(scores, calibration)),
         psi=population_stability(counts[0], counts[1]),
     )
@@ -115,6 +118,18 @@ def rate_interval(alarms: int, rows: int, time: float = 1.0, coverage: float = 0
     return float(low), float(high)
 
 
+def alarms_by_chance(alarms: int, rows: int, promised: float, calibrated: int, time: float = 1.0) -> float:
+    r"""How probable as many alarms are, in normal rows, where `calibrated` scores set a threshold to a `promised` rate.
+
+    .. math:: K \sim \operatorname{BetaBinomial}(n, l, m + 1 - l), \quad l = \alpha (m + 1)
+
+    for the threshold lies where chance put it, and a batch's rows share it. Only every `time`-th row tells anything.
+    """
+    n, m = max(1, round(rows / time)), calibrated / time
+    expected = min(max(promised * (m + 1), 1e-9), m + 1 - 1e-9)
+    return float(stats.betabinom.sf(math.ceil(alarms / rows * n - 1e-9) - 1, n, expected, m + 1 - expected))
+
+
 def _compared(profile: Profile, counts: Counts, place: int) -> dict[str, Any]:
     column, reference = profile.columns[place], profile.reference
     seen, normal = counts.cells[place], reference.cells[place]
@@ -129,7 +144,8 @@ def _compared(profile: Profile, counts: Counts, place: int) -> dict[str, Any]:
     elif ordered:
         moved = _two_sided(ks, seen.sum() / thin, normal.sum() / thin_normal)
     else:
-        moved = _classes(seen / thin, normal / thin_normal)
+        pooled = BINS - 1 if len(column.levels) >= BINS else 0
+        moved = _classes(seen / thin, normal / thin_normal, pooled)
     parts, parts_normal = counts.residuals[place], reference.residuals[place]
     above, above_normal = (1 - np.cumsum(some) / max(1, some.sum()) for some in (parts, parts_normal))
     excess = float(max(0.0, (above - np.minimum(1, profile.factor * above_normal)).max()))
@@ -137,7 +153,7 @@ def _compared(profile: Profile, counts: Counts, place: int) -> dict[str, Any]:
     thin_normal = max(1.0, residual_time * parts_normal.sum() / profile.told_rows)
     blamed = _one_sided(excess, parts.sum() / thin, parts_normal.sum() / thin_normal / profile.factor**2)
     gaps = _gaps(counts, reference, place, time)
-    out = 1.0 if column.kind == "date" else _beyond(counts, place, profile.fit_rows, time)
+    out = 1.0 if column.kind == "date" else _beyond(counts, reference, place, profile.fit_rows, time)
     questions = {
         "its values": moved,
         "its part in the scores": blamed,
@@ -181,9 +197,11 @@ def _one_sided(excess: float, n: float, m: float) -> float:
     return math.exp(-2 * excess**2 * n * m / (n + m)) if n and m else 1.0
 
 
-def _classes(seen: Array, normal: Array) -> float:
-    """Chi-square of two rows of counts; classes that hold less than five are put together."""
-    rare = (seen + normal) < 5
+def _classes(seen: Array, normal: Array, pooled: int) -> float:
+    """Chi-square of two rows of counts; classes that normally hold few, and that one, are put together."""
+    # by what is normal alone: of levels that are there because the fit saw them others see fewer, and unseen ones
+    rare = normal < (FEW_OF_MANY if pooled else FEW)
+    rare[pooled] = True
     table = np.stack([np.append(row[~rare], row[rare].sum()) for row in (seen, normal)])
     table = table[:, table.sum(axis=0) > 0]
     return float(stats.chi2_contingency(table, correction=False).pvalue) if table.shape[1] > 1 else 1.0
@@ -197,7 +215,10 @@ def _gaps(counts: Counts, reference: Counts, place: int, time: float) -> float:
     return float(stats.fisher_exact(table).pvalue)
 
 
-def _beyond(counts: Counts, place: int, fit_rows: int, time: float) -> float:
-    # a new row is beyond the range of n others with probability 2 / (n + 1) at most
+def _beyond(counts: Counts, reference: Counts, place: int, fit_rows: int, time: float) -> float:
+    # how much lies beyond the range of m rows is itself by chance, Beta(2, m - 1) at most; beyond all levels that they
+    # had, as much as is of levels that one row had
     hits, n = math.ceil(counts.beyond[place] / time), math.ceil((counts.rows - counts.missing[place]) / time)
-    return float(stats.binom.sf(hits - 1, max(hits, n), min(1.0, 2 / (fit_rows / time + 1))))
+    m = max(2.0, fit_rows / time)
+    alone = m * reference.beyond[place] / max(1, reference.rows)
+    return float(stats.betabinom.sf(hits - 1, max(hits, n), 2 + alone, max(1.0, m - 1 - alone)))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.monitoring.drift import LEVEL, feature_drift, rate_interval, score_drift
+from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, feature_drift, rate_interval, score_drift
 from anomaly_ae.monitoring.martingale import Martingale
 from anomaly_ae.monitoring.profile import Counts, Profile
 from anomaly_ae.scoring.thresholds import promised_rate
@@ -107,14 +107,14 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
     """What is found in a batch, as plain data; `already` says that the martingale alarmed before it came."""
     rows, time = evidence.counts.rows, normal.profile.score_time
     low, high = rate_interval(evidence.alarms, rows, time)
-    score = score_drift(evidence.scores, normal.calibration, max(1.0, time / evidence.step), normal.profile.factor)
+    score = score_drift(evidence.scores, normal.calibration, time, normal.profile.factor, evidence.step)
     features = feature_drift(normal.profile, evidence.counts)
     drifting = [feature.name for feature in features if feature.drifts]
-    surely, _ = rate_interval(evidence.alarms, rows, time, 1 - 2 * LEVEL)
     level = math.log10(1 / EVER)
     alarm = martingale.highest >= level
     crossed = {
-        "alarms": normal.promised is not None and surely > normal.promised,
+        "alarms": normal.promised is not None
+        and alarms_by_chance(evidence.alarms, rows, normal.promised, len(normal.calibration), time) < LEVEL,
         "scores": score.p_value < LEVEL,
         "features": bool(drifting),
         "martingale": alarm,

@@ -65,9 +65,10 @@ class Profile:
     `edges` and `residual_edges` `(d, BINS - 1)` are quantiles of the reference rows, or lie between values where there
     are few; a category's bins are levels not seen at fit, the first ones of the alphabet, and the rest. `time` and
     `residual_time` `(d,)` are correlation times in rows, `score_time` that of scores: 1 where neighbours in the file
-    say nothing of each other. `fit_rows` were learned from; contributions are of rows spread over `told_rows` of them.
-    `factor` is by how much more often normal rows may be beyond a value than reference rows are: 2 where these were
-    cross-fitted, each by a net of its own, for that is what cross-fitting promises.
+    say nothing of each other. `reference.beyond` counts reference rows of a category that no other has: so often a new
+    row has one that was never seen (Good and Turing). `fit_rows` were learned from; contributions are of rows spread
+    over `told_rows` of them. `factor` is by how much more often normal rows may be beyond a value than reference rows
+    are: 2 where these were cross-fitted, each by a net of its own, for that is what cross-fitting promises.
     """
 
     columns: tuple[Column, ...]
@@ -103,7 +104,8 @@ class Profile:
         )  # fmt: skip
         values = draft.count(codes, contributions[:0], len(codes))
         shares = draft.count(codes[:0], contributions, len(contributions))
-        return replace(draft, reference=replace(values, residuals=shares.residuals, totals=shares.totals))
+        alone = np.array([_alone(codes[:, j]) if one.kind == "category" else 0 for j, one in enumerate(columns)])
+        return replace(draft, reference=replace(values, residuals=shares.residuals, totals=shares.totals, beyond=alone))
 
     def count(self, codes: Array, contributions: Array, looked: int = LOOKED) -> Counts:
         """What there is to see of rows `(n, d)`: cells of `looked` rows, evenly spread, are sorted into bins."""
@@ -212,6 +214,12 @@ class References:
             correlation_time(self.rows[first : first + MOST]),
             correlation_time(neighbours, apart),
         )
+
+
+def _alone(codes: Array) -> int:
+    """How many rows have a level that no other has."""
+    _, counts = np.unique(codes[~np.isnan(codes)], return_counts=True)
+    return int((counts == 1).sum())
 
 
 def _some(rows: Array, most: int) -> Array:

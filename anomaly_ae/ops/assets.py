@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import warnings
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.data.streams import STDIN
@@ -39,6 +41,8 @@ class Place:
     def file(self) -> Path:
         """The state's file: as it was asked for, else one a model and asset in a folder of the working directory."""
         name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.asset or "default")
+        if name != (self.asset or "default"):  # others may become the same
+            name += f"-{hashlib.sha256(self.asset.encode()).hexdigest()[:6]}"
         return self.state or Path(FOLDER) / f"{name}-{self.model_digest[:12]}.json"
 
     def when(self, inputs: Sequence[Path_]) -> datetime:
@@ -70,7 +74,8 @@ def add(place: Place, normal: Normal, evidence: Evidence, inputs: Sequence[Path_
 
     Returns what is found, with `repeated` where it was known, and the history with it.
     """
-    key = digest(*(os.fspath(name) for name in inputs))
+    names = [os.fspath(name) for name in inputs]
+    key = uuid4().hex if STDIN in names else digest(*names)  # what came through a pipe may be anything
     name = Path(inputs[0]).name + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
     with _history(place, normal) as history:
         found = history.find(key)
@@ -100,7 +105,7 @@ def monitored(
         if not remember:
             return alone(normal, evidence, inputs, place), []
         found, history = add(place, normal, evidence, inputs)
-    except AnomalyError as error:
+    except (AnomalyError, OSError) as error:
         warnings.warn(f"{error} The result is complete, but not monitored.", UserWarning, stacklevel=3)
         return None, []
     return found, [chart(place, found, history)]

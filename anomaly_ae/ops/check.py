@@ -84,7 +84,8 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     rows = 0
     for block in table.blocks([], read, BLOCK):
         for tally in tallies:
-            tally.add(block.X[tally.name])
+            values = block.X[tally.name]
+            tally.add(table.pointed(values) if tally.column.kind == "number" else values)
         rows += len(block.X)
         if progress is not None:
             progress(block.share_read, "checking")

@@ -7,6 +7,7 @@ from typing import Any
 from anomaly_ae.config import dumps
 from anomaly_ae.estimator import Detector
 from anomaly_ae.scoring.calibration import false_alarm_band
+from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SeriesDetector
 
 
@@ -31,7 +32,7 @@ def describe(detector: Detector | SeriesDetector) -> dict[str, Any]:
     }
     alpha = getattr(threshold, "alpha", None)
     if alpha is not None:
-        facts["promised_false_alarm_rate"] = alpha
+        facts["promised_false_alarm_rate"] = promised_rate(threshold)
         facts["false_alarm_band_95"] = list(false_alarm_band(alpha, len(detector.calibration_scores_)))
     return facts | {"lineage": detector.lineage_}
 

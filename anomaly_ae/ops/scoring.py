@@ -23,7 +23,7 @@ from anomaly_ae.data.formats import Format, format_of
 from anomaly_ae.data.rejects import Reject, as_table
 from anomaly_ae.data.sources import Position, Source, Wanted, expand, open_source, require
 from anomaly_ae.data.streams import STDIN
-from anomaly_ae.errors import BadRowsError, ConfigError, DataError
+from anomaly_ae.errors import BadRowsError, ConfigError, DataError, OutputError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow import runs
@@ -163,6 +163,12 @@ def score_file(
     aside = None
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv", *files, target)
+    if rejects is not None and aside is None:
+        raise ConfigError(
+            f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out."
+        )
+    if to_stdout and aside is not None and aside.exists() and not overwrite:
+        raise OutputError(f"Rejects need a new file, however: {aside} exists. Choose another, or allow overwriting.")
     page = None if report is None else check_output(report, *files, target, aside)
     kept = max(TOP_ROWS, log_samples)  # of the strangest rows
     asked = [model] if challenger is None else [model, challenger]
@@ -321,15 +327,14 @@ class Job:
 def _check(tally: Tally, allowed: Allowed, rejects: Sequence[Reject], sink: Sink) -> None:
     if tally.rejected <= allowed.count:
         return
+    sink.write(b"", REJECTS.body(as_table(rejects)))
+    sink.refuse()
     if allowed.count == 0:
-        sink.refuse()
         first = rejects[0]
         raise BadRowsError(
             f"A row needs values that can be scored, however: {first.place}: {first.reason}. Repair it, or set such "
-            "rows aside (--on-bad-row quarantine, --rejects FILE)."
+            "rows aside (--on-bad-row quarantine with --max-bad-rows above 0; of standard output, --rejects FILE)."
         )
-    sink.write(b"", REJECTS.body(as_table(rejects)))
-    sink.refuse()
     raise too_many(tally, allowed)
 
 

@@ -144,6 +144,8 @@ def fit(
     table.require([*exclude, *named(detector)], "The fit")
     names = [name for name in table.columns if name not in set(exclude)]
     X = table.read(names, BLOCK)
+    if detector.group is not None:
+        X[detector.group] = table.texts([detector.group], BLOCK)[detector.group]
     learn(detector, data, X, progress)
     publish_model(detector, target, overwrite, page)
     summary = SeriesFitSummary(
@@ -276,10 +278,12 @@ def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tu
     texts = [name for name in names if name not in set(numbers)]
     wanted = [name for name in keep if name not in named(detector)]
     X = pd.concat([block.X for block in table.blocks(numbers, texts, BLOCK)])[names]
-    if beside := [*named(detector), *wanted]:
-        rest = table.read(list(dict.fromkeys(beside)), BLOCK)
-        X = pd.concat([rest[named(detector)].set_axis(X.index), X], axis=1)
-    return X, {name: rest[name] for name in wanted}
+    times = [] if detector.time is None else [detector.time]
+    said = table.texts(list(dict.fromkeys([*named(detector), *wanted])), BLOCK) if named(detector) or wanted else X[[]]
+    beside = said[named(detector)]
+    if times:
+        beside = beside.assign(**table.read(times, BLOCK))
+    return pd.concat([beside.set_axis(X.index), X], axis=1), {name: said[name] for name in wanted}
 
 
 def new_output(path: str | Path, overwrite: bool, *others: str | Path) -> Path:
@@ -294,14 +298,18 @@ def _write(path: Path, table: pa.Table) -> None:
     kind = format_of(path)
     with Draft(path) as draft:
         draft.cut(0)
-        if kind is FORMATS["parquet"]:
-            whole = Groups(draft.draft, table.schema)
-            whole.add(kind.body(table))
-            whole.close()
-        else:
-            draft.write(kind.head(table.schema))
-            draft.write(kind.body(table))
-        draft.sync()
+        try:
+            if kind is FORMATS["parquet"]:
+                whole = Groups(draft.draft, table.schema)
+                whole.add(kind.body(table))
+                whole.close()
+            else:
+                draft.write(kind.head(table.schema))
+                draft.write(kind.body(table))
+            draft.sync()
+        except BaseException:
+            draft.discard()
+            raise
         publish(draft.draft, path)
 
 

@@ -147,8 +147,9 @@ class Files:
 
     def clean(self) -> None:
         """Of a complete job, leave what was published and nothing else."""
-        if self._rejects is not None and len(self.journal.read()["files"]) == 1:
-            self._rejects.path.unlink(missing_ok=True)  # of a job that was overwritten
+        usual = self._rejects is not None and self._rejects.path == Path(f"{self.journal.output}.rejects.csv")
+        if usual and len(self.journal.read()["files"]) == 1:  # by another name they may be another job's
+            self._rejects.path.unlink(missing_ok=True)  # type: ignore[union-attr]  # of a job that was overwritten
         self._discard()
 
     def refuse(self) -> None:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def watch(
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
     ("opens", "goes on", "closes" or None) and, of alarms and events, the blamed channels with their shares; of a row
     that cannot be scored, its `error`. `tell` gets a sentence where an event opens or closes. With `state` the stream
-    goes on from that file where there is one, and is saved to it every 1000 rows and at the end.
+    goes on from that file where there is one, with rows and events counted on, and is saved to it every 1000 rows and
+    at the end.
 
     Raises
     ------
@@ -73,8 +74,19 @@ def watch(
     names = detector.contract_.names
     keys = [name for name in (detector.time, detector.group) if name is not None]
     numbers = {column.name for column in detector.contract_.columns if column.kind == "number"}
-    summary = WatchSummary()
-    alerts: dict[str, Alert] = {}
+    summary = WatchSummary(stream.note.get("rows", 0), events=stream.note.get("events", 0))
+    before = replace(summary)
+    alerts = {
+        key: Alert(**{**alert, "blamed": np.array(alert["blamed"])})
+        for key, alert in stream.note.get("alerts", {}).items()
+    }
+
+    def save() -> None:
+        told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in alerts.items()}
+        stream.note = {"rows": summary.rows, "events": summary.events, "alerts": told}
+        if state is not None:
+            stream.save(state)
+
     try:
         for cells in _records(lines, [*keys, *names]):
             summary.rows += 1
@@ -83,7 +95,10 @@ def watch(
                 if isinstance(cells, DataError):
                     raise cells
                 record |= {key: cells.get(key) for key in keys}
-                frame = pd.DataFrame({name: [_cell(cells, name, name in numbers)] for name in [*keys, *names]})
+                held = {name: _cell(cells, name, name in numbers) for name in [*keys, *names]}
+                if detector.time is not None:
+                    held[detector.time] = _as_number(held[detector.time])
+                frame = pd.DataFrame({name: [value] for name, value in held.items()})
                 verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
             except AnomalyError as error:
                 summary.bad_rows += 1
@@ -91,12 +106,11 @@ def watch(
                 continue
             alert = alerts.setdefault(str(record.get(detector.group or "", "")), Alert())
             write(record | _told(stream, verdict, names, alert, summary, record, tell, top_channels))
-            if state is not None and summary.rows % SAVE_EVERY == 0:
-                stream.save(state)
+            if summary.rows % SAVE_EVERY == 0:
+                save()
     finally:
-        if state is not None:
-            stream.save(state)
-    return summary
+        save()
+    return replace(summary, rows=summary.rows - before.rows, events=summary.events - before.events)
 
 
 def _told(
@@ -157,7 +171,11 @@ def _records(lines: Iterable[str], names: list[str]) -> Iterator[dict[str, Any] 
         raise DataError(f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}.")
     for line in lines:
         if line.strip():
-            cells = next(csv.reader([line]))
+            try:
+                cells = next(csv.reader([line]))
+            except csv.Error as error:
+                yield DataError(f"A row needs fields, however: {line.strip()[:80]!r} ({error}).")
+                continue
             if len(cells) != len(header):
                 yield DataError(f"A row needs {len(header)} fields, however: {len(cells)} ({line.strip()[:80]!r}).")
             else:
@@ -176,14 +194,22 @@ def _cell(cells: dict[str, Any], name: str, is_number: bool) -> Any:
     if name not in cells:
         raise DataError(f"A row needs the column {name!r}, however: it has {sorted(cells)}.")
     value = cells[name]
+    if value is None or (isinstance(value, str) and value.strip() in MISSING):
+        return np.nan if is_number else None
     if not is_number:
         return value
-    if value is None or (isinstance(value, str) and value.strip() in MISSING):
-        return np.nan
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         number = math.inf
     if math.isinf(number):
         raise DataError(f"A row needs finite numbers, however: column {name!r} has {value!r:.60}.")
     return number
+
+
+def _as_number(time: Any) -> Any:
+    """A time as a number, where it is written as one."""
+    try:
+        return float(time)
+    except (OverflowError, TypeError, ValueError):
+        return time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from anomaly_ae.series.timeline import GAP, MISSED
 
 Array = NDArray[np.float64]
 FORMAT = "anomaly_ae stream"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -78,6 +79,7 @@ class Stream:
         self.detector = detector
         self.calibrated = detector.calibrated_["last"]
         self.tails: dict[str, Tail] = {}
+        self.note: dict[str, Any] = {}  # plain data that who uses the stream wants to be kept with it
 
     @property
     def level(self) -> float:
@@ -181,6 +183,8 @@ class Stream:
             "version": VERSION,
             "columns": self.detector.contract_.names,
             "rows": self.detector.fold_.length,
+            "model": self._model,
+            "note": self.note,
             "series": {
                 key: {
                     "cells": _listed(tail.cells),
@@ -212,7 +216,8 @@ class Stream:
             state = json.loads(Path(path).read_text())
             fits = state["format"] == FORMAT and state["version"] == VERSION
             fits = fits and state["columns"] == self.detector.contract_.names
-            fits = fits and state["rows"] == self.detector.fold_.length
+            fits = fits and state["rows"] == self.detector.fold_.length and state["model"] == self._model
+            note = dict(state["note"])
             width = self.detector.fold_.channels.width
             tails = {
                 key: Tail(
@@ -230,8 +235,13 @@ class Stream:
             raise DataError(
                 f"A stream goes on from a state of its own model, however: {path} is of another. Begin anew."
             )
-        self.tails = tails
+        self.tails, self.note = tails, note
         return self
+
+    @property
+    def _model(self) -> str:
+        """What no other fit has: its calibrate scores."""
+        return hashlib.sha256(self.calibrated.scores.tobytes()).hexdigest()[:16]
 
 
 def _listed(values: Array) -> list[Any]:
