@@ -118,6 +118,17 @@ def test_the_output_is_what_the_model_says_to_the_bit(place, tmp_path, source, t
     assert out["reasons"].fillna("").tolist() == told.where(out["is_anomaly"], "").tolist()
 
 
+def test_decimal_commas_are_read_beside_text(tmp_path):
+    table = rows(60).assign(site=["north", "south"] * 30)
+    table.to_csv(tmp_path / "dn.csv", sep=";", decimal=",", index=False)
+    table.to_csv(tmp_path / "plain.csv", index=False)
+    for name, how in (("dn", ["--decimal", ","]), ("plain", [])):
+        done("fit", "--data", tmp_path / f"{name}.csv", "--model", tmp_path / name, *how)
+        checked = CliRunner().invoke(app, ["check", str(tmp_path / name), str(tmp_path / f"{name}.csv"), *how])
+        assert checked.stdout == "as at fit: 60 rows, 5 columns\n"
+    assert np.array_equal(*(load(tmp_path / name).anomaly_score(table) for name in ("dn", "plain")))
+
+
 @pytest.mark.parametrize(("top", "named"), [(0, 0), (1, 1), (4, 4), (100, 4)])
 def test_shares_fall_and_add_up(place, tmp_path, top, named):
     done("score", place / "model", place / "normal.csv", "--output", tmp_path / "out.csv", "--top", top)

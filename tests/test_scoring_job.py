@@ -23,7 +23,7 @@ from anomaly_ae import AutoencoderDetector, load, score_batches, score_file
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft
 from anomaly_ae.data.formats import FORMATS
-from anomaly_ae.errors import BadRowsError, DataError, OutputError
+from anomaly_ae.errors import BadRowsError, ConfigError, DataError, OutputError
 from anomaly_ae.ops import scoring, sinks
 
 COLUMNS = ["load", "flow", "site", "on", "day"]
@@ -341,6 +341,55 @@ def test_a_complete_job_does_nothing_and_another_one_is_refused(model, new, tmp_
     target.write_text("edited")
     with pytest.raises(OutputError, match="not as this job left it"):
         score_file(model, source, target, max_bad_rows="100%")
+
+
+def test_rejects_of_another_job_are_left_alone(model, new, dirty, tmp_path):
+    clean, shared = tmp_path / "clean.csv", tmp_path / "bad.csv"
+    new[:50].to_csv(clean, index=False)
+    jobs = [(clean, tmp_path / "one.csv"), (dirty[0], tmp_path / "two.csv")]
+    for source, target in jobs:
+        score_file(model, source, target, rejects=shared, max_bad_rows="50%")
+    kept = shared.read_bytes()
+    assert score_file(model, *jobs[0], rejects=shared, max_bad_rows="50%").complete_already
+    assert shared.read_bytes() == kept
+    with pytest.raises(OutputError, match="exists"):
+        score_file(model, dirty[0], "-", rejects=shared)
+    assert shared.read_bytes() == kept
+    with pytest.raises(ConfigError, match="kept by quarantine"):
+        score_file(model, dirty[0], tmp_path / "three.csv", rejects=tmp_path / "r.csv", on_bad_row="skip")
+
+
+def test_where_no_row_may_be_bad_the_first_one_is_in_the_rejects(model, dirty, tmp_path):
+    with pytest.raises(BadRowsError, match="max-bad-rows above 0"):
+        score_file(model, dirty[0], tmp_path / "out.csv", max_bad_rows=0)
+    assert len(pd.read_csv(tmp_path / "out.csv.rejects.csv")) >= 1
+
+
+def test_what_a_job_cannot_be_asked_is_said(model, new, tmp_path):
+    source = tmp_path / "new.csv"
+    new[:20].to_csv(source, index=False)
+    for arguments, options, said in (
+        ((model, []), {}, "an input, however: there is none"),
+        ((model, source), {"top": -1}, "top is -1"),
+        ((model, source), {"event_time": "yesterday"}, "ISO 8601"),
+        ((load(model), source), {}, "folder of a model"),
+        (
+            (model, [source, tmp_path / "." / "new.csv", source.parent / ".." / source.parent.name / "new.csv"]),
+            {},
+            "once",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            score_file(*arguments, tmp_path / "out.csv", **options)
+    assert not (tmp_path / "out.csv").exists()
+    for batches, options, said in (
+        (new, {}, "needs batches"),
+        ([new], {"on_unseen": "Reject"}, "score or reject"),
+        ([new], {"keep": [new.columns[0]] * 2}, "not yet"),
+        ([pd.concat([new, new], axis=1)], {}, "distinct column names"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            list(score_batches(model, batches, **options))
 
 
 def test_what_was_begun_on_another_input_is_not_gone_on_with(model, dirty, tmp_path, monkeypatch):

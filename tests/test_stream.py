@@ -188,6 +188,42 @@ def test_a_watch_goes_on_where_it_stopped(model, tmp_path):
     assert [record["anomaly_score"] for record in first + second] == [record["anomaly_score"] for record in whole]
 
 
+def test_an_event_goes_on_where_a_watch_was_stopped_within_it(model, tmp_path):
+    lines = rows(120).to_csv(index=False).splitlines(keepends=True)
+    _, whole, told = watched(model, lines)
+    opened = next(record["row"] for record in whole if record["event"] == "opens")
+    cut, state = opened + 3, tmp_path / "state.json"
+    _, first, before = watched(model, lines[: 1 + cut], state=state)
+    _, second, after = watched(model, [lines[0], *lines[1 + cut :]], state=state)
+    assert first + second == whole  # with the same numbers of rows, blame and events
+    assert before + after == told
+
+
+def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):
+    lines = rows(20).to_csv(index=False).splitlines(keepends=True)
+    watched(model, lines, state=tmp_path / "state.json")
+    other = SeriesDetector(views=VIEWS, reduce="last", time="time", random_state=0).fit(table(1200, seed=5))
+    with pytest.raises(DataError, match="of another"):
+        watched(other.save(tmp_path / "other"), lines, state=tmp_path / "state.json")
+
+
+def test_a_line_says_in_a_watch_what_it_says_in_a_file(tmp_path):
+    """Times that are numbers, gaps in flags and measurements; and lines that no parser takes cost a row, not the watch."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(plant(400)).add_prefix("x").assign(t=10 * np.arange(400), mode=rng.choice(["a", "b", None], 400))
+    X.loc[rng.random(400) < 0.1, "x1"] = np.nan
+    det = SeriesDetector(views=QUICK, reduce="last", time="t", random_state=0).fit(X[:300])
+    folder, new = det.save(tmp_path / "model"), X[300:]
+    lines = new.to_csv(index=False).splitlines(keepends=True)
+    _, records, _ = watched(folder, lines)
+    np.testing.assert_allclose([record["anomaly_score"] for record in records], det.anomaly_score(new), rtol=1e-6)
+    broken = [lines[0], '"' + 200_000 * "x" + '",1,2,3\n', f"1,2,{'9' * 401},3000,a\n", lines[1]]
+    summary, records, _ = watched(folder, broken)
+    assert (summary.rows, summary.bad_rows) == (3, 2)
+    number = {"x0": 10**400, "x1": 1, "x2": 1, "t": 5, "mode": "a"}
+    assert watched(folder, [json.dumps(number) + "\n"])[0].bad_rows == 1
+
+
 def test_a_header_that_lacks_a_column_is_refused(model):
     with pytest.raises(DataError, match="lacks"):
         watched(model, ["time,sensor_0\n", "2026-01-01T00:00Z,1\n"])

@@ -74,6 +74,26 @@ def test_a_batch_that_comes_again_changes_nothing_and_a_late_one_stands_at_its_t
     assert len(set(minutes)) == 3
 
 
+def test_each_batch_through_a_pipe_is_a_new_one(plant, here):
+    def piped(day):
+        text = (plant / f"day{day}.csv").read_text()
+        done = CliRunner().invoke(
+            app, ["monitor", str(plant / "model"), "-", "--state", "s.json", "--no-track", "--json"], input=text
+        )
+        return json.loads(done.stdout)["batches"][0]
+
+    assert not piped(1)["crossed"]
+    moved = piped(4)
+    assert not moved["repeated"]
+    assert "features" in moved["crossed"]
+
+
+def test_assets_whose_names_look_alike_in_a_file_s_name_are_two(plant, here):
+    for asset in ("pump 1", "pump-1"):
+        shell("monitor", plant / "model", plant / "day1.csv", "--asset", asset, "--no-track")
+    assert len(list(Path("anomaly-ae-monitor").glob("*.json"))) == 2
+
+
 def test_a_drift_crosses_the_gates_and_its_column_is_named(plant, here):
     quiet = watch(plant, 1, "--fail-on", "any")
     assert quiet["crossed"] == []

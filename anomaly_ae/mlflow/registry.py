@@ -81,9 +81,7 @@ class Version(NamedTuple):
 def check_name(name: str) -> None:
     """Refuse, before any work is done, a name that no registry takes."""
     if not name.strip() or set(name) & set("/:@'\""):
-        raise ConfigError(
-            f"A registered model needs a name without / : @ and quotes, however: {name!r}. Choose one."
-        )
+        raise ConfigError(f"A registered model needs a name without / : @ and quotes, however: {name!r}. Choose one.")
 
 
 def register(client: Any, name: str, source: str, run_id: str, model_id: str | None = None) -> Version:

@@ -164,9 +164,7 @@ def score_file(
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
         aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv", *files, target)
     if rejects is not None and aside is None:
-        raise ConfigError(
-            f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out."
-        )
+        raise ConfigError(f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out.")
     if to_stdout and aside is not None and aside.exists() and not overwrite:
         raise OutputError(f"Rejects need a new file, however: {aside} exists. Choose another, or allow overwriting.")
     page = None if report is None else check_output(report, *files, target, aside)
