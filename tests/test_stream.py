@@ -208,7 +208,7 @@ def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):
 
 
 def test_a_line_says_in_a_watch_what_it_says_in_a_file(tmp_path):
-    """Times that are numbers, gaps in flags and measurements; and lines that no parser takes cost a row, not the watch."""
+    """Times that are numbers, gaps in flags and measurements; lines that no parser takes cost a row, not the watch."""
     rng = np.random.default_rng(0)
     X = pd.DataFrame(plant(400)).add_prefix("x").assign(t=10 * np.arange(400), mode=rng.choice(["a", "b", None], 400))
     X.loc[rng.random(400) < 0.1, "x1"] = np.nan
