@@ -343,6 +343,31 @@ def test_a_complete_job_does_nothing_and_another_one_is_refused(model, new, tmp_
         score_file(model, source, target, max_bad_rows="100%")
 
 
+def test_what_comes_after_an_output_is_made_up_for(model, new, tmp_path, monkeypatch):
+    source, target, state = tmp_path / "new.csv", tmp_path / "out.csv", tmp_path / "state.json"
+    new.to_csv(source, index=False)
+    options = {"state": state, "report": tmp_path / "page.html", "event_time": "2026-01-01"}
+
+    def cut_short(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "monitored", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            score_file(model, source, target, **options)
+    kept = target.read_bytes()
+    assert not state.exists()
+    again = score_file(model, source, target, **options)
+    assert again.complete_already
+    assert again.monitoring["rows"] == again.scored == len(new)
+    assert len(json.loads(state.read_text())["batches"]) == 1
+    assert (tmp_path / "page.html").exists()
+    assert target.read_bytes() == kept
+    assert "tally" not in json.loads((tmp_path / "out.csv.job.json").read_text())
+    third = score_file(model, source, target, **options)
+    assert third.monitoring == again.monitoring
+
+
 def test_rejects_of_another_job_are_left_alone(model, new, dirty, tmp_path):
     clean, shared = tmp_path / "clean.csv", tmp_path / "bad.csv"
     new[:50].to_csv(clean, index=False)

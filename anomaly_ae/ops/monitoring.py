@@ -156,7 +156,10 @@ class Nowhere:
     def refuse(self) -> None:
         """Too many rows are bad: there is nothing to keep of them."""
 
-    finish = note = checkpoint
+    def finish(self, summary: dict[str, Any], tally: dict[str, Any]) -> None:
+        """There is nothing to publish."""
+
+    note = checkpoint
 
 
 def told(summary: MonitorSummary) -> str:

@@ -184,11 +184,28 @@ def score_file(
     }  # fmt: skip
     identity = Identity(digests[0], job.stamps, options)
     sink = Stream(made, aside) if to_stdout else Files(Journal(target, identity), made, aside)
+
+    def followed_up(tally: Tally, summary: ScoreSummary) -> ScoreSummary:
+        """Monitored, drawn and logged, once the output is there; where it was cut short the same job again does it."""
+        models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
+        place = Place(*models[0], asset, event_time, None if state is None else Path(state))
+        found, charts = monitored(place, detectors[0], tally.evidence(), names, track or state is not None)
+        summary = replace(summary, monitoring=found and brief(found))
+        sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
+        if page is not None:
+            write_whole(page, batch_page(asdict(summary), sample, reference, summary.threshold, found))
+        if track:
+            told = partial(_told, summary, models, began, sample, reference, log_samples, found)
+            summary = tracked(summary, told, *charts)
+        sink.note(asdict(summary))  # what was found, and its run: the same job again tells both
+        return summary
+
     with sink:
         if isinstance(sink, Files):
             if (there := sink.journal.finished()) is not None:
                 sink.clean()
-                return ScoreSummary(**{**there, "complete_already": True, "resumed_rows": there["scored"]})
+                summary = ScoreSummary(**{**there, "complete_already": True, "resumed_rows": there["scored"]})
+                return summary if (left := sink.left) is None else followed_up(Tally.of(left), summary)
             sink.journal.check_free(overwrite, aside)
         tally = job.run(sink, made, allowed, progress)
         summary = ScoreSummary(
@@ -209,19 +226,8 @@ def score_file(
             challenger=None if challenger is None else tally.beside(called[1], detectors[1].threshold_),
             resumed_rows=tally.resumed,
         )
-        sink.finish(asdict(summary))
-        models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
-        place = Place(*models[0], asset, event_time, None if state is None else Path(state))
-        found, charts = monitored(place, detectors[0], tally.evidence(), names, track or state is not None)
-        summary = replace(summary, monitoring=found and brief(found))
-        sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
-        if page is not None:
-            write_whole(page, batch_page(asdict(summary), sample, reference, summary.threshold, found))
-        if track:
-            told = partial(_told, summary, models, began, sample, reference, log_samples, found)
-            summary = tracked(summary, told, *charts)
-        sink.note(asdict(summary))  # what was found, and its run: the same job again tells both
-    return summary
+        sink.finish(asdict(summary), tally.to_json())
+        return followed_up(tally, summary)
 
 
 class Job:

@@ -36,8 +36,8 @@ class Sink(Protocol):
         """Note how far the job is, if it is time."""
         ...
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """All of it is there."""
+    def finish(self, summary: dict[str, Any], tally: dict[str, Any]) -> None:
+        """All of it is there; by the tally goes on what is still to be done."""
         ...
 
     def refuse(self) -> None:
@@ -45,7 +45,7 @@ class Sink(Protocol):
         ...
 
     def note(self, summary: dict[str, Any]) -> None:
-        """There is more to say of the complete job."""
+        """Everything is done, and this is what there is to say of the job."""
         ...
 
 
@@ -122,7 +122,7 @@ class Files:
         self.journal.write("running", self.rejects_path, done=done)
         self._last = time.monotonic()
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], tally: dict[str, Any]) -> None:
         """Publish: first it is written down that all is there, then each file gets its name, the output last."""
         self._scores.sync()
         whole = self._scores.draft
@@ -135,7 +135,7 @@ class Files:
             self._rejects.sync()
             files.append((self._rejects.draft, self._rejects.path))
         self._files = [(str(draft.absolute()), str(path.absolute()), Stamp.of(draft)) for draft, path in files]
-        self.note(summary)
+        self._complete(summary, tally=tally)
         for draft, path in reversed(files):
             publish(draft, path)
         self._begun = False  # what fails from here on takes nothing back
@@ -143,7 +143,17 @@ class Files:
 
     def note(self, summary: dict[str, Any]) -> None:
         """Write down what a complete job was."""
-        self.journal.write("complete", self.rejects_path, files=self._files, summary=summary)
+        self._complete(summary)
+
+    def _complete(self, summary: dict[str, Any], **left: Any) -> None:
+        self.journal.write("complete", self.rejects_path, files=self._files, summary=summary, **left)
+
+    @property
+    def left(self) -> dict[str, Any] | None:
+        """The tally of a job that is complete but for what comes after its output."""
+        self._files = self.journal.before["files"]
+        found: dict[str, Any] | None = self.journal.before.get("tally")
+        return found
 
     def clean(self) -> None:
         """Of a complete job, leave what was published and nothing else."""
@@ -208,7 +218,7 @@ class Stream:
 
     note = checkpoint
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], tally: dict[str, Any]) -> None:
         """Have all of it out."""
         sys.stdout.buffer.flush()
         self.refuse()
