@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_series import QUICK, plant, table
 
-from anomaly_ae import AutoencoderDetector, Neighbours, PrincipalComponents, SeriesDetector, View
+from anomaly_ae import AutoencoderDetector, Neighbours, PrincipalComponents, SeriesDetector, View, load
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.ops.watch import watch
 
@@ -145,8 +145,6 @@ def rows(n=120):
 
 
 def test_csv_and_json_lines_say_what_batch_says(model):
-    from anomaly_ae import load
-
     new = rows()
     lines = new.to_csv(index=False).splitlines(keepends=True)
     objects = [json.dumps(row) + "\n" for row in new.to_dict("records")]
@@ -186,6 +184,27 @@ def test_a_watch_goes_on_where_it_stopped(model, tmp_path):
     _, first, _ = watched(model, lines[:51], state=tmp_path / "state.json")
     _, second, _ = watched(model, [lines[0], *lines[51:]], state=tmp_path / "state.json")
     assert [record["anomaly_score"] for record in first + second] == [record["anomaly_score"] for record in whole]
+
+
+def test_rows_that_cannot_all_be_taken_are_none(model):
+    det = load(model)
+    new = rows(30)
+    one, two = det.stream(), det.stream()
+    one.update(new[:10]), two.update(new[:10])
+    with pytest.raises(DataError, match="order of time"):
+        two.update(new.iloc[[10, 11, 3]])
+    np.testing.assert_array_equal(one.update(new[10:]), two.update(new[10:]))
+
+
+def test_a_row_may_be_a_mapping_or_a_series(model):
+    new, streams = rows(20), [load(model).stream() for _ in range(3)]
+    for at in range(20):
+        row = new.iloc[at]
+        frame, series, mapping = (
+            one.update(X) for one, X in zip(streams, (new[at : at + 1], row, row.to_dict()), strict=True)
+        )
+        np.testing.assert_array_equal(frame, series)
+        np.testing.assert_array_equal(frame, mapping)
 
 
 def test_an_event_goes_on_where_a_watch_was_stopped_within_it(model, tmp_path):

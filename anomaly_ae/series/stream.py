@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,10 @@ class Stream:
         return float(self.calibrated.events.level_)
 
     def update(self, X: ArrayLike) -> Array:
-        """Scores of a row `(n_features,)`, or of rows `(n, n_features)` or a DataFrame, that come next: `(n,)`."""
+        """Scores of what comes next, `(n,)`: a row as an array, mapping or Series, or rows as an array or DataFrame.
+
+        Rows that cannot all be taken, for one goes back in time, are none: the stream is then as it was.
+        """
         return known(self._told(X, self._columns_are_kept).scores)
 
     def assess(self, X: ArrayLike) -> Verdict:
@@ -100,7 +104,11 @@ class Stream:
         return self.calibrated.smoothing > 1 or self.detector.on_duplicate == "first"
 
     def _told(self, X: ArrayLike, explained: bool) -> Reading:
-        if not isinstance(X, pd.DataFrame):
+        if isinstance(X, pd.Series):  # a row of a table
+            X = X.to_frame().T.infer_objects()
+        elif isinstance(X, Mapping):
+            X = pd.DataFrame([X])
+        elif not isinstance(X, pd.DataFrame):
             X = np.asarray(X, dtype=np.float64)
             X = X[None] if X.ndim == 1 else X
         taken = self.detector._taken(X)
@@ -109,12 +117,17 @@ class Stream:
             return self._next("", taken.codes, explained)
         keys = np.array([""] * n) if taken.groups is None else np.array([str(group) for group in taken.groups])
         scores, columns = np.empty(n), np.empty((n, self.detector.n_features_in_))
-        for row in range(n):
-            time = None if taken.times is None else float(taken.times[row])
-            told = self._at(keys[row], taken.codes[row : row + 1], time, row, explained)
-            scores[row] = told.scores[-1]
-            if told.columns is not None:
-                columns[row] = told.columns[-1]
+        before = {key: replace(self.tails[key]) for key in {*keys} & {*self.tails}}
+        try:
+            for row in range(n):
+                time = None if taken.times is None else float(taken.times[row])
+                told = self._at(keys[row], taken.codes[row : row + 1], time, row, explained)
+                scores[row] = told.scores[-1]
+                if told.columns is not None:
+                    columns[row] = told.columns[-1]
+        except DataError:  # rows that cannot all be taken are none
+            self.tails = {key: tail for key, tail in self.tails.items() if key not in {*keys}} | before
+            raise
         return Reading(scores, columns if explained else None)
 
     def _at(self, key: str, row: Array, time: float | None, number: int, explained: bool) -> Reading:
