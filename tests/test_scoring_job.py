@@ -167,6 +167,25 @@ def test_many_inputs_are_one_output_with_their_names(model, new, tmp_path, monke
     assert all("file" in row for row in summary.top_anomalies)
 
 
+def test_a_pattern_does_not_stand_for_the_job_s_own_files(model, new, tmp_path):
+    for name in ("a.csv", "b.csv"):
+        new[:30].assign(load="x" if name == "b.csv" else 1.0).to_csv(tmp_path / name, index=False)
+    jobs = [score_file(model, tmp_path / "*.csv", tmp_path / "out.csv", max_bad_rows="60%") for _ in range(2)]
+    assert [Path(name).name for name in jobs[0].inputs] == ["a.csv", "b.csv"]
+    assert jobs[1].complete_already
+
+
+def test_offsets_are_told_of_bytes_as_they_are_alone(model, new, tmp_path):
+    text = new[:30].astype({"load": object}).assign(load=["x", *[1.0] * 29]).to_csv(index=False)
+    for encoding, known in (("utf-8", True), ("utf-16", False), ("latin-1", False)):
+        source = tmp_path / f"{encoding}.csv"
+        source.write_bytes(text.encode(encoding))
+        how = Dialect(encoding=None if encoding == "utf-16" else encoding)
+        score_file(model, source, tmp_path / f"{encoding}.out.csv", dialect=how, max_bad_rows=1)
+        offset = pd.read_csv(tmp_path / f"{encoding}.out.csv.rejects.csv")["byte_offset"][0]
+        assert offset == text.index("\n") + 1 if known else np.isnan(offset)
+
+
 def test_standard_input_and_output(model, new, dirty, tmp_path):
     shell = [Path(sys.executable).with_name("anomaly-ae"), "score", model, "-", "--output", "-", "--no-track"]
     text = dirty[0].read_bytes()

@@ -101,8 +101,12 @@ class Source(Protocol):
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
-def expand(inputs: Iterable[str | os.PathLike[str]]) -> tuple[list[str], bool]:
+def expand(
+    inputs: Iterable[str | os.PathLike[str]], own: Iterable[str | os.PathLike[str]] = ()
+) -> tuple[list[str], bool]:
     """The files that paths and patterns stand for, in order, and whether there may be several.
+
+    No pattern stands for the job's `own` files, which may lie beside its inputs.
 
     Raises
     ------
@@ -112,9 +116,12 @@ def expand(inputs: Iterable[str | os.PathLike[str]]) -> tuple[list[str], bool]:
     given, found = [os.fspath(path) for path in inputs], []
     if not given:
         raise DataError("A job needs an input, however: there is none. Name a file.")
+    ours = {os.path.realpath(path) for path in own}
     patterns = [path for path in given if glob.has_magic(path) and not Path(path).exists()]
     for path in given:
-        matches = sorted(glob.glob(path, recursive=True)) if path in patterns else [path]
+        matches = [path]
+        if path in patterns:
+            matches = [one for one in sorted(glob.glob(path, recursive=True)) if os.path.realpath(one) not in ours]
         if not matches:
             raise DataError(f"A pattern needs a file that it matches, however: {path} matches none. Check it.")
         found += matches
@@ -176,6 +183,7 @@ class Csv:
     begin: Position
     text: Text | None = field(default=None, compare=False)  # of standard input, which is opened once
     rest: bytes = field(default=b"", compare=False)
+    as_written: bool = True  # whether its bytes are read as they are, so that their offsets mean something
 
     @classmethod
     def open(cls, path: str, dialect: Dialect) -> Csv:
@@ -212,9 +220,9 @@ class Csv:
         end += len(body[end : end + 2]) if body[end : end + 2] == b"\r\n" else len(body[end : end + 1])
         begin = Position(0, skipped + end, 1 + head.count(b"\n", 0, skipped + end))
         if path == STDIN:
-            return cls(path, tuple(names), dialect, begin, text, head)
+            return cls(path, tuple(names), dialect, begin, text, head, text.as_written)
         text.close()
-        return cls(path, tuple(names), dialect, begin)
+        return cls(path, tuple(names), dialect, begin, as_written=text.as_written)
 
     def chunks(self, wanted: Wanted, start: Position | None = None) -> Iterator[tuple[Piece, Position]]:
         """Pieces of whole records; what cannot be sought is read from the beginning."""
@@ -262,7 +270,7 @@ class Csv:
         for row, (column, reason) in sorted(found.items()):
             start, end = spans[row].tolist()
             line = piece.line + int(np.searchsorted(newlines, start))
-            offset = None if self.dialect.encoding else piece.offset + start
+            offset = piece.offset + start if self.as_written else None
             raw = piece.data[start:end].decode("utf-8", "backslashreplace")
             rejects.append(Reject(self.name, row, line, offset, column, reason, raw))
         return rejects

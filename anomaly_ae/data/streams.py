@@ -90,6 +90,11 @@ class Text:
                 break
         return found
 
+    @property
+    def as_written(self) -> bool:
+        """Whether the bytes are those of the file, or of what it was before it was compressed."""
+        return self._decoder is None
+
     def seek(self, offset: int) -> None:
         """Go to an offset of a plain file."""
         self._raw.seek(offset)

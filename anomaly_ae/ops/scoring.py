@@ -146,7 +146,8 @@ def score_file(
                 f"A job needs the folder of a model, however: {type(one).__name__} is none. Save it first, or use "
                 "score_batches."
             )
-    names, several = expand([input] if isinstance(input, str | os.PathLike) else input)
+    own = [output, *([f"{os.fspath(output)}.rejects.csv"] if rejects is None else [rejects])]
+    names, several = expand([input] if isinstance(input, str | os.PathLike) else input, own)
     event_time = moment(event_time) if isinstance(event_time, str) else event_time
     to_stdout = os.fspath(output) == STDIN
     if on_bad_row not in POLICIES or on_unseen not in ("score", "reject"):
