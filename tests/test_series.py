@@ -295,6 +295,16 @@ def test_times_in_another_unit_are_told_of(unit):
         det.anomaly_score(new)
 
 
+def test_events_are_of_the_same_types_where_there_are_none():
+    det = SeriesDetector(views=QUICK, random_state=0).fit(plant())
+    odd = plant(200, seed=1)
+    odd[100:120] += 9
+    some, none = det.events(odd), det.events(plant(20, seed=1))
+    assert len(some) > len(none) == 0
+    told = ["rows", "severity", "channel_1_share"]
+    assert (some[told].dtypes == none[told].dtypes).all()
+
+
 def test_what_is_set_after_a_fit_is_not_what_was_fitted(tmp_path):
     rows = table(600)
     det = SeriesDetector(views=QUICK, time="time", reduce="last", smoothing=2, random_state=0).fit(rows)

@@ -265,3 +265,9 @@ def test_codes_of_sound_feed_a_classifier():
     model = make_pipeline(LogMel(RATE, length=256), coder, LogisticRegression(max_iter=1000))
     assert cross_val_score(model, X, y, cv=3).mean() > 0.88
     assert cross_val_score(model, X, np.random.default_rng(0).permutation(y), cv=3).mean() < 0.65  # not by chance
+
+
+@pytest.mark.parametrize("hop", [0, -1])
+def test_frames_that_do_not_move_on_are_refused(hop):
+    with pytest.raises(DataError, match=f"hop of 1 sample or more, however: {hop}"):
+        frames(np.arange(5), 2, hop)

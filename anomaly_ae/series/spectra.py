@@ -42,7 +42,7 @@ def frames(signal: ArrayLike, length: int, hop: int | None = None) -> Array:
     Raises
     ------
     DataError
-        When the signal has more than one axis or is shorter than a stretch.
+        When the signal has more than one axis or is shorter than a stretch, or the hop is below 1.
 
     Examples
     --------
@@ -57,7 +57,9 @@ def frames(signal: ArrayLike, length: int, hop: int | None = None) -> Array:
             f"frames needs one channel of at least {length} samples, however: shape {x.shape}. "
             "Take each channel by itself, and a length from 1 to its number of samples."
         )
-    return np.lib.stride_tricks.sliding_window_view(x, length)[:: hop or length]
+    if hop is not None and hop < 1:
+        raise DataError(f"frames needs a hop of 1 sample or more, however: {hop!r}. Use None for none that overlap.")
+    return np.lib.stride_tricks.sliding_window_view(x, length)[:: length if hop is None else hop]
 
 
 class RowSpectra(TransformerMixin, BaseEstimator):
