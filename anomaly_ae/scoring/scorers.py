@@ -358,7 +358,7 @@ class WeightedSum(Scorer):
         if not self.scorers or len(weights) != len(self.scorers) or not min(weights) >= 0 < sum(weights) < np.inf:
             raise ConfigError(
                 "WeightedSum needs scorers and for each a weight of 0 or more, one of them above 0, however: "
-                f"{len(self.scorers)} scorers, weights {self.weights!r}."
+                f"{len(self.scorers)} scorers, weights {self.weights!r}. Give each scorer one weight."
             )
         self.terms = nn.ModuleList(self.scorers)
         for scorer in self.scorers:
