@@ -29,7 +29,9 @@ from anomaly_ae import (
     View,
     load,
 )
+from anomaly_ae.config import dumps
 from anomaly_ae.errors import AnomalyError, ConfigError, DataError
+from anomaly_ae.ops import series
 from anomaly_ae.series.tails import Tails
 from anomaly_ae.series.timeline import Timeline, usual_step
 from anomaly_ae.series.views import usual_views
@@ -735,3 +737,24 @@ def test_no_stride_leaves_rows_without_a_score():
 def test_what_is_not_there_cannot_be_reached_into():
     with pytest.raises(ConfigError, match="needs a detector before detector__max_epochs can be set"):
         SeriesDetector().set_params(detector__max_epochs=3)
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_job_copies_channels_as_numbers_and_other_columns_as_they_are_written(tmp_path, ending):
+    """Groups, too: 01 and 1 are two, whose times may be the same."""
+    X = pd.DataFrame(plant(400)).add_prefix("x").assign(unit=["01"] * 200 + ["1"] * 200, t=[*range(200)] * 2)
+    config = tmp_path / "series.yaml"
+    config.write_text(dumps(SeriesDetector(views=QUICK, time="t", group="unit", random_state=0)))
+    (X.to_csv if ending == "csv" else X.to_parquet)(tmp_path / f"X.{ending}", index=False)
+    batch = [f"{number:03d}" for number in range(400)]
+    X.assign(batch=batch).to_csv(tmp_path / "new.csv", index=False)
+    series.fit(tmp_path / f"X.{ending}", tmp_path / "model", config)
+    series.score(tmp_path / "model", tmp_path / "new.csv", tmp_path / "out.parquet", keep=["batch", "x1"])
+    told = pd.read_parquet(tmp_path / "out.parquet")
+    assert told["batch"].tolist() == batch
+    assert told["unit"].tolist() == X["unit"].tolist()
+    np.testing.assert_array_equal(told["x1"], X["x1"])
+    np.testing.assert_array_equal(told["anomaly_score"], load(tmp_path / "model").anomaly_score(X))

@@ -277,13 +277,12 @@ def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tu
     numbers = [name for name, column in zip(names, channels, strict=True) if column.kind == "number"]
     texts = [name for name in names if name not in set(numbers)]
     wanted = [name for name in keep if name not in named(detector)]
-    X = pd.concat([block.X for block in table.blocks(numbers, texts, BLOCK)])[names]
-    times = [] if detector.time is None else [detector.time]
-    said = table.texts(list(dict.fromkeys([*named(detector), *wanted])), BLOCK) if named(detector) or wanted else X[[]]
-    beside = said[named(detector)]
-    if times:
-        beside = beside.assign(**table.read(times, BLOCK))
-    return pd.concat([beside.set_axis(X.index), X], axis=1), {name: said[name] for name in wanted}
+    beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
+    rows = pd.concat([block.X for block in table.blocks(numbers, [*texts, *beside], BLOCK)])
+    X = rows[[*named(detector), *names]]
+    if detector.time is not None:
+        X = X.assign(**table.read([detector.time], BLOCK))
+    return X, {name: rows[name] for name in wanted}
 
 
 def new_output(path: str | Path, overwrite: bool, *others: str | Path) -> Path:
