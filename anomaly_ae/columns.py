@@ -85,12 +85,7 @@ class ColumnsMixin:
             return
         if not X.shape[1]:
             raise DataError(f"{type(self).__name__} needs columns to look at, however: there is none. Give it some.")
-        if not X.columns.is_unique:
-            repeated = sorted({str(name) for name in X.columns[X.columns.duplicated()]})
-            raise DataError(
-                f"{type(self).__name__} needs distinct column names, however: {', '.join(repeated)} are repeated. "
-                "Rename them."
-            )
+        check_distinct(X, type(self).__name__)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]
@@ -102,6 +97,13 @@ class ColumnsMixin:
             return codes
         table = self.contract_.table(codes)
         return table if index is None else table.set_axis(index)
+
+
+def check_distinct(X: pd.DataFrame, who: str) -> None:
+    """Raise DataError where two columns have one name."""
+    if not X.columns.is_unique:
+        repeated = sorted({str(name) for name in X.columns[X.columns.duplicated()]})
+        raise DataError(f"{who} needs distinct column names, however: {', '.join(repeated)} are repeated. Rename them.")
 
 
 def as_frame(X: Any) -> Any:

@@ -29,7 +29,7 @@ from anomaly_ae import storage
 from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.explanation import ExplanationMixin, known
+from anomaly_ae.explanation import known
 from anomaly_ae.folds import Fold
 from anomaly_ae.incremental import IncrementalMixin
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of
@@ -47,10 +47,7 @@ CROSS_BELOW = 1000  # rows; above it a fifth of them calibrates well enough
 AXES = ("preprocessing", *Net.AXES, "scorer", "threshold")
 
 
-class Detector(
-    CallbackSupportMixin, DefaultsMixin, IncrementalMixin, ExplanationMixin, RepresentationMixin, OutlierMixin,
-    BaseEstimator,
-):  # fmt: skip
+class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
     """Learns what normal rows look like, then says of new rows how strange they are and which column is to blame.
 
     A detector is a composition of parts; a part left at `None` is the class's documented default. `fit` divides the

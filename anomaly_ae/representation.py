@@ -41,8 +41,9 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
 
     def reconstruct(self, X: ArrayLike) -> Array | pd.DataFrame:
         """Rows as the model would expect them, `(n, n_features)`; without gaps, `inverse_transform(transform(X))`."""
+        X = as_frame(X)
         rows = self._checked(X)
-        return self._as_given(self.folds_[0].reconstruct(rows), getattr(as_frame(X), "index", None))
+        return self._as_given(self.folds_[0].reconstruct(rows), getattr(X, "index", None))
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None

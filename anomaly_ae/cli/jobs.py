@@ -241,8 +241,7 @@ def _told_fit(s: FitSummary) -> str:
     from anomaly_ae.ops.describe import told_promise
     from anomaly_ae.ops.tracking import told_run
 
-    rate = s.promised_false_alarm_rate
-    promise = "" if rate is None else told_promise(rate, s.nets > 1)
+    promise = told_promise(s.promised_false_alarm_rate, s.nets > 1)
     epochs = "one epoch" if s.epochs == 1 else f"at most {s.epochs} epochs"
     lines = [
         f"fitted    {s.detector}",

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from sklearn.utils.validation import check_is_fitted
 
+from anomaly_ae.columns import check_distinct
 from anomaly_ae.data.coding import Coder
 from anomaly_ae.data.sources import Trouble
 from anomaly_ae.errors import ConfigError, DataError
@@ -111,9 +112,7 @@ def score_batches(
 
 
 def _of_frame(frame: pd.DataFrame) -> pa.Table:
-    if not frame.columns.is_unique:
-        repeated = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
-        raise DataError(f"score_batches needs distinct column names, however: {', '.join(repeated)} are repeated.")
+    check_distinct(frame, "score_batches")
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except pa.ArrowException:  # cells of several types in a column: what they say is looked at

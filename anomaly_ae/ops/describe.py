@@ -84,6 +84,8 @@ def told(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def told_promise(rate: float, cross_fitted: bool) -> str:
-    """What is promised of false alarms, to follow on a threshold."""
+def told_promise(rate: float | None, cross_fitted: bool) -> str:
+    """What is promised of false alarms, if anything is, to follow on a threshold."""
+    if rate is None:
+        return ""
     return f", false alarms at most {rate:.2g}" + (f" (cross-fitted: at most {2 * rate:.2g})" if cross_fitted else "")

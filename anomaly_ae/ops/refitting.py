@@ -167,8 +167,7 @@ def _read(detector: Any, table: Table) -> Any:
 
 def told(s: RefitSummary) -> str:
     """A refit for a person."""
-    rate = s.promised_false_alarm_rate
-    promise = "" if rate is None else told_promise(rate, s.cross_fitted)
+    promise = told_promise(s.promised_false_alarm_rate, s.cross_fitted)
     return "\n".join(
         [
             f"refitted  {s.comes_from} {DID[s.how]} by {s.rows:,} rows of {s.data}, {s.seconds:.1f} s",

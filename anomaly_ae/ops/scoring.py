@@ -32,7 +32,7 @@ from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.ops.assets import Place, brief, moment, monitored
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.report import batch_page
-from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream
+from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream, usual_rejects
 from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless, too_many
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Teller, Told, blocks, check_kept
@@ -146,8 +146,8 @@ def score_file(
                 f"A job needs the folder of a model, however: {type(one).__name__} is none. Save it first, or use "
                 "score_batches."
             )
-    own = [output, *([f"{os.fspath(output)}.rejects.csv"] if rejects is None else [rejects])]
-    names, several = expand([input] if isinstance(input, str | os.PathLike) else input, own)
+    beside = usual_rejects(output) if rejects is None else Path(rejects)
+    names, several = expand([input] if isinstance(input, str | os.PathLike) else input, [output, beside])
     event_time = moment(event_time) if isinstance(event_time, str) else event_time
     to_stdout = os.fspath(output) == STDIN
     if on_bad_row not in POLICIES or on_unseen not in ("score", "reject"):
@@ -163,7 +163,7 @@ def score_file(
     target = Path(output) if to_stdout else check_output(output, *files)
     aside = None
     if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
-        aside = check_output(rejects if rejects is not None else f"{os.fspath(output)}.rejects.csv", *files, target)
+        aside = check_output(beside, *files, target)
     if rejects is not None and aside is None:
         raise ConfigError(f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out.")
     if to_stdout and aside is not None and aside.exists() and not overwrite:

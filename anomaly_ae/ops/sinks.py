@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -19,6 +20,11 @@ from anomaly_ae.ops.journal import Journal
 
 EVERY = 1.0  # seconds between checkpoints
 REJECTS = FORMATS["csv"]
+
+
+def usual_rejects(output: str | os.PathLike[str]) -> Path:
+    """Where bad rows go, if nothing else is said."""
+    return Path(f"{os.fspath(output)}.rejects.csv")
 
 
 class Sink(Protocol):
@@ -69,7 +75,7 @@ class Files:
             if self.rejects_path is not None:
                 self._rejects = stack.enter_context(Draft(self.rejects_path))
             self._stack = stack.pop_all()
-        self.journal.read()  # nobody else writes it from here on
+        self._files: list[Any] = self.journal.read().get("files", [])  # nobody else writes it from here on
         return self
 
     def __exit__(
@@ -151,15 +157,14 @@ class Files:
     @property
     def left(self) -> dict[str, Any] | None:
         """The tally of a job that is complete but for what comes after its output."""
-        self._files = self.journal.before["files"]
         found: dict[str, Any] | None = self.journal.before.get("tally")
         return found
 
     def clean(self) -> None:
         """Of a complete job, leave what was published and nothing else."""
-        usual = self._rejects is not None and self._rejects.path == Path(f"{self.journal.output}.rejects.csv")
-        if usual and len(self.journal.read()["files"]) == 1:  # by another name they may be another job's
-            self._rejects.path.unlink(missing_ok=True)  # type: ignore[union-attr]  # of a job that was overwritten
+        usual = usual_rejects(self.journal.output)  # by another name they may be another job's
+        if self.rejects_path == usual and len(self.journal.read()["files"]) == 1:
+            usual.unlink(missing_ok=True)  # of a job that was overwritten
         self._discard()
 
     def refuse(self) -> None:

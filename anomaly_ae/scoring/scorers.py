@@ -363,7 +363,7 @@ class WeightedSum(Scorer):
         self.terms = nn.ModuleList(self.scorers)
         for scorer in self.scorers:
             scorer.build(sizes)
-        self.unit = sum(w * scorer.unit for scorer, w in _terms(self))
+        self.unit = sum(weight * scorer.unit for scorer, weight in _terms(self))
 
     @property
     def adds_steps(self) -> bool:  # type: ignore[override]

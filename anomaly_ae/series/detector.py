@@ -241,7 +241,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         rows = line.rows(taken.codes)
         measured = self._measured(rows)
         self.views_ = self._views(int(measured.sum()))
-        rng = check_random_state(inner.random_state if self.random_state is None else self.random_state)
+        rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
         needs_net = any(view.scorer.reads_net for view in self.views_)
         by_turns = inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net)
         patterns, last = [once(len(rows))], ""
@@ -293,7 +293,6 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         rows = line.rows(taken.codes)
         self.parts_ = self.parts_ | {"threshold": self.parts()["threshold"]}  # it may have been set since
         self.call_ = clone(self.call_).set_params(threshold=self.threshold, event_rule=self.event_rule)
-        self.calibrated_ = dict(self.calibrated_)
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
             self._calibrate(reduce, self._calibrated(reduce).rarities, told)
@@ -306,9 +305,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         return list(dict.fromkeys([self.reduce, "last"]))
 
     def _calibrate(self, reduce: str, rarities: list[Rarity], told: list[Raw]) -> None:
-        self.calibrated_[reduce] = Calibrated.learn(
-            self.fold_, rarities, told, self.parts_["threshold"], self._events_rule, self.smoothing
-        )
+        mine = Calibrated.learn(self.fold_, rarities, told, self.parts_["threshold"], self._events_rule, self.smoothing)
+        self.calibrated_ = self.calibrated_ | {reduce: mine}
 
     def _profile(self, codes: Array, held_out: int, by_turns: bool) -> Profile:
         """What rows look like, and what was said of those held out, which are so many."""
@@ -344,7 +342,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     @property
     def _longest(self) -> int:
         """Rows of the longest view's windows."""
-        return max(view.length(self.window_, longest_window(self.n_rows_seen_)) for view in self.views_)
+        longest = longest_window(self.n_rows_seen_)
+        return max(view.length(self.window_, longest) for view in self.views_)
 
     def _new_fold(self, channels: Channels, seed: int) -> SeriesFold:
         inner = self._inner()

@@ -132,9 +132,8 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
                 found.append(({k: rows[v] if is_place(k) else v for k, v in told.items()}, rows[begin:end]))
         found.sort(key=lambda event: int(event[0]["start"]))
         names = mine.events.names(self.n_features_in_)
-        numbers = {name: np.int64 if name == "rows" else np.float64 for name in names if name in ("rows", "severity")}
-        numbers |= {name: np.float64 for name in names if name.endswith("_share")}
-        table = pd.DataFrame([event for event, _ in found], columns=names).astype(numbers)
+        numbers = {name: np.float64 for name in names if name == "severity" or name.endswith("_share")}
+        table = pd.DataFrame([event for event, _ in found], columns=names).astype({"rows": np.int64, **numbers})
         if taken.said is not None:
             places = [str(name) for name in table if is_place(str(name))]
             table = table.assign(**{name: taken.said[table[name].to_numpy(dtype=np.intp)] for name in places})
