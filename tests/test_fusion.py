@@ -156,9 +156,10 @@ def test_a_curved_surface_is_known_by_its_tangents(net):
     assert np.median(outward) > 5 * np.median(along)
 
 
+@pytest.mark.parametrize("place", [0, 1e4])  # float32 has no digits left for distances, unless from near by
 @pytest.mark.parametrize(("p", "k"), [(2.0, 10), (2.0, 1), (1.0, 10)])
-def test_among_many_rows_nearly_the_nearest_are_found(p, k):
-    memory, new = torch.from_numpy(rows(6000)), torch.from_numpy(rows(500, 1))
+def test_among_many_rows_nearly_the_nearest_are_found(p, k, place):
+    memory, new = place + torch.from_numpy(rows(6000)), place + torch.from_numpy(rows(500, 1))
     search = Search(memory, p, k)
     distance, which = search(new, k)
     distance = distance.numpy()
@@ -186,6 +187,16 @@ def test_a_known_row_is_found_however_far_away_it_lies():
     search = Search(memory)
     assert search(memory, 1)[0].abs().max() < 1e-12
     assert (search(memory, 1, search.everyone)[0] > 1e-6).all()  # and not by itself
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_a_row_that_is_known_many_times_has_its_copies_for_neighbours(p):
+    memory = torch.from_numpy(rows(100)).repeat(30, 1)
+    search = Search(memory, p, 5)
+    distance, which = search(memory, 5, search.everyone)
+    assert (distance == 0).all()
+    assert (which != search.everyone[:, None]).all()
+    assert (which % 100 == search.everyone[:, None] % 100).all()
 
 
 def test_where_many_rows_are_known_few_neighbours_say_how_they_lie(net):

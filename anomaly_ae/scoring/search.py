@@ -12,14 +12,15 @@ EVERYONE = 2048  # up to so many rows each is looked at
 CENTRES = 64
 LISTED = 1024  # rows that a centre knows, or more for many neighbours
 ROUNDS = 5  # of k-means
-SPARE = 4  # candidates beyond k where the search rounds to float32
+SPARE = 4  # candidates beyond k: those who tell them round, and a row may be one itself
 
 
 class Search:
     """Finds the nearest of `memory` `(m, width)`: exactly up to 2048 rows, nearly so above.
 
     There, 64 centres (by k-means) each know the 1,024 rows that are nearest to them, beginning with those that have no
-    nearer centre, and a row looks for neighbours among those of its own centre. What it finds depends on no other row.
+    nearer centre, and a row looks for neighbours among those of its own centre. Candidates are told by distances in
+    float32, from that centre; what is found is measured without rounding. It depends on no other row.
 
     References
     ----------
@@ -31,10 +32,15 @@ class Search:
         """`p` is the norm of distances, `most` the largest number of neighbours that will be asked for."""
         self.memory = memory
         self.p = p
-        self.squares = memory.square().sum(1)
         self.everyone = torch.arange(len(memory), device=memory.device)
-        self.centres = _centres(memory) if len(memory) > EVERYONE else None
-        self.lists = None if self.centres is None else self._lists(self.centres, max(LISTED, 16 * most))
+        self.centres = None
+        if len(memory) <= EVERYONE:
+            self.squares = memory.square().sum(1)
+        else:
+            self.centres = _centres(memory)
+            self.lists = self._lists(self.centres, max(LISTED, 16 * most))
+            listed = (memory[self.lists] - self.centres[:, None]).float()
+            self.listed = _squared(listed, places=False) if p == 2 else listed
 
     def _lists(self, centres: Tensor, count: int) -> Tensor:
         far = torch.cdist(centres, self.memory)
@@ -47,53 +53,76 @@ class Search:
         `own` `(n,)` says which of the memory a row is itself: that one is no neighbour of it.
         """
         k = min(k, max(1, len(self.memory) - (own is not None)))
-        if self.centres is None or self.lists is None:
-            return self._among(self.everyone, places, k, own)
-        home = _joined([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
-        order = home.argsort(stable=True)
+        if self.centres is None:
+            order, looked_at = torch.arange(len(places), device=places.device), len(self.memory)
+        else:
+            home = _joined([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
+            order, looked_at = home.argsort(stable=True), self.lists.shape[1]
         found = []
-        for centre, rows in enumerate(order.split(home.bincount(minlength=len(self.centres)).tolist())):
-            if len(rows):
-                found.append(self._among(self.lists[centre], places[rows], k, None if own is None else own[rows]))
+        for rows in chunks(order, looked_at):
+            some, count = places[rows], min(k + SPARE, looked_at)
+            near = self._of_all(some, count) if self.centres is None else self._of_listed(some, home[rows], count)
+            found.append(self._ranked(some, near, k, None if own is None else own[rows]))
         distance, which = (_joined(parts) for parts in zip(*found, strict=True))
         back = order.argsort()
         return distance[back], which[back]
 
-    def _among(self, listed: Tensor, places: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The nearest of those that are listed."""
-        whole = listed is self.everyone
-        memory = self.memory if whole else self.memory.index_select(0, listed)
-        squares = self.squares if whole else self.squares[listed]
-        spare = 0 if self.p == 2 else SPARE
-        found, start = [], 0
-        for some in chunks(places, len(memory)):
-            if self.p == 2:
-                far = torch.addmm(squares, some, memory.T, alpha=-2)  # less the row's own square, which is the same
-            else:
-                far = torch.cdist(some.float(), memory.float(), p=self.p)
-            itself = None if own is None else listed == own[start : start + len(some), None]
-            if itself is not None:
-                far.masked_fill_(itself, torch.inf)
-            near = far.topk(min(k + spare, len(memory)), largest=False, sorted=False).indices
-            distance = self._measured(memory, some, near)
-            if itself is not None:
-                distance.masked_fill_(itself.gather(1, near), torch.inf)
-            if near.shape[1] > 1:
-                distance, rank = distance.sort(dim=1, stable=True)
-                distance, near = distance[:, :k], near.gather(1, rank)[:, :k]
-            found.append((distance, near if whole else listed[near]))
-            start += len(some)
-        distances, which = (_joined(parts) for parts in zip(*found, strict=True))
-        return distances.nan_to_num(posinf=0.0) if own is not None else distances, which
+    def _of_all(self, places: Tensor, count: int) -> Tensor:
+        """So many of the memory, among them the nearest: `(n, count)`."""
+        if self.p != 2:
+            return _smallest(torch.cdist(places.float(), self.memory.float(), p=self.p), count)
+        far = torch.addmm(self.squares, places, self.memory.T, alpha=-2)  # less the row's own square
+        return far.topk(count, largest=False, sorted=False).indices
 
-    def _measured(self, memory: Tensor, places: Tensor, which: Tensor) -> Tensor:
-        """Distances of places to those rows of memory that `which` `(n, k)` names, without a search's rounding."""
-        found = []
-        cells = which.shape[1] * memory.shape[1]
-        for some, near in zip(chunks(places, cells), chunks(which, cells), strict=True):
-            off = rows_of(memory, near).sub_(some[:, None])
-            found.append(off.square().sum(2).sqrt() if self.p == 2 else off.abs().pow(self.p).sum(2).pow(1 / self.p))
-        return _joined(found)
+    def _of_listed(self, places: Tensor, home: Tensor, count: int) -> Tensor:
+        """So many of those that the centres at `home` `(n,)`, in order, know: `(n, count)`."""
+        assert self.centres is not None
+        off = (places - self.centres[home]).float()
+        rows = _squared(off, places=True) if self.p == 2 else off
+        far = off.new_empty(len(off), self.lists.shape[1])
+        start, (centres, counts) = 0, home.unique_consecutive(return_counts=True)
+        for centre, rows_there in zip(centres.tolist(), counts.tolist(), strict=True):
+            block = slice(start, start := start + rows_there)
+            if self.p == 2:
+                torch.mm(rows[block], self.listed[centre].T, out=far[block])
+            else:
+                far[block] = torch.cdist(rows[block], self.listed[centre], p=self.p)
+        return self.lists.take(home[:, None] * self.lists.shape[1] + _smallest(far, count))
+
+    def _ranked(self, places: Tensor, near: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The nearest `k` of candidates `(n, more)`, and how far away they are."""
+        cells = near.shape[1] * self.memory.shape[1]
+        pairs = zip(chunks(places, cells), chunks(near, cells), strict=True)
+        distance = _joined(
+            [torch.linalg.vector_norm(rows_of(self.memory, of).sub_(x[:, None]), self.p, dim=2) for x, of in pairs]
+        )
+        if own is not None:
+            distance.masked_fill_(near == own[:, None], torch.inf)
+        distance, rank = distance.sort(dim=1, stable=True)
+        distance, near = distance[:, :k], near.gather(1, rank[:, :k])
+        return distance.nan_to_num(posinf=0.0) if own is not None else distance, near
+
+
+def _squared(off: Tensor, places: bool) -> Tensor:
+    """Rows such that a product of places with others is their squared distance: two columns more."""
+    square, one = off.square().sum(-1, keepdim=True), torch.ones_like(off[..., :1])
+    return torch.cat([off, square, one] if places else [-2 * off, one, square], dim=-1)
+
+
+def _smallest(far: Tensor, count: int) -> Tensor:
+    """Which of each row's numbers `(n, m)` in float32 are the smallest, in any order: `(n, count)`; `far` is lost.
+
+    Their last bits give way to their places, so that plain numbers are sorted: several times as quick.
+    """
+    bits = (far.shape[1] - 1).bit_length()
+    places = torch.arange(far.shape[1], dtype=torch.int32, device=far.device)
+    packed = far.view(torch.int32).bitwise_and_(-1 << bits).bitwise_or_(places)
+    if far.device.type == "cpu":
+        packed.numpy().partition(count - 1, axis=1)
+        smallest = packed[:, :count]
+    else:
+        smallest = packed.topk(count, largest=False, sorted=False).values
+    return smallest.bitwise_and((1 << bits) - 1).long()
 
 
 def chunks(rows: Tensor, cells: int) -> tuple[Tensor, ...]:
