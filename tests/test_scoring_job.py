@@ -347,6 +347,8 @@ def test_a_complete_job_does_nothing_and_another_one_is_refused(model, new, tmp_
         again = score_file(model, source, target, overwrite=overwrite)
         assert again.complete_already
         assert (again.rows, again.alarms, again.top_anomalies) == (first.rows, first.alarms, first.top_anomalies)
+    with pytest.warns(UserWarning, match=r"remove .*out\.csv"):
+        score_file(model, source, target, report=tmp_path / "page.html")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     with pytest.raises(OutputError, match="options top"):
         score_file(model, source, target, top=1)
@@ -570,3 +572,22 @@ def test_killed_fifty_times_it_still_ends_in_the_same_bytes(model, dirty, tmp_pa
 def test_csv_of_columns_with_empty_chunks_is_what_they_hold():
     name = pa.chunked_array([[], ["a"], [], ["b"], []], pa.string())
     assert bytes(FORMATS["csv"].body(pa.table({"row": [1, 2], "name": name}))) == b'1,"a"\n2,"b"\n'
+
+
+def test_a_link_stays_and_the_file_it_names_is_written(model, new, tmp_path):
+    path, link = tmp_path / "new.csv", tmp_path / "latest.csv"
+    new[:50].to_csv(path, index=False)
+    link.symlink_to(tmp_path / "scores.csv")
+    score_file(model, path, link, track=False)
+    assert link.is_symlink()
+    assert len(read(tmp_path / "scores.csv")) == 50
+    assert score_file(model, path, tmp_path / "scores.csv", track=False).complete_already  # one and the same job
+
+
+def test_a_pipe_is_no_place_for_an_output(model, new, tmp_path):
+    path, pipe = tmp_path / "new.csv", tmp_path / "pipe"
+    new[:50].to_csv(path, index=False)
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="pipe or a device"):
+        score_file(model, path, pipe, track=False, overwrite=True)
+    assert pipe.is_fifo()

@@ -126,9 +126,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def pointed_at(path: str | os.PathLike[str]) -> Path:
+    """Where an output goes: a link stays, and the file that it names is written."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
+
+
 def check_output(path: str | os.PathLike[str], *others: str | os.PathLike[str] | None) -> Path:
     """Refuse, before any work is done, an output that could not be published after it, or is one of `others`."""
-    path = Path(path)
+    path = pointed_at(path)
     for other in (Path(other) for other in others if other is not None):
         if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
             raise ConfigError(
@@ -136,6 +141,8 @@ def check_output(path: str | os.PathLike[str], *others: str | os.PathLike[str] |
             )
     if path.is_dir():
         raise OutputError(f"An output needs a file name, however: {path} is a folder. Give a file in it.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"An output needs a file, however: {path} is a pipe or a device. Give a file and read that.")
     folder = path.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"An output needs a folder that can be written, however: {folder} cannot. Choose another.")

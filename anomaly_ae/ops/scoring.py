@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from anomaly_ae.data.coding import Coder, Coders
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import Stamp, check_output, write_whole
+from anomaly_ae.data.drafts import Stamp, check_output, pointed_at, write_whole
 from anomaly_ae.data.formats import Format, format_of
 from anomaly_ae.data.rejects import Reject, as_table
 from anomaly_ae.data.sources import Position, Source, Wanted, expand, open_source, require
@@ -146,6 +147,7 @@ def score_file(
                 f"A job needs the folder of a model, however: {type(one).__name__} is none. Save it first, or use "
                 "score_batches."
             )
+    output = pointed_at(output)
     beside = usual_rejects(output) if rejects is None else Path(rejects)
     names, several = expand([input] if isinstance(input, str | os.PathLike) else input, [output, beside])
     event_time = moment(event_time) if isinstance(event_time, str) else event_time
@@ -206,7 +208,16 @@ def score_file(
             if (there := sink.journal.finished()) is not None:
                 sink.clean()
                 summary = ScoreSummary(**{**there, "complete_already": True, "resumed_rows": there["scored"]})
-                return summary if (left := sink.left) is None else followed_up(Tally.of(left), summary)
+                if (left := sink.left) is not None:
+                    return followed_up(Tally.of(left), summary)
+                if page is not None and not page.exists():
+                    warnings.warn(
+                        f"A report is made when rows are scored, however: this job was complete before. For {page}, "
+                        f"remove {target} and score again.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+                return summary
             sink.journal.check_free(overwrite, aside)
         tally = job.run(sink, made, allowed, progress)
         summary = ScoreSummary(

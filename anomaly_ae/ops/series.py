@@ -287,9 +287,10 @@ def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tu
 
 def new_output(path: str | Path, overwrite: bool, *others: str | Path) -> Path:
     """Refuse, before any work is done, an output that cannot be published, is there already, or is one of `others`."""
-    if Path(path).exists() and not overwrite:
+    place = check_output(path, *others)
+    if place.exists() and not overwrite:
         raise OutputError(f"An output needs a new file, however: {path} exists. Choose another, or allow overwriting.")
-    return check_output(path, *others)
+    return place
 
 
 def _write(path: Path, table: pa.Table) -> None:
