@@ -175,6 +175,14 @@ def test_a_pattern_does_not_stand_for_the_job_s_own_files(model, new, tmp_path):
     assert jobs[1].complete_already
 
 
+def test_a_name_that_is_no_text_is_refused_before_any_row_is_read(model, new, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    new[:50].to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"caf\\udce9\.csv.*Rename"):
+        score_file(model, path, tmp_path / "out.csv", track=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_offsets_are_told_of_bytes_as_they_are_alone(model, new, tmp_path):
     text = new[:30].astype({"load": object}).assign(load=["x", *[1.0] * 29]).to_csv(index=False)
     for encoding, known in (("utf-8", True), ("utf-16", False), ("latin-1", False)):

@@ -111,7 +111,7 @@ def expand(
     Raises
     ------
     DataError
-        When a pattern matches nothing, or a file is named twice.
+        When a pattern matches nothing, a file is named twice, or a name is not UTF-8.
     """
     given, found = [os.fspath(path) for path in inputs], []
     if not given:
@@ -128,6 +128,8 @@ def expand(
     real = [os.path.realpath(path) if path != STDIN else path for path in found]
     if repeated := sorted({path for path, place in zip(found, real, strict=True) if real.count(place) > 1}):
         raise DataError(f"A job needs each input once, however: {', '.join(repeated)} twice. Name it once.")
+    if odd := [path for path in found if any("\ud800" <= letter <= "\udfff" for letter in path)]:
+        raise DataError(f"A file needs a name that is UTF-8, however: {odd[0]!a} is not. Rename it.")
     return found, len(found) > 1 or bool(patterns)
 
 
