@@ -1,5 +1,7 @@
 """Scorers beside the net, and their fusion: oracles, what they promise far away, and that they are kept."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -197,6 +199,20 @@ def test_a_row_that_is_known_many_times_has_its_copies_for_neighbours(p):
     assert (distance == 0).all()
     assert (which != search.everyone[:, None]).all()
     assert (which % 100 == search.everyone[:, None] % 100).all()
+
+
+def test_a_search_is_in_no_copy_and_not_in_another_memory(net):
+    one, other = (learned(Neighbours(1), net, n, 200 - n)[0] for n in (150, 100))
+    p = passed(net, rows(40, 2))
+    before, expected = one(p), other(passed(net, rows(40, 2)))
+    copied = copy.deepcopy(one)
+    assert one.search is not None
+    assert copied.search is None
+    assert torch.equal(copied(passed(net, rows(40, 2))), before)
+    with torch.inference_mode():
+        one.load_state_dict(other.state_dict())
+    assert torch.equal(one(passed(net, rows(40, 2))), expected)
+    assert not torch.equal(before, expected)
 
 
 def test_where_many_rows_are_known_few_neighbours_say_how_they_lie(net):

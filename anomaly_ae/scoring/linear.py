@@ -14,7 +14,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
 from anomaly_ae.scoring.moments import centred_rows, moments_of, spread
 from anomaly_ae.scoring.scorers import Scorer, divided, present
-from anomaly_ae.scoring.search import Search, rows_of
+from anomaly_ae.scoring.search import Searching, rows_of
 
 __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
 
@@ -287,7 +287,7 @@ class PrincipalComponents(Quadratic):
         return score, divided(score, present(p, root.square().view_as(p.batch.x)))
 
 
-class PrincipalNeighbours(Scorer):
+class PrincipalNeighbours(Searching, Scorer):
     r"""Distance to the nearest of remembered rows, of which only the first principal components are remembered.
 
     .. math:: s(x) = \operatorname{mean}_{j \le k} \Bigl( \sum_i
@@ -339,8 +339,6 @@ class PrincipalNeighbours(Scorer):
     mean: Tensor
     axes: Tensor
     shrink: Tensor
-    memory: Tensor
-    search: Search | None = None
 
     def __init__(self, k: int = 1, epsilon: float = 0.1, components: int = 256, sample: int = 2000) -> None:
         self.k = k
@@ -368,7 +366,8 @@ class PrincipalNeighbours(Scorer):
         self.mean, self.axes = mean.to(kind), moments.directions(most).to(kind).contiguous()
         self.shrink = (self.epsilon * scale / (values[:most] + self.epsilon * scale)).sqrt().to(kind)
         known = self._along(replace(fit, batch=fit.batch.take(spread(fit, self.sample))))[2]
-        self.memory, self.search = known.float().to(kind), None  # as it will be stored
+        self.memory = known.float().to(kind)  # as it will be stored
+        self.forget()
         return self(validate)
 
     def forward(self, p: Pass) -> Tensor:
@@ -386,10 +385,7 @@ class PrincipalNeighbours(Scorer):
 
     def _nearest(self, x: Tensor, u: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, and which of the memory are nearest."""
-        memory = self.memory.to(x)
-        if self.search is None or self.search.memory.dtype != memory.dtype:
-            self.search = Search(memory, most=self.k)
-        distance, which = self.search(places, self.k)
+        distance, which = self.searched(x, most=self.k)(places, self.k)
         if x.dtype == torch.float64:
             left = (x.square().sum(1) - u.square().sum(1)).clamp(min=0)
         else:  # too few digits for that
@@ -408,7 +404,3 @@ class PrincipalNeighbours(Scorer):
                 x = torch.where(p.batch.mask.flatten(1), x, u @ self.axes)
                 u = x @ self.axes.T
         return x, u, self.shrink * u
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self.search = None  # is one of what was remembered before
-        super()._load_from_state_dict(*args)

@@ -11,7 +11,7 @@ from torch import Tensor
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, codes
 from anomaly_ae.scoring.scorers import Scorer, divided, present
-from anomaly_ae.scoring.search import Search, chunks, rows_of
+from anomaly_ae.scoring.search import Search, Searching, chunks, rows_of
 
 __all__ = ["LocalDenoiser", "Neighbours"]
 
@@ -23,7 +23,7 @@ FAR = 10.0  # standard deviations
 TINY = 1e-12
 
 
-class _Remembering(Scorer):
+class _Remembering(Searching, Scorer):
     """What scorers with a memory share: whom they remember, where rows stand, and the search for the nearest.
 
     Up to `exact` rows all are remembered, and then calibrate rows too: each is judged without itself, as a new row is.
@@ -37,9 +37,7 @@ class _Remembering(Scorer):
     bend: float | None
     exact: int
     sample: int
-    memory: Tensor
     height: Tensor
-    search: Search | None = None
     total: float | None = None  # of the memory: scorers with the same one share a search
 
     @property
@@ -88,7 +86,11 @@ class _Remembering(Scorer):
     def _settle(self, memory: Tensor) -> None:
         """Remember these rows."""
         self.memory = memory.float().to(memory.dtype)  # as they will be stored
-        self.search = self.total = None
+        self.forget()
+
+    def forget(self) -> None:
+        super().forget()
+        self.total = None
 
     def forward(self, p: Pass) -> Tensor:
         return self._score(p, None)
@@ -139,10 +141,7 @@ class _Remembering(Scorer):
         return distance[:, :k], which[:, :k]
 
     def _searched(self, like: Tensor) -> Search:
-        """The search in what is remembered, made when first it is needed."""
-        if self.search is None or self.search.memory.dtype != like.dtype:
-            self.search = Search(self.memory.to(like.dtype), self.p, self._count(len(self.memory)))
-        return self.search
+        return self.searched(like, self.p, self._count(len(self.memory)))
 
     def _count(self, remembered: int) -> int:
         """How many neighbours to look for."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["Search", "chunks", "rows_of"]
+__all__ = ["Search", "Searching", "chunks", "rows_of"]
 
 CELLS = 500_000  # held at a time, of distances or of neighbours' cells
 EVERYONE = 2048  # up to so many rows each is looked at
@@ -101,6 +103,31 @@ class Search:
         distance, rank = distance.sort(dim=1, stable=True)
         distance, near = distance[:, :k], near.gather(1, rank[:, :k])
         return distance.nan_to_num(posinf=0.0) if own is not None else distance, near
+
+
+class Searching:
+    """What scorers share that search among rows of a `memory`: the search is made when first it is needed, and again
+    where the memory is another. Copies and pickles are without it."""
+
+    memory: Tensor
+    search: Search | None = None
+
+    def searched(self, like: Tensor, p: float = 2.0, most: int = 1) -> Search:
+        """The search, in the type of `like`."""
+        if self.search is None or self.search.memory.dtype != like.dtype:
+            self.search = Search(self.memory.to(like.dtype), p, most)
+        return self.search
+
+    def forget(self) -> None:
+        """The memory is another one now."""
+        self.search = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "search": None}
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.forget()
+        super()._load_from_state_dict(*args)  # type: ignore[misc]
 
 
 def _squared(off: Tensor, places: bool) -> Tensor:
