@@ -37,7 +37,7 @@ class Search:
         self.everyone = torch.arange(len(memory), device=memory.device)
         self.centres = None
         if len(memory) <= EVERYONE:
-            self.squares = memory.square().sum(1)
+            self.listed = _squared(memory.double(), places=False)
         else:
             self.centres = _centres(memory)
             self.lists = self._lists(self.centres, max(LISTED, 16 * most))
@@ -71,10 +71,9 @@ class Search:
 
     def _of_all(self, places: Tensor, count: int) -> Tensor:
         """So many of the memory, among them the nearest: `(n, count)`."""
-        if self.p != 2:
-            return _smallest(torch.cdist(places.float(), self.memory.float(), p=self.p), count)
-        far = torch.addmm(self.squares, places, self.memory.T, alpha=-2)  # less the row's own square
-        return far.topk(count, largest=False, sorted=False).indices
+        if self.p == 2:
+            return _smallest(_squared(places.double(), places=True) @ self.listed.T, count)
+        return _smallest(torch.cdist(places.float(), self.memory.float(), p=self.p), count)
 
     def _of_listed(self, places: Tensor, home: Tensor, count: int) -> Tensor:
         """So many of those that the centres at `home` `(n,)`, in order, know: `(n, count)`."""
@@ -137,13 +136,14 @@ def _squared(off: Tensor, places: bool) -> Tensor:
 
 
 def _smallest(far: Tensor, count: int) -> Tensor:
-    """Which of each row's numbers `(n, m)` in float32 are the smallest, in any order: `(n, count)`; `far` is lost.
+    """Which of each row's numbers `(n, m)` are the smallest, in any order: `(n, count)`; `far` is lost.
 
     Their last bits give way to their places, so that plain numbers are sorted: several times as quick.
     """
+    kind = torch.int32 if far.dtype == torch.float32 else torch.int64
     bits = (far.shape[1] - 1).bit_length()
-    places = torch.arange(far.shape[1], dtype=torch.int32, device=far.device)
-    packed = far.view(torch.int32).bitwise_and_(-1 << bits).bitwise_or_(places)
+    places = torch.arange(far.shape[1], dtype=kind, device=far.device)
+    packed = far.view(kind).bitwise_and_(-1 << bits).bitwise_or_(places)
     if far.device.type == "cpu":
         packed.numpy().partition(count - 1, axis=1)
         smallest = packed[:, :count]
