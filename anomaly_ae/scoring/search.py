@@ -56,18 +56,23 @@ class Search:
         """
         k = min(k, max(1, len(self.memory) - (own is not None)))
         if self.centres is None:
-            order, looked_at = torch.arange(len(places), device=places.device), len(self.memory)
-        else:
-            home = _joined([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
-            order, looked_at = home.argsort(stable=True), self.lists.shape[1]
-        found = []
-        for rows in chunks(order, looked_at):
-            some, count = places[rows], min(k + SPARE, looked_at)
-            near = self._of_all(some, count) if self.centres is None else self._of_listed(some, home[rows], count)
-            found.append(self._ranked(some, near, k, None if own is None else own[rows]))
-        distance, which = (_joined(parts) for parts in zip(*found, strict=True))
+            return self._found(places, None, k, own)
+        home = _joined([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
+        order = home.argsort(stable=True)
+        distance, which = self._found(places[order], home[order], k, None if own is None else own[order])
         back = order.argsort()
         return distance[back], which[back]
+
+    def _found(self, places: Tensor, home: Tensor | None, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is asked for, of places by the centre that is their home, if there are centres."""
+        looked_at = len(self.memory) if home is None else self.lists.shape[1]
+        count, start, found = min(k + SPARE, looked_at), 0, []
+        for some in chunks(places, looked_at):
+            block = slice(start, start := start + len(some))
+            near = self._of_all(some, count) if home is None else self._of_listed(some, home[block], count)
+            found.append(self._ranked(some, near, k, None if own is None else own[block]))
+        distance, which = (_joined(parts) for parts in zip(*found, strict=True))
+        return distance, which
 
     def _of_all(self, places: Tensor, count: int) -> Tensor:
         """So many of the memory, among them the nearest: `(n, count)`."""
