@@ -65,7 +65,7 @@ def monitor(
             track=track,
             progress=progress,
         )
-    if not quiet:
+    if json_ or not quiet:
         typer.echo(json.dumps(asdict(summary), indent=2) if json_ else monitoring.told(summary))
     for line in [] if quiet or json_ else told_run(summary):
         typer.echo(line, err=True)

@@ -85,7 +85,7 @@ def draw(
     for rows in spans:
         blamed += verdict.contributions[rows].sum(axis=0)
     order = [names[j] for j in np.argsort(-blamed, kind="stable")]
-    shown = list(channels) or sorted(order[:PANELS], key=order.index)
+    shown = list(channels) or order[:PANELS]
     left_out = len(names) - len(shown)
     codes, expected = detector.contract_.codes(X[names]) if set(names) <= set(X) else X.to_numpy(), detector.expected(X)
     times = _axis(detector, X)

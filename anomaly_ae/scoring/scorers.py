@@ -414,7 +414,7 @@ def _by_feature(cells: Tensor) -> Tensor:
     return cells.movedim(1, -1).flatten(0, -2)
 
 
-def _terms(scorer: Scorer) -> list[tuple[Scorer, float]]:
-    if not isinstance(scorer, WeightedSum):
-        return [(scorer, 1.0)]
-    return list(zip(scorer.scorers, scorer.weights or [1.0] * len(scorer.scorers), strict=True))
+def _terms(s: Scorer) -> list[tuple[Scorer, float]]:
+    if not isinstance(s, WeightedSum):
+        return [(s, 1.0)]
+    return list(zip(s.scorers, [1.0] * len(s.scorers) if s.weights is None else s.weights, strict=True))
