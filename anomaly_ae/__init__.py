@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anomaly_ae.scoring.scorers import *
     from anomaly_ae.scoring.thresholds import *
     from anomaly_ae.scoring.variational import *
+    from anomaly_ae.scoring.whitening import *
     from anomaly_ae.series.detector import SeriesDetector as SeriesDetector
     from anomaly_ae.series.events import *
     from anomaly_ae.series.spectra import Envelope as Envelope

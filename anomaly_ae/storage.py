@@ -55,6 +55,7 @@ ROOMS = (
     "scoring.scorers",
     "scoring.thresholds",
     "scoring.variational",
+    "scoring.whitening",
     "series.events",
     "series.views",
 )

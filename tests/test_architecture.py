@@ -28,7 +28,7 @@ FLOORS = [
     ["nn.stack"],
     ["nn.training"],
     ["scoring.attribution", "scoring.calibration", "scoring.moments", "scoring.scorers", "scoring.search"],
-    ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.variational"],
+    ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.variational", "scoring.whitening"],
     ["scoring.linear", "scoring.thresholds", "series.tails", "series.windows"],
     ["series.events", "series.eyes", "series.views"],
     ["data.contract", "monitoring.dependence", "monitoring.martingale"],

@@ -222,6 +222,8 @@ def test_scores_add_and_scale():
     assert isinstance(total, WeightedSum)
     assert len(total.scorers) == 3
     torch.testing.assert_close(WeightedSum([KLScore(), KLScore()])(p), 2 * KLScore()(p))
+    weighed = built(WeightedSum([KLScore(), ReconstructionError()], np.array([2.0, 3.0])))
+    torch.testing.assert_close(weighed(p), 2 * KLScore()(p) + 3 * built(ReconstructionError())(p))
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

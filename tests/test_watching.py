@@ -88,6 +88,11 @@ def test_each_batch_through_a_pipe_is_a_new_one(plant, here):
     assert "features" in moved["crossed"]
 
 
+def test_json_that_is_asked_for_is_told_quietly_too(plant, here):
+    loud, quiet = (watch(plant, 1, *more) for more in ([], ["--quiet"]))
+    assert quiet["batches"][0]["rows"] == loud["batches"][0]["rows"] > 0
+
+
 def test_assets_whose_names_look_alike_in_a_file_s_name_are_two(plant, here):
     for asset in ("pump 1", "pump-1"):
         shell("monitor", plant / "model", plant / "day1.csv", "--asset", asset, "--no-track")

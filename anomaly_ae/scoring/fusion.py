@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part, Pass, Sizes, pieces_of
-from anomaly_ae.scoring.scorers import Scorer, divided
+from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
 
 __all__ = ["Fused"]
 
@@ -79,7 +79,7 @@ class Fused(Scorer):
     def build(self, sizes: Sizes) -> None:
         if not self.scorers:
             raise ConfigError(f"Fused needs scorers, however: {self.scorers!r}. Give one or more.")
-        weights = [1.0] * len(self.scorers) if self.weights is None else self.weights
+        weights = weights_of(self)
         if len(weights) != len(self.scorers) or not all(weight > 0 for weight in weights):
             raise ConfigError(
                 f"Fused needs a weight above 0 for each of {len(self.scorers)} scorers, however: {self.weights!r}. "

@@ -11,7 +11,7 @@ from torch import Tensor
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, codes
 from anomaly_ae.scoring.scorers import Scorer, divided, present
-from anomaly_ae.scoring.search import Search, Searching, chunks, rows_of
+from anomaly_ae.scoring.search import Searching, chunks, rows_of
 
 __all__ = ["LocalDenoiser", "Neighbours"]
 
@@ -136,12 +136,9 @@ class _Remembering(Searching, Scorer):
             self.total = float(memory.double().sum())
         key = self.p, self.space, self.bend, memory.shape, self.total, own is None
         if key not in p.notes or p.notes[key][0].shape[1] < min(k, len(memory) - 1):
-            p.notes[key] = self._searched(p.batch.x)(self._places(p), k, own)
+            p.notes[key] = self.searched(p.batch.x, self.p, k)(self._places(p), k, own)
         distance, which = p.notes[key]
         return distance[:, :k], which[:, :k]
-
-    def _searched(self, like: Tensor) -> Search:
-        return self.searched(like, self.p, self._count(len(self.memory)))
 
     def _count(self, remembered: int) -> int:
         """How many neighbours to look for."""
@@ -226,8 +223,9 @@ class Neighbours(_Remembering):
     def _settle(self, memory: Tensor) -> None:
         super()._settle(memory)
         if self.correction:
-            search = self._searched(memory)
-            own = search(search.memory, self._count(len(memory)), search.everyone)[0].mean(1)
+            k = self._count(len(memory))
+            search = self.searched(memory, self.p, k)
+            own = search(search.memory, k, search.everyone)[0].mean(1)
             self.spacing = own.clamp(min=max(TINY, TIGHTEST * float(own.median())))
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, pieces_of, row_sum
 
-__all__ = ["ReconstructionError", "ResidualMahalanobis", "StandardizedError", "WeightedSum"]
+__all__ = ["ReconstructionError", "StandardizedError", "WeightedSum"]
 
-SMALLEST, TURNS = 1e-6, 16  # mean square of a column rebuilt perfectly; passes that hide booleans and categories
+SMALLEST = 1e-6  # mean square of a column rebuilt perfectly
+TURNS = 16  # passes that hide booleans and categories
 
 
 class Steps(NamedTuple):
@@ -252,68 +253,6 @@ class StandardizedError(AdditiveScorer):
         return errors
 
 
-class ResidualMahalanobis(AdditiveScorer):
-    r"""Squared Mahalanobis distance of the residuals, in nats: errors that usually come together count once.
-
-    .. math:: s(x) = \tfrac12 r^T (S + \epsilon \bar v I)^{-1} r, \quad r = x - \hat x
-
-    with :math:`S` the second moments of residuals of validate rows and :math:`\bar v` their mean variance. Column
-    `j` contributes :math:`\tfrac12 [(S + \epsilon \bar v I)^{-1/2} r]_j^2`; contributions add up to the score exactly.
-    The channels of a window are whitened at each time step, by moments over all steps, and the steps add up.
-
-    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
-
-    Parameters
-    ----------
-    shrinkage : float > 0, default=0.05
-        :math:`\epsilon`.
-
-    Raises
-    ------
-    ConfigError
-        At `fit`, when `shrinkage` is not positive.
-
-    References
-    ----------
-    Thill, Konen, Wang and Bäck (2021), Temporal convolutional autoencoder for unsupervised anomaly detection in time
-    series, Applied Soft Computing 112.
-
-    Examples
-    --------
-    >>> from anomaly_ae import AutoencoderDetector, ResidualMahalanobis
-    >>> AutoencoderDetector(scorer=ResidualMahalanobis()).scorer
-    ResidualMahalanobis()
-    """
-
-    whiten: Tensor
-
-    comparable = True
-
-    def __init__(self, shrinkage: float = 0.05) -> None:
-        self.shrinkage = shrinkage
-
-    def build(self, sizes: Sizes) -> None:
-        if not self.shrinkage > 0:
-            raise ConfigError(f"ResidualMahalanobis needs shrinkage above 0, however: {self.shrinkage!r}. Try 0.05.")
-        self.register_buffer("whiten", torch.eye(sizes.shape[0]))
-
-    def learn(self, fit: Pass, validate: Pass) -> Tensor:
-        moments = by_members(validate, self._moments)
-        ridge = self.shrinkage * moments.diagonal().mean().clamp(min=1e-12)
-        values, vectors = torch.linalg.eigh(moments + ridge * torch.eye(len(moments)).to(moments))
-        self.whiten.copy_(vectors / values.sqrt() @ vectors.T)
-        return self(validate)
-
-    def _moments(self, p: Pass) -> Tensor:
-        r = _by_feature(present(p, p.batch.x - p.px.mean))
-        return r.T @ r / len(r)
-
-    def cells(self, p: Pass) -> Tensor:
-        r = present(p, p.batch.x - p.px.mean)
-        whitened = _by_feature(r) @ self.whiten
-        return 0.5 * whitened.square().view(-1, *r.shape[2:], r.shape[1]).movedim(-1, 1)
-
-
 class WeightedSum(Scorer):
     r"""A weighted sum of scores.
 
@@ -354,7 +293,7 @@ class WeightedSum(Scorer):
         return pieces_of(self, self.scorers)
 
     def build(self, sizes: Sizes) -> None:
-        weights = [1.0] * len(self.scorers) if self.weights is None else self.weights
+        weights = weights_of(self)
         if not self.scorers or len(weights) != len(self.scorers) or not min(weights) >= 0 < sum(weights) < np.inf:
             raise ConfigError(
                 "WeightedSum needs scorers and for each a weight of 0 or more, one of them above 0, however: "
@@ -409,12 +348,12 @@ def made_up(p: Pass, cells: Tensor) -> Tensor:
     return cells / share.view(-1, *[1] * (cells.dim() - 1))
 
 
-def _by_feature(cells: Tensor) -> Tensor:
-    """Cells `(n, d, ...)` as vectors of `d`, one for each row and time step."""
-    return cells.movedim(1, -1).flatten(0, -2)
+def weights_of(part: Any) -> list[float]:
+    """The weights of a part that puts `scorers` together: 1 for each where none are set."""
+    return [1.0] * len(part.scorers) if part.weights is None else list(part.weights)
 
 
-def _terms(s: Scorer) -> list[tuple[Scorer, float]]:
-    if not isinstance(s, WeightedSum):
-        return [(s, 1.0)]
-    return list(zip(s.scorers, [1.0] * len(s.scorers) if s.weights is None else s.weights, strict=True))
+def _terms(scorer: Scorer) -> list[tuple[Scorer, float]]:
+    if not isinstance(scorer, WeightedSum):
+        return [(scorer, 1.0)]
+    return list(zip(scorer.scorers, weights_of(scorer), strict=True))

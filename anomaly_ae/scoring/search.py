@@ -22,7 +22,8 @@ class Search:
 
     There, 64 centres (by k-means) each know the 1,024 rows that are nearest to them, beginning with those that have no
     nearer centre, and a row looks for neighbours among those of its own centre. Candidates are told by distances in
-    float32, from that centre; what is found is measured without rounding. It depends on no other row.
+    float32, from that centre; what is found is measured without rounding. It depends on no other row. Of few rows the
+    origin is the one centre, which knows all of them in float64.
 
     References
     ----------
@@ -35,17 +36,16 @@ class Search:
         self.memory = memory
         self.p = p
         self.everyone = torch.arange(len(memory), device=memory.device)
-        self.centres = None
         if len(memory) <= EVERYONE:
-            self.listed = _squared(memory.double(), places=False)
+            self.centres, self.lists, kind = memory.new_zeros(1, memory.shape[1]), self.everyone[None], torch.float64
         else:
             self.centres = _centres(memory)
-            self.lists = self._lists(self.centres, max(LISTED, 16 * most))
-            listed = (memory[self.lists] - self.centres[:, None]).float()
-            self.listed = _squared(listed, places=False) if p == 2 else listed
+            self.lists, kind = self._lists(max(LISTED, 16 * most)), torch.float32
+        listed = (memory[self.lists] - self.centres[:, None]).to(kind)
+        self.listed = _squared(listed, places=False) if p == 2 else listed
 
-    def _lists(self, centres: Tensor, count: int) -> Tensor:
-        far = torch.cdist(centres, self.memory)
+    def _lists(self, count: int) -> Tensor:
+        far = torch.cdist(self.centres, self.memory)
         far[far.argmin(0), self.everyone] -= 2 * far.max()
         return far.topk(min(count, len(self.memory)), largest=False).indices
 
@@ -55,35 +55,27 @@ class Search:
         `own` `(n,)` says which of the memory a row is itself: that one is no neighbour of it.
         """
         k = min(k, max(1, len(self.memory) - (own is not None)))
-        if self.centres is None:
-            return self._found(places, None, k, own)
+        if len(self.centres) == 1:
+            return self._found(places, self.everyone.new_zeros(len(places)), k, own)
         home = _joined([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
         order = home.argsort(stable=True)
         distance, which = self._found(places[order], home[order], k, None if own is None else own[order])
         back = order.argsort()
         return distance[back], which[back]
 
-    def _found(self, places: Tensor, home: Tensor | None, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is asked for, of places by the centre that is their home, if there are centres."""
-        looked_at = len(self.memory) if home is None else self.lists.shape[1]
-        count, start, found = min(k + SPARE, looked_at), 0, []
+    def _found(self, places: Tensor, home: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is asked for, of places in the order of the centres that are their homes."""
+        looked_at, start, found = self.lists.shape[1], 0, []
         for some in chunks(places, looked_at):
             block = slice(start, start := start + len(some))
-            near = self._of_all(some, count) if home is None else self._of_listed(some, home[block], count)
+            near = self._candidates(some, home[block], min(k + SPARE, looked_at))
             found.append(self._ranked(some, near, k, None if own is None else own[block]))
         distance, which = (_joined(parts) for parts in zip(*found, strict=True))
         return distance, which
 
-    def _of_all(self, places: Tensor, count: int) -> Tensor:
-        """So many of the memory, among them the nearest: `(n, count)`."""
-        if self.p == 2:
-            return _smallest(_squared(places.double(), places=True) @ self.listed.T, count)
-        return _smallest(torch.cdist(places.float(), self.memory.float(), p=self.p), count)
-
-    def _of_listed(self, places: Tensor, home: Tensor, count: int) -> Tensor:
+    def _candidates(self, places: Tensor, home: Tensor, count: int) -> Tensor:
         """So many of those that the centres at `home` `(n,)`, in order, know: `(n, count)`."""
-        assert self.centres is not None
-        off = (places - self.centres[home]).float()
+        off = (places - self.centres[home]).to(self.listed.dtype)
         rows = _squared(off, places=True) if self.p == 2 else off
         far = off.new_empty(len(off), self.lists.shape[1])
         start, (centres, counts) = 0, home.unique_consecutive(return_counts=True)
