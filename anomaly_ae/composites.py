@@ -48,7 +48,7 @@ def save(model: Any, path: str | os.PathLike[str], overwrite: bool = False) -> P
     np.True_
     """
     if not isinstance(model, Pipeline):
-        if not hasattr(model, "profile_") and not hasattr(model, "calibration_scores_"):
+        if not hasattr(model, "save") or not hasattr(model, "calibration_scores_"):
             raise ConfigError(
                 f"A model folder holds a fitted detector or a Pipeline that ends in one, however: "
                 f"{type(model).__name__}. Fit it first, or save something else another way."
@@ -60,6 +60,12 @@ def save(model: Any, path: str | os.PathLike[str], overwrite: bool = False) -> P
         raise ConfigError(
             f"A pipeline in a model folder ends in a detector of this package, however: this one ends in "
             f"{type(last).__name__}. Keep it another way."
+        )
+    early = [name for name, step in model.steps[:-1] if hasattr(step, "anomaly_score")]
+    if early:
+        raise ConfigError(
+            f"A pipeline in a model folder has its one detector at the end, however: {', '.join(early)}. Save that "
+            "detector by itself, and keep the pipeline another way."
         )
     skops = _skops()
 

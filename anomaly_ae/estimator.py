@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -179,7 +180,14 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
 
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: clones of the parts given, of the defaults where none is."""
-        chosen = {axis: self._chosen(axis) for axis in AXES}
+        return self.composed({})
+
+    def composed(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """The parts, with other defaults on some axes."""
+        given = {axis: getattr(self, axis) for axis in AXES}
+        chosen = {
+            axis: part if part is not None else defaults.get(axis, self._default(axis)) for axis, part in given.items()
+        }
         if self.backbone is None and lacking(chosen["backbone"], {axis: chosen[axis] for axis in Net.AXES}):
             chosen["backbone"] = self._defaults["backbone"]  # the effort's does not go with what was given
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
@@ -208,7 +216,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         DataError
             Nested values, integers beyond 2^53.
         """
-        kept = list(self.folds_) if self.warm_start and hasattr(self, "folds_") else []
+        kept = deepcopy(self.folds_) if self.warm_start and hasattr(self, "folds_") else []
         if kept:
             self._refuse_changes()
         self._begin()
@@ -253,7 +261,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         """Raise ConfigError where nets that are there could not have come from the parameters that are set."""
         others = [
             name for name in (*AXES, "effort", "members", "calibration")
-            if name != "threshold" and repr(getattr(self, name)) != repr(getattr(self.call_, name))
+            if name != "threshold" and _spelled(getattr(self, name)) != _spelled(getattr(self.call_, name))
         ]  # fmt: skip
         if others:
             raise ConfigError(
@@ -322,7 +330,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         return -self.threshold_.value_
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
-        """Mean log-likelihood of rows, in nats (for a VAE its lower bound); `y` is ignored.
+        """Mean log-likelihood of rows, in nats; of a VAE that at the mean code, less the KL divergence; `y` is ignored.
 
         For choosing between settings of one composition. It rewards nets that copy their input, and does not compare
         across likelihoods: use labelled anomalies to choose between those.
@@ -350,3 +358,11 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
                 f"{number}/{name}": array for name, array in (fold.encoding.state | {"margin": fold.margin}).items()
             }
         return storage.save(path, storage.Stored(config, weights, arrays, self.history_), overwrite)
+
+
+def _spelled(value: Any) -> Any:
+    """What tells a parameter's value from others: a repr leaves out the middle of what is long."""
+    try:
+        return storage.to_tree(value)
+    except ConfigError:
+        return repr(value)

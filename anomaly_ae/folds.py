@@ -81,6 +81,7 @@ class Fold:
                     own = parts if number == 0 else {axis: part and clone(part) for axis, part in parts.items()}
                     nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, gappy, groups))
                 scorer.build(Sizes(shape, gappy, groups=groups))
+                nets[0].rehearse()  # type: ignore[operator]
             return cls(encoding, nets.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
         except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
             composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, Self
 
 import numpy as np
@@ -89,6 +90,9 @@ class IncrementalMixin(ExplanationMixin):
             self._begin()
             self.n_rows_seen_, self.history_, self.profile_ = 0, pd.DataFrame(), None
             self.folds_, self._reservoirs, self._learned = [], [], []
+        else:  # what changes is a copy, so that a call that fails changes nothing
+            mine = self.folds_, self._reservoirs, self._learned
+            self.folds_, self._reservoirs, self._learned = deepcopy(mine)
         numbers = self.n_rows_seen_ + np.arange(len(rows))
         held_out, learned = rows[numbers % HELD_OUT_EVERY == 0], rows[numbers % HELD_OUT_EVERY != 0]
         if first:

@@ -20,7 +20,10 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def all_or_nothing(method: Method) -> Method:
-    """Have a method that fails leave the attributes of its object as they were."""
+    """Have a method that fails leave the attributes of its object as they were.
+
+    The attributes, not what they hold: nets and the like that are to change are copied by the method first.
+    """
 
     @wraps(method)
     def whole(self: Any, *args: Any, **kwargs: Any) -> Any:

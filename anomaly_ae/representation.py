@@ -12,6 +12,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.columns import ColumnsMixin, as_frame
+from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.folds import Fold
 from anomaly_ae.nn.core import codes
 
@@ -28,12 +29,12 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
         rows = self._checked(X)
         return self.folds_[0].read(rows, lambda p: codes(p.levels))
 
-    def inverse_transform(self, Z: ArrayLike) -> Array | pd.DataFrame:
-        """Rows that codes `(n, code)` stand for, `(n, n_features)`: a table where some columns are no numbers."""
+    def inverse_transform(self, X: ArrayLike) -> Array | pd.DataFrame:
+        """Rows that codes `X` `(n, code)` stand for, `(n, n_features)`: a table where some columns are no numbers."""
         check_is_fitted(self)
-        codes: Array = check_array(Z, dtype=np.float64)
+        codes: Array = check_array(X, dtype=np.float64)
         if codes.shape[1] != self._n_features_out:
-            raise ValueError(
+            raise DataError(
                 f"{type(self).__name__} needs codes of {self._n_features_out} columns, however: {codes.shape[1]}. "
                 "Give what transform returned."
             )
@@ -51,7 +52,7 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
         """New rows like the normal ones, `(n_samples, n_features)`."""
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 0:
-            raise ValueError(f"sample needs a whole number of rows, however: {n_samples!r}. Try 10.")
+            raise ConfigError(f"sample needs a whole number of rows, however: {n_samples!r}. Try 10.")
         return self._as_given(self.folds_[0].sample(n_samples, check_random_state(random_state).randint(2**31 - 1)))
 
     @property

@@ -99,6 +99,8 @@ def to_tree(value: Any, spell_out: bool = True) -> Any:
 def from_tree(tree: Any, names: Mapping[str, type], where: str = "the configuration") -> Any:
     """Make the object that a tree describes; a bare class name stands for the class with its defaults.
 
+    Where a parameter takes any text, as the name of a column, text is text.
+
     Raises
     ------
     ConfigError
@@ -132,7 +134,9 @@ def from_tree(tree: Any, names: Mapping[str, type], where: str = "the configurat
             raise ConfigError(
                 f"{name} in {where} needs known parameters, however: {key!r}. {_nearest(str(key), known)}"
             )
-        arguments[key] = from_tree(value, names, f"{where}, {name}.{key}")
+        allowed = getattr(names[name], "_parameter_constraints", {}).get(key, ())
+        is_text = isinstance(value, str) and str in allowed
+        arguments[key] = value if is_text else from_tree(value, names, f"{where}, {name}.{key}")
     return names[name](**arguments)
 
 
@@ -202,10 +206,15 @@ def save(path: str | os.PathLike[str], stored: Stored, overwrite: bool = False) 
 def save_folder(
     path: str | os.PathLike[str], write: Callable[[Path], None], format: str, overwrite: bool = False
 ) -> Path:
-    """Have a folder written, with a manifest of all files in it; it appears complete or not at all."""
-    path = check_target(path, overwrite)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    """Have a folder written, with a manifest of all files in it; it appears complete or not at all.
+
+    Where a link stands, the folder that it points to is written.
+    """
+    given = check_target(path, overwrite)
+    path = Path(os.path.realpath(given))
+    parent = path.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
     try:
         write(temporary)
         names = sorted(file.relative_to(temporary).as_posix() for file in temporary.rglob("*") if file.is_file())
@@ -216,19 +225,29 @@ def save_folder(
             if file.is_file():
                 file.chmod(0o644)  # safetensors writes 0600; a model is read by other users' jobs
             sync(file)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-            path.rename(old / "old")
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
-        sync(path.absolute().parent)
+        _put(temporary, path)
+        sync(parent)
     except safetensors.SafetensorError as error:  # what it makes of a full disk
         raise OSError(f"A model needs room on the disk, however: {path}: {error}. Make room and try again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return path
+    return given
+
+
+def _put(new: Path, path: Path) -> None:
+    """Put a folder in its place; one that was there goes once this one is, and comes back where this cannot be."""
+    if not path.exists():
+        new.rename(path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    path.rename(aside / "old")
+    try:
+        new.rename(path)
+    except OSError:
+        (aside / "old").rename(path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
 
 
 def load(path: str | os.PathLike[str]) -> Stored:

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from anomaly_ae import AutoencoderDetector, Conformal, PyODDetector, Quantile, VAEDetector, adapters, as_pyod
+from anomaly_ae import AutoencoderDetector, Conformal, PyODDetector, Quantile, VAEDetector, adapters, as_pyod, save
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.scoring.calibration import false_alarm_band
 
@@ -140,6 +140,12 @@ def test_detectors_of_the_wrong_sign_and_scores_that_are_not_finite_are_refused(
 
     with pytest.raises(ConfigError, match="needs finite scores"):
         PyODDetector(Infinite()).fit(normal_rows(50))
+
+
+def test_it_is_kept_by_joblib_as_save_says(tmp_path):
+    with pytest.raises(ConfigError, match="PyODDetector"):
+        save(PyODDetector(KNN(), random_state=0).fit(normal_rows(50)), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- ours inside PyOD ------------------------------------------------------------------------------------------------

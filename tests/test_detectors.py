@@ -19,19 +19,23 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from anomaly_ae import (
     KL,
     AutoencoderDetector,
+    Chain,
     Conformal,
     Dense,
     Fused,
     Gaussian,
     GaussianNoise,
     KLScore,
+    Multinomial,
     Normal,
     Point,
     Preprocessing,
     Quantile,
     RandomFeatures,
     ReconstructionError,
+    ResidualMahalanobis,
     StandardizedError,
+    StandardNormal,
     VAEDetector,
     WeightedSum,
 )
@@ -299,8 +303,18 @@ def test_parts_that_are_missing_or_do_not_fit_are_named():
         AutoencoderDetector().set_params(divergence__beta=2)
     with pytest.raises(IncompatiblePartsError, match=r"KLScore needs a latent with a posterior, however: Point\(\)"):
         AutoencoderDetector(scorer=ReconstructionError() + 0.1 * KLScore()).fit(normal_rows(50))
+    with pytest.raises(IncompatiblePartsError, match=r"StandardNormal needs .* that faces it, however: Point\(\)"):
+        AutoencoderDetector(prior=StandardNormal()).fit(normal_rows(50))
     with pytest.raises(ValueError, match="'max_epochs' parameter"):
         AutoencoderDetector(max_epochs=0).fit(normal_rows(50))
+
+
+def test_set_params_reaches_into_the_defaults_of_defaults():
+    det = AutoencoderDetector().set_params(likelihood__numeric__scale=0.5)
+    assert repr(det.likelihood) == "Mixed(numeric=Normal(scale=0.5))"
+    assert repr(clone(det)) == repr(det)
+    floored = VAEDetector().set_params(likelihood__numeric__floor=0.5).likelihood
+    assert repr(floored) == "Mixed(numeric=LearnedNormal(floor=0.5))"
 
 
 def test_repr_and_html_name_what_was_changed():
@@ -507,6 +521,39 @@ def test_what_fails_leaves_a_detector_as_it_was():
     new.set_params(latent=Point(2)).partial_fit(X)
 
 
+class Stop:
+    """Stops a fit after an epoch, as a person would."""
+
+    def setup(self, estimator, context): ...
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context): ...
+
+    def on_fit_task_end(self, estimator, context, **more):
+        if context.task_name == "epoch":
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "change"),
+    [
+        ("fit", ConfigError, {"learning_rate": 1e300}),
+        ("partial_fit", ConfigError, {"learning_rate": 1e300}),
+        ("fit", KeyboardInterrupt, {}),
+    ],
+)
+def test_nets_that_go_on_and_fail_are_as_they_were(method, error, change):
+    X = normal_rows(200)
+    det = AutoencoderDetector(max_epochs=3, warm_start=True, random_state=0).fit(X)
+    before, seen = det.anomaly_score(X), [reservoir.rows.copy() for reservoir in det._reservoirs]
+    det.set_params(**change).set_callbacks(*([Stop()] if error is KeyboardInterrupt else []))
+    with pytest.raises(error):
+        getattr(det, method)(2 * X)
+    np.testing.assert_array_equal(det.anomaly_score(X), before)
+    np.testing.assert_equal([reservoir.rows for reservoir in det._reservoirs], seen)
+
+
 @pytest.mark.parametrize(
     "change", [{"members": 2}, {"calibration": "split"}, {"latent": Point(2)}, {"effort": "fast"}], ids=str
 )
@@ -527,12 +574,29 @@ MISPLACED = {
     "no list": ({"scorer": Fused(StandardizedError())}, "Fused needs a list of parts"),
     "a number in a list": ({"scorer": Fused([3])}, r"Fused needs a list of parts, however: \[3\]"),
     "a number for widths": ({"backbone": Dense(8)}, "Dense needs a list of hidden widths, however: 8"),
-    "half a code": ({"latent": Point(1.5)}, "Point needs dim of 1 or more, however: 1.5"),
-    "half a feature": ({"backbone": RandomFeatures(features=1.5)}, "whole number of features, however: 1.5"),
+    "half a code": ({"latent": Point(1.5)}, "Point needs dim to be an int .*, however: 1.5. Use None"),
+    "half a feature": (
+        {"backbone": RandomFeatures(features=1.5)},
+        "needs features to be an int .*, however: 1.5. Try 256",
+    ),
     "no weight": ({"scorer": WeightedSum([StandardizedError()], [0])}, r"weights \[0\]"),
-    "text for alpha": ({"threshold": Conformal("x")}, "alpha in .* 'x'"),
-    "endless noise": ({"corruption": GaussianNoise(float("inf"))}, "sigma of 0 or more, however: inf"),
-    "noise that hides all": ({"corruption": GaussianNoise(hide=2)}, r"GaussianNoise needs hide in \[0, 1\]"),
+    "text for alpha": (
+        {"threshold": Conformal("x")},
+        r"alpha to be .* \(0.0, 1.0\), however: 'x'. Try 0.05",
+    ),
+    "endless noise": (
+        {"corruption": GaussianNoise(float("inf"))},
+        r"sigma to be .* \[0.0, inf\), however: inf",
+    ),
+    "noise that hides all": ({"corruption": GaussianNoise(hide=2)}, r"GaussianNoise needs hide to be .* \[0.0, 1.0\]"),
+    "a threshold for a latent": ({"latent": Conformal()}, r"needs a latent, however: Conformal\(\)"),
+    "a prior for a corruption": ({"corruption": StandardNormal()}, r"on their own axes.*corruption StandardNormal\(\)"),
+    "a prior in a chain": ({"corruption": Chain([StandardNormal()])}, "on their own axes"),
+    "a corruption for a divergence": ({"divergence": GaussianNoise()}, r"on their own axes.*GaussianNoise\(\)"),
+    "an endless scale": ({"likelihood": Normal(float("inf"))}, "Normal needs scale .*, however: inf"),
+    "an endless shrinkage": ({"scorer": ResidualMahalanobis(float("inf"))}, "needs shrinkage .*, however: inf"),
+    "endless weights": ({"scorer": Fused([StandardizedError()], weights=[float("inf")])}, "a weight above 0"),
+    "rows of no shares": ({"likelihood": Multinomial()}, "Multinomial needs rows of shares that add up to 1, .*Divide"),
 }
 
 
@@ -554,5 +618,5 @@ def test_warm_start_goes_on_from_the_last_fit(detector):
     warm.fit(X)
     assert np.array_equal(again.score_samples(X), cold.score_samples(X))
     assert warm.history_["validate_loss"].min() < first == cold.history_["validate_loss"].iloc[-1]
-    assert warm.folds_[0].encoding is encoding
+    np.testing.assert_equal(warm.folds_[0].encoding.state, encoding.state)
     assert len(warm.calibration_scores_) == len(X)

@@ -45,6 +45,9 @@ def run(command, folder, **variables):
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
+    if "mlflow" in sys.modules:  # whose active experiment may be that of another test
+        monkeypatch.setattr(sys.modules["mlflow"].tracking.fluent, "_active_experiment_id", None)
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own README

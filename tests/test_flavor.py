@@ -135,6 +135,15 @@ def test_the_signature_has_the_columns_of_the_fit_and_of_the_scores(fitted, logg
     assert logged["rows"].metadata["rows"] == 300
 
 
+@pytest.mark.parametrize("given", [np.asarray, np.ndarray.tolist, pd.DataFrame], ids=["array", "list", "table"])
+def test_a_model_of_an_array_takes_arrays(store, given):
+    X = table(300)[["load_kw", "temperature", "starts"]].to_numpy()
+    for det in (AutoencoderDetector(**SMALL), SeriesDetector(views=[View(Mahalanobis(), window=8)], random_state=0)):
+        with mlflow.start_run():
+            served = mlflow.pyfunc.load_model(log_model(det.fit(X)).model_uri)
+        np.testing.assert_array_equal(-served.predict(given(X[:5]))["anomaly_score"], det.score_samples(X[:5]))
+
+
 def test_params_choose_what_is_said(logged):
     served, X = mlflow.pyfunc.load_model(logged["rows"].model_uri), table(5, 1)
     assert list(served.predict(X, params={"columns": ["is_anomaly", "p_value"]})) == ["is_anomaly", "p_value"]
@@ -191,6 +200,9 @@ def test_a_step_of_a_type_that_is_not_known_is_refused_and_nothing_is_written(tm
         save(make_pipeline(StandardScaler()).fit(X), tmp_path / "model")
     with pytest.raises(ConfigError, match="StandardScaler"):
         save(StandardScaler().fit(X), tmp_path / "model")
+    twice = make_pipeline(AutoencoderDetector(**SMALL), AutoencoderDetector(**SMALL)).fit(X)
+    with pytest.raises(ConfigError, match="one detector at the end, however: autoencoderdetector-1"):
+        save(twice, tmp_path / "model")
 
 
 def test_models_of_other_flavors_are_named(store):

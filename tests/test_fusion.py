@@ -323,6 +323,14 @@ def test_weights_say_how_much_each_counts(net):
     assert part.unit == 2.5
 
 
+@pytest.mark.parametrize("kind", [("numeric", 1), ("category", DIM)])
+def test_what_knows_numbers_only_stays_out_where_there_are_others_also_inside_of_a_sum(kind):
+    alone = ReconstructionError()
+    part = Fused([alone, Neighbours(3), Neighbours(1) + LocalDenoiser(9), alone + Neighbours(2)])
+    part.build(Sizes((DIM,), groups=(kind,) * (DIM // kind[1])))
+    assert list(part.judges) == (part.scorers if kind[0] == "numeric" else [part.scorers[0], part.scorers[3]])
+
+
 ADDITIVE = [
     Neighbours(),
     Neighbours(1, 1.0),

@@ -14,6 +14,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes
 from anomaly_ae.nn.corruptions import Chain, GaussianNoise, Masking, Swapping
 from anomaly_ae.nn.discrete import Bernoulli, Categorical, Mixed, Multinomial
+from anomaly_ae.nn.divergences import KL
 from anomaly_ae.nn.likelihoods import Huber, Laplace, LearnedNormal, Normal, StudentT
 from anomaly_ae.nn.training import seeded
 
@@ -544,6 +545,11 @@ def test_every_hyperparameter_moves_what_the_encoder_sees(part, change):
 @pytest.mark.parametrize(
     "part",
     [
+        Normal(math.inf),
+        LearnedNormal(floor=math.inf),
+        LearnedNormal(momentum=1),
+        KL(beta=-1),
+        KL(warmup=2),
         Laplace(0),
         Huber(delta=0),
         Huber(scale=-1),

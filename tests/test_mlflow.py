@@ -17,7 +17,7 @@ import pytest
 from servers import COMMAND, serving
 from sklearn.base import clone
 
-from anomaly_ae import AutoencoderDetector, Conformal, Quantile, VAEDetector, load, score_file
+from anomaly_ae import AutoencoderDetector, Conformal, Quantile, SeriesDetector, VAEDetector, load, score_file
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.mlflow import LogEpochs, runs
 from anomaly_ae.ops.fitting import fit as fit_file
@@ -228,6 +228,15 @@ def test_the_callback_logs_every_epoch_of_every_net_and_what_the_fit_came_to(sto
     assert parameters["max_epochs"] == str(det.max_epochs)
     assert parameters["backbone"] == "Dense"
     assert parameters["calibration"] == det.calibration
+
+
+def test_a_fit_on_series_is_logged_as_well(store):
+    inner = AutoencoderDetector(max_epochs=2)
+    with mlflow.start_run() as run:
+        det = SeriesDetector(inner, window=8, random_state=0).set_callbacks(LogEpochs()).fit(NORMAL)
+    logged = curves(store, run.info.run_id)
+    assert [epoch for epoch, _ in logged["loss"]] == [1, 2]
+    assert logged["threshold"] == [(0, det.threshold_.value_)]
 
 
 def test_a_fit_without_the_callback_logs_nothing(store, tmp_path):

@@ -10,6 +10,7 @@ import torch.distributions as D
 
 from anomaly_ae import (
     KL,
+    AutoencoderDetector,
     Dense,
     Gaussian,
     GaussianNoise,
@@ -258,6 +259,13 @@ def test_under_over_and_exactly_complete_nets_of_any_depth_reach_every_weight(hi
     loss = model.terms(model(Batch(rows())))["reconstruction"].mean()
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("shape", [{}, {"batch_size": 1}])
+def test_a_batch_of_one_row_has_no_norm(shape):
+    rows = np.random.default_rng(0).normal(size=(3 if not shape else 60, 4))
+    with pytest.raises(ConfigError, match="batch_norm needs 2 rows or more a batch, however: 1"):
+        AutoencoderDetector(backbone=Dense(batch_norm=True), **shape).fit(rows)
 
 
 def test_dropout_and_batch_norm_are_off_when_scoring():

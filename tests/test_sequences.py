@@ -271,10 +271,9 @@ def test_every_backbone_works_with_every_part(i, j):
     check_together(FAMILIES[i], DIVERGENCES[(i + j) % len(DIVERGENCES)], LIKELIHOODS[j])
 
 
-@pytest.mark.parametrize("likelihood", [Normal(), LearnedNormal(per="feature"), Mixed()], ids=repr)
-@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
-def test_features_that_are_drawn_work_with_every_part(divergence, likelihood):
-    check_together(RandomFeatures(features=32), divergence, likelihood)
+@pytest.mark.parametrize("likelihood", [Normal(), Mixed()], ids=repr)
+def test_features_that_are_drawn_work_with_every_part(likelihood):
+    check_together(RandomFeatures(features=32), None, likelihood)
 
 
 @pytest.mark.slow

@@ -25,11 +25,13 @@ from anomaly_ae import (
     Quantile,
     ReconstructionError,
     SeriesDetector,
+    StandardizedError,
+    StandardNormal,
     VAEDetector,
     View,
     load,
 )
-from anomaly_ae.config import dumps
+from anomaly_ae.config import dumps, loads
 from anomaly_ae.errors import AnomalyError, ConfigError, DataError
 from anomaly_ae.ops import series
 from anomaly_ae.series.tails import Tails
@@ -705,7 +707,7 @@ def test_bad_rows_are_refused_with_their_place(case):
      ([View(Mahalanobis(), window="auto")], "a share"), ([View(Mahalanobis(), window=True)], "a share"),
      ([View(Mahalanobis(), channels="some")], "channels"),
      ([View(Mahalanobis(ridge=-1))], "ridge"), ([View(PrincipalComponents(keep=2))], "keep"),
-     ([View(PrincipalNeighbours(k=0))], "k of 1"), ([View(PrincipalNeighbours(epsilon=0))], "epsilon"),
+     ([View(PrincipalNeighbours(k=0))], "needs k to be an int"), ([View(PrincipalNeighbours(epsilon=0))], "epsilon"),
      ([View(PrincipalNeighbours(components=0))], "components"), ([View(PrincipalNeighbours(sample=0))], "sample"),
      ([View(KLScore())], "KLScore needs a latent with a posterior")],
 )  # fmt: skip
@@ -727,6 +729,43 @@ def test_set_params_reaches_into_the_detector():
     assert det.detector.divergence.beta == 4
     with pytest.raises(ConfigError):
         SeriesDetector(views=QUICK, event_rule=Events(every=0)).fit(plant(300))
+
+
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [
+        ({"learning_rate": -1}, "learning_rate"),
+        ({"calibration": "nonsense"}, "calibration"),
+        ({"members": 3}, "trains one net.*members=3. Leave members at 1"),
+        ({"warm_start": True}, "warm_start=True"),
+        ({"corruption": StandardNormal()}, r"on their own axes.*corruption StandardNormal\(\)"),
+    ],
+    ids=str,
+)
+def test_what_the_detector_inside_cannot_be_is_refused(inner, said):
+    with pytest.raises(ValueError, match=said):
+        SeriesDetector(AutoencoderDetector(**inner)).fit(plant(300))
+
+
+def test_a_view_by_the_net_has_its_window():
+    views = [View(StandardizedError(), window=8)]
+    with pytest.raises(ConfigError, match="window=None where its scorer reads the net"):
+        SeriesDetector(AutoencoderDetector(), views).fit(plant(300))
+
+
+def test_what_is_set_later_is_checked_when_it_is_used():
+    det = SeriesDetector(views=QUICK, random_state=0).fit(plant(300)).set_params(stride=0)
+    with pytest.raises(ValueError, match="stride"):
+        det.predict(plant(100))
+
+
+@pytest.mark.parametrize("names", [("Time", "Machine"), ("Gaussian", "Dense"), ("Date", "KL")])
+def test_columns_may_be_named_like_parts(names, tmp_path):
+    time, group = names
+    X = pd.DataFrame(plant(300)).add_prefix("x").assign(**{time: range(300), group: "a"})
+    det = SeriesDetector(views=QUICK, time=time, group=group, random_state=0).fit(X)
+    np.testing.assert_array_equal(load(det.save(tmp_path / "model")).anomaly_score(X), det.anomaly_score(X))
+    assert repr(loads(dumps(det))) == repr(det)
 
 
 def test_no_stride_leaves_rows_without_a_score():

@@ -39,7 +39,7 @@ class Salt(GaussianNoise):
     """A user's own part, with a parameter of its own."""
 
     def __init__(self, sigma=0.3, per_row=True, grains=3):
-        super().__init__(sigma, per_row)
+        super().__init__(sigma, per_row=per_row)
         self.grains = grains
 
 
@@ -270,6 +270,14 @@ def test_a_model_is_replaced_only_when_asked_for(copy):
     other.save(copy, overwrite=True)
     assert np.array_equal(load(copy).anomaly_score(NEW), other.anomaly_score(NEW))
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+
+
+def test_where_a_link_stands_the_folder_behind_it_is_replaced(copy):
+    other, link = quick(VAEDetector).fit(X), copy.parent / "current"
+    link.symlink_to(copy)
+    assert other.save(link, overwrite=True) == link
+    assert link.is_symlink()
+    assert np.array_equal(load(copy).anomaly_score(NEW), other.anomaly_score(NEW))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.ranges import POSITIVE, check_range, whole
 
 __all__ = ["Preprocessing"]
 
@@ -107,10 +107,8 @@ class Preprocessing(BaseEstimator):
 
     def learn(self, columns: Sequence[Column], codes: Array) -> Encoding:
         """What fit rows `(n, d)`, as codes of the contract's `columns`, turn out to need."""
-        if not isinstance(self.max_levels, Integral) or self.max_levels < 2:
-            raise ConfigError(f"Preprocessing needs max_levels of 2 or more, however: {self.max_levels!r}. Try 20.")
-        if self.bend is not None and not (isinstance(self.bend, Real) and 0 < self.bend < np.inf):
-            raise ConfigError(f"Preprocessing needs a bend above 0, however: {self.bend!r}. Try 16, or None for none.")
+        check_range(self, whole(2), "max_levels")
+        check_range(self, POSITIVE, "bend", optional=True)
         if self.missing not in ("score", "ignore"):
             raise ConfigError(
                 f'Preprocessing needs missing to be "score" or "ignore", however: {self.missing!r}. Choose one.'
@@ -126,7 +124,7 @@ class Preprocessing(BaseEstimator):
             if column.kind == "category"
         ]
         sources = [(j, part) for j in range(len(columns)) for part in _numeric_parts(codes[:, j], kinds[j], fixed[j])]
-        sources += [(j, LOG_FREQUENCY) for j, n in zip(np.flatnonzero(kinds == CATEGORY), counts, strict=True)
+        sources += [(j, LOG_FREQUENCY) for j, n in zip(np.flatnonzero(kinds == CATEGORY).tolist(), counts, strict=True)
                     if (n > 0).sum() > self.max_levels]  # fmt: skip
         state = {
             "kinds": kinds,

@@ -201,7 +201,8 @@ def signature_of(model: Any, example: Any = None) -> Any:
     else:
         detector = model
         names = [*(named(detector) if isinstance(detector, SeriesDetector) else []), *detector.contract_.names]
-        inputs = Schema([ColSpec(AnyType(), name) for name in names])
+        known = hasattr(detector, "feature_names_in_")  # columns of an array have a place alone
+        inputs = Schema([ColSpec(AnyType(), name if known else None) for name in names])
     outputs = Schema([ColSpec(kind, name, required=False) for name, kind in _out(detector)])
     return ModelSignature(inputs, outputs, params)
 
@@ -237,6 +238,8 @@ class Scorer:
         if isinstance(detector, Pipeline):
             *before, (_, detector) = detector.steps
             rows = Pipeline(before).transform(rows) if before else rows
+        if isinstance(rows, pd.DataFrame) and not hasattr(detector, "feature_names_in_"):
+            rows = rows.to_numpy()  # MLflow makes tables of arrays
         if isinstance(detector, SeriesDetector):
             told = told_rows(detector, _chosen(rows, detector), {}, top).table.to_pandas()
         else:
@@ -248,7 +251,7 @@ class Scorer:
 
 def _chosen(rows: Any, detector: SeriesDetector) -> Any:
     """The columns of a table that a detector of series takes."""
-    if not isinstance(rows, pd.DataFrame) or not hasattr(detector, "feature_names_in_"):
+    if not isinstance(rows, pd.DataFrame):
         return rows
     return rows[[*named(detector), *detector.feature_names_in_]]
 

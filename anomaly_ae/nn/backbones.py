@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, codes
-from anomaly_ae.nn.densities import check_positive
 from anomaly_ae.nn.layers import Perceptron, check_hidden, flat
+from anomaly_ae.ranges import COUNT, POSITIVE, check_range, is_within
 
 __all__ = ["Dense", "RandomFeatures"]
 
@@ -82,7 +82,7 @@ class Dense(Part):
         if not isinstance(self.hidden, Sequence | None):
             raise ConfigError(f"Dense needs a list of hidden widths, however: {self.hidden!r}. Give (64,) for one.")
         hidden = [min(256, max(64, 4 * prod(sizes.shape)))] if self.hidden is None else list(self.hidden)
-        if any(not isinstance(width, int) or width < 1 for width in hidden):
+        if not all(is_within(width, COUNT) for width in hidden):
             raise ConfigError(f"Dense needs hidden widths of 1 or more, however: {self.hidden!r}. Use () for none.")
         return hidden
 
@@ -145,7 +145,8 @@ class RandomFeatures(Part):
     ConfigError
         At `fit`, when a value is out of range.
     IncompatiblePartsError
-        At `fit`, when the likelihood of numbers is no squared error.
+        At `fit`, when the likelihood of numbers is no squared error of a known scale, or codes are drawn: a decoder
+        solved for codes full of noise learns to ignore them.
 
     References
     ----------
@@ -160,7 +161,7 @@ class RandomFeatures(Part):
     """
 
     causal = False
-    needs = {"likelihood": "squared error"}
+    needs = {"latent": "code without noise", "likelihood": "squared error of a known scale"}
     receptive_field: float
 
     def __init__(self, features: int = 256, length: float = 2.0, ridge: float = 1e-2) -> None:
@@ -170,10 +171,8 @@ class RandomFeatures(Part):
 
     def encoder(self, sizes: Sizes) -> nn.Module:
         """Module that takes `(x, condition)` to features `(n, features)`."""
-        for name, advice in (("features", 256), ("length", 2), ("ridge", 0.01)):
-            check_positive(self, name, advice)
-        if int(self.features) != self.features:
-            raise ConfigError(f"RandomFeatures needs a whole number of features, however: {self.features!r}. Try 256.")
+        check_range(self, COUNT, "features")
+        check_range(self, POSITIVE, "length", "ridge")
         self.receptive_field = prod(sizes.shape[1:])
         self.solves = all(kind == "numeric" for kind in sizes.kinds)
         if not self.solves:

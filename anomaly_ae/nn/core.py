@@ -198,7 +198,10 @@ def feature_mean(cells: Tensor, present: Tensor | None) -> Tensor:
 def kl(level: Level) -> Tensor:
     """KL(q(z|x) || p(z)) of one level, in nats, before the sum over its event: (n, *event)."""
     if level.q is None or level.p is None:
-        raise TypeError("A KL divergence needs a posterior and a prior, however: the level's code is a point.")
+        raise IncompatiblePartsError(
+            "A KL divergence needs a posterior and a prior, however: the level's code is a point. Choose a latent with "
+            "both."
+        )
     return kl_divergence(level.q, level.p)
 
 
@@ -230,7 +233,7 @@ def check_roles(parts: Mapping[str, Part | None]) -> None:
 
 def lacking(part: Part, parts: Mapping[str, Part | None]) -> dict[str, str]:
     """What a part needs and its neighbours do not offer, by axis."""
-    there = {axis: neighbour.offers for axis, neighbour in parts.items() if neighbour is not None}
+    there = {axis: getattr(neighbour, "offers", ()) for axis, neighbour in parts.items()}
     return {axis: quality for axis, quality in part.needs.items() if quality not in there.get(axis, ())}
 
 
@@ -244,6 +247,12 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
     """
     check_roles(parts)
     pieces = [piece for part in parts.values() if part is not None for piece in part.pieces()]
+    prior = parts.get("prior")
+    if prior is not None and not any("prior" in part.needs for part in pieces):
+        raise IncompatiblePartsError(
+            f"{type(prior).__name__} needs a latent or a divergence that faces it, however: {parts.get('latent')!r} "
+            f"and {parts.get('divergence')!r}. Choose another latent, as VAEDetector has, or leave the prior out."
+        )
     for part in pieces:
         for axis, quality in lacking(part, parts).items():
             neighbour = parts.get(axis)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Sizes, draw, group_of_cells, pieces_of
+from anomaly_ae.ranges import NOT_NEGATIVE, SHARE, check_range
 
 __all__ = ["Chain", "GaussianNoise", "Masking", "Swapping"]
 
@@ -64,14 +64,12 @@ class GaussianNoise(Part):
         self.per_row = per_row
 
     def build(self, sizes: Sizes) -> None:
-        if not 0 <= self.sigma < math.inf:
-            raise ConfigError(f"GaussianNoise needs sigma of 0 or more, however: {self.sigma!r}. Use 0 for none.")
+        check_range(self, NOT_NEGATIVE, "sigma")
+        check_range(self, SHARE, "hide")
         numeric = [kind == "numeric" for kind in sizes.kinds]
         self.mixed = not all(numeric)
         if self.mixed:
             self.register_buffer("numeric", torch.tensor(numeric), persistent=False)
-        if not 0 <= self.hide <= 1:
-            raise ConfigError(f"GaussianNoise needs hide in [0, 1], however: {self.hide!r}. Try 0.3.")
         self.masking = Masking(self.hide, self.per_row, ("binary", "category"))
         self.masking.build(sizes)
 
@@ -255,11 +253,11 @@ class Chain(Part):
 
 
 def _check(part: Masking | Swapping) -> None:
-    who = type(part).__name__
-    if not 0 <= part.rate <= 1:
-        raise ConfigError(f"{who} needs a rate in [0, 1], however: {part.rate!r}. Try 0.15.")
+    check_range(part, SHARE, "rate")
     if not part.kinds or isinstance(part.kinds, str) or not set(part.kinds) <= set(KINDS):
-        raise ConfigError(f"{who} needs kinds from {list(KINDS)}, however: {part.kinds!r}. List one or more.")
+        raise ConfigError(
+            f"{type(part).__name__} needs kinds from {list(KINDS)}, however: {part.kinds!r}. List one or more."
+        )
 
 
 def _beside(per_cell: Tensor, x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 import torch.distributions as D
 from torch import Tensor
 
-from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -36,13 +35,6 @@ class Likelihood(Part):
         normal has the same tails, so that columns of all kinds add up.
         """
         return (x - px.mean).abs().pow(power)
-
-
-def check_positive(part: Part, name: str, advice: float) -> None:
-    """Refuse a hyperparameter that is not finite and above 0."""
-    value = getattr(part, name)
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{type(part).__name__} needs a finite {name} above 0, however: {value!r}. Try {advice}.")
 
 
 class Density(D.Distribution):

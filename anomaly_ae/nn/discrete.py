@@ -9,11 +9,14 @@ import torch
 import torch.distributions as D
 from torch import Tensor, nn
 
+from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, group_of_cells, pieces_of
-from anomaly_ae.nn.densities import Coin, Levels, Likelihood, Routed, Shares, check_positive
+from anomaly_ae.nn.densities import Coin, Levels, Likelihood, Routed, Shares
 from anomaly_ae.nn.likelihoods import Normal
+from anomaly_ae.ranges import POSITIVE, check_range
 
+ALIKE = 1e-3  # that sums of shares may be off
 TINY = 1e-12  # smallest probability; 28 nats
 __all__ = ["Bernoulli", "Categorical", "Mixed", "Multinomial"]
 
@@ -138,16 +141,26 @@ class Multinomial(Likelihood):
         self.total = total
 
     def build(self, sizes: Sizes) -> None:
-        check_positive(self, "total", 1)
+        check_range(self, POSITIVE, "total")
 
     def forward(self, params: Tensor) -> D.Distribution:
         return Shares(params[:, 0].log_softmax(1), self.total)
+
+    def start(self, p: Pass) -> None:
+        x, mask = p.batch.x, p.batch.mask
+        sums = x.sum(1) if mask is None else x.sum(1)[mask.all(1)]
+        if (x < 0).any() or ((sums - 1).abs() > ALIKE).any():
+            raise ConfigError(
+                f"Multinomial needs rows of shares that add up to 1, however: values from {x.min():.4g} on, sums of "
+                f"{', '.join(f'{total:.4g}' for total in sums.flatten()[:3])} and so on. Divide rows by their sums, "
+                "and set preprocessing=Preprocessing(standardize=False, bend=None)."
+            )
 
     def error(self, px: D.Distribution, x: Tensor, power: float) -> Tensor:
         return 2 * (self.total * torch.xlogy(x, x) - px.log_prob(x))
 
 
-class Mixed(Likelihood):
+class Mixed(DefaultsMixin, Likelihood):
     r"""A likelihood for each kind of column: numbers, columns of 0 and 1, and categories.
 
     .. math:: \log p(x|z) = \sum_{j \text{ numeric}} \log p(x_j|z) + \sum_{j \text{ binary}} \log p(x_j|z)
@@ -209,6 +222,9 @@ class Mixed(Likelihood):
         """The likelihood of the cells of `kind`."""
         given: Likelihood | None = getattr(self, kind)
         return self.defaults[kind] if given is None else given
+
+    def _default(self, name: str) -> Likelihood | None:
+        return self.KINDS[name]() if name in self.KINDS else None
 
     def cells(self, kind: str) -> Tensor:
         """Where the cells of `kind` stand in a row."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from math import inf
-from numbers import Real
-
 import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part, Pass, Sizes, kl
+from anomaly_ae.ranges import NOT_NEGATIVE, SHARE, check_range
 
 __all__ = ["KL"]
 
@@ -63,12 +61,9 @@ class KL(Part):
         self.free_bits = free_bits
 
     def build(self, sizes: Sizes) -> None:
-        for name in ("beta", "capacity", "free_bits"):
-            value = getattr(self, name)
-            if not (name == "capacity" and value is None) and not (isinstance(value, Real) and 0 <= float(value) < inf):
-                raise ConfigError(f"KL needs {name} of 0 or more, however: {value!r}. Use 0 to switch it off.")
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"KL needs warmup in [0, 1], however: {self.warmup!r}. It is a share of training.")
+        check_range(self, NOT_NEGATIVE, "beta", "free_bits")
+        check_range(self, NOT_NEGATIVE, "capacity", optional=True)
+        check_range(self, SHARE, "warmup")
         if self.capacity is not None and self.free_bits:
             raise ConfigError(
                 f"KL takes capacity or free_bits, however: {self.capacity!r} and {self.free_bits!r}. Set one of them."

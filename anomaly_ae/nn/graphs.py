@@ -13,7 +13,8 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.convolutions import Conv
 from anomaly_ae.nn.core import Sizes
 from anomaly_ae.nn.layers import ACTIVATIONS, Pointwise
-from anomaly_ae.nn.sequences import SequenceBackbone, check_counts
+from anomaly_ae.nn.sequences import SequenceBackbone
+from anomaly_ae.ranges import COUNT, check_range
 
 __all__ = ["GraphConv"]
 
@@ -88,7 +89,7 @@ class GraphConv(SequenceBackbone):
         self.dropout = dropout
 
     def blocks(self, sizes: Sizes) -> _Stack:
-        check_counts(self, "kernel", "layers")
+        check_range(self, COUNT, "kernel", "layers")
         return _Stack(self, Graph(sizes.shape[0], self._checked_edges(sizes.shape[0])), sizes.shape[0])
 
     def reader(self, width: int, sizes: Sizes) -> nn.Module:

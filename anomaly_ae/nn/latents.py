@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from math import prod
-from numbers import Integral
 
 import torch
 import torch.distributions as D
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw
 from anomaly_ae.nn.layers import Pointwise
+from anomaly_ae.ranges import COUNT, check_range
 
 __all__ = ["Gaussian", "Point"]
 
 
-def _checked_dim(part: Part, dim: int | None, default: int) -> int:
-    if dim is not None and not (isinstance(dim, Integral) and dim >= 1):
-        raise ConfigError(f"{type(part).__name__} needs dim of 1 or more, however: {dim!r}. Use None for the default.")
-    return default if dim is None else dim
+def _checked_dim(part: Point | Gaussian, default: int) -> int:
+    check_range(part, COUNT, "dim", optional=True)
+    return default if part.dim is None else int(part.dim)
 
 
 class Point(Part):
@@ -52,6 +50,8 @@ class Point(Part):
     Point(dim=3)
     """
 
+    offers = frozenset({"code without noise"})
+
     mean: Tensor
     root: Tensor
 
@@ -59,7 +59,7 @@ class Point(Part):
         self.dim = dim
 
     def build(self, sizes: Sizes) -> None:
-        self.width = _checked_dim(self, self.dim, sizes.features)
+        self.width = _checked_dim(self, sizes.features)
         self.steps = sizes.steps
         self.code = nn.Identity() if self.dim is None else Pointwise(sizes.features, self.width)
         self.register_buffer("mean", torch.zeros(self.width))
@@ -115,7 +115,7 @@ class Gaussian(Part):
         self.dim = dim
 
     def build(self, sizes: Sizes) -> None:
-        self.width = _checked_dim(self, self.dim, min(32, max(1, prod(sizes.shape) // prod(sizes.steps))))
+        self.width = _checked_dim(self, min(32, max(1, prod(sizes.shape) // prod(sizes.steps))))
         self.steps = sizes.steps
         self.code = Pointwise(sizes.features, 2 * self.width)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
+from anomaly_ae.ranges import NOT_ALL, check_range
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -30,8 +31,7 @@ def check_hidden(part: Any) -> None:
         raise ConfigError(
             f"{who} knows the activations {', '.join(ACTIVATIONS)}, however: {part.activation!r}. Choose one."
         )
-    if not 0 <= part.dropout < 1:
-        raise ConfigError(f"{who} needs dropout in [0, 1), however: {part.dropout!r}. Use 0 for none.")
+    check_range(part, NOT_ALL, "dropout")
 
 
 def beside(x: Tensor, condition: Tensor | None) -> Tensor:
@@ -60,6 +60,18 @@ class Pointwise(nn.Linear):
         return super().forward(x) if x.dim() == 2 else at_each_step(x, self.weight, self.bias)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """torch's batch norm of features, which says what to do about a batch that has no variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            raise ConfigError(
+                "batch_norm needs 2 rows or more a batch, however: 1. Give more rows, raise batch_size, or set "
+                "batch_norm=False."
+            )
+        return super().forward(x)
+
+
 class Perceptron(nn.Module):
     """Fully connected layers, each followed by batch norm (if asked), an activation and dropout (if asked).
 
@@ -77,7 +89,7 @@ class Perceptron(nn.Module):
         for before, after in pairwise(widths):
             layers.append(nn.Linear(before, after))
             if batch_norm:
-                layers.append(nn.BatchNorm1d(after))
+                layers.append(BatchNorm(after))
             # the layer before needs not what it gave: in place there is half as much memory to wait for
             layers.append(nn.ReLU(inplace=True) if activation == "relu" else ACTIVATIONS[activation]())
             if dropout:

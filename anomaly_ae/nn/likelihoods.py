@@ -10,7 +10,8 @@ from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, draw, feature_mean
-from anomaly_ae.nn.densities import Bell, Likelihood, Symmetric, check_positive
+from anomaly_ae.nn.densities import Bell, Likelihood, Symmetric
+from anomaly_ae.ranges import NOT_ALL, POSITIVE, check_range
 
 __all__ = ["Huber", "Laplace", "LearnedNormal", "Normal", "StudentT"]
 
@@ -44,14 +45,13 @@ class Normal(Likelihood):
     Normal(scale=0.5)
     """
 
-    offers = frozenset({"squared error"})
+    offers = frozenset({"squared error of a known scale"})
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
 
     def build(self, sizes: Sizes) -> None:
-        if not self.scale > 0:
-            raise ConfigError(f"Normal needs a scale above 0, however: {self.scale!r}. Use 1 for plain squared error.")
+        check_range(self, POSITIVE, "scale")
 
     def forward(self, params: Tensor) -> D.Distribution:
         mean = params[:, 0]
@@ -104,19 +104,13 @@ class LearnedNormal(Likelihood):
     def n_params(self) -> int:
         return 2 if self.per == "cell" else 1
 
-    @property
-    def offers(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset() if self.per == "cell" else Normal.offers
-
     def build(self, sizes: Sizes) -> None:
         if self.per not in ("all", "feature", "cell"):
             raise ConfigError(
                 f'LearnedNormal needs per to be "all", "feature" or "cell", however: {self.per!r}. Choose one of these.'
             )
-        if not self.floor > 0:
-            raise ConfigError(f"LearnedNormal needs a floor above 0, however: {self.floor!r}. Try 1e-3.")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"LearnedNormal needs momentum in [0, 1), however: {self.momentum!r}. Try 0.9.")
+        check_range(self, POSITIVE, "floor")
+        check_range(self, NOT_ALL, "momentum")
         if self.per != "cell":
             self.register_buffer("variance", torch.ones(sizes.per_feature if self.per == "feature" else ()))
 
@@ -173,7 +167,7 @@ class Laplace(Likelihood):
         self.scale = scale
 
     def build(self, sizes: Sizes) -> None:
-        check_positive(self, "scale", 1)
+        check_range(self, POSITIVE, "scale")
 
     def forward(self, params: Tensor) -> D.Distribution:
         mean = params[:, 0]
@@ -220,8 +214,7 @@ class Huber(Likelihood):
         self.scale = scale
 
     def build(self, sizes: Sizes) -> None:
-        check_positive(self, "delta", 1.345)
-        check_positive(self, "scale", 1)
+        check_range(self, POSITIVE, "delta", "scale")
 
     def forward(self, params: Tensor) -> D.Distribution:
         delta, edge = self.delta, math.exp(-(self.delta**2) / 2)
@@ -274,8 +267,7 @@ class StudentT(Likelihood):
         self.scale = scale
 
     def build(self, sizes: Sizes) -> None:
-        check_positive(self, "df", 4)
-        check_positive(self, "scale", 1)
+        check_range(self, POSITIVE, "df", "scale")
 
     def forward(self, params: Tensor) -> D.Distribution:
         df = self.df

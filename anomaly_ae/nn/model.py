@@ -53,7 +53,16 @@ class Net(nn.Module):
         for part in self.parts():
             part.build(sizes)
         self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, sizes)
+        self.sizes = sizes
         return self
+
+    @torch.no_grad()
+    def rehearse(self) -> None:
+        """One pass over two rows of zeros, and its loss; raises what parts raise that are on an axis of others."""
+        shape, time = self.sizes.shape, self.sizes.shape[1:]
+        zeros = next(self.parameters()).new_zeros
+        condition = zeros(2, self.sizes.condition, *time) if self.sizes.condition else None
+        self.terms(self.noisy()(Batch(zeros(2, *shape), None, condition)))
 
     def parts(self) -> list[Any]:
         """The parts that are there, in the order of `AXES`."""

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from anomaly_ae.nn.convolutions import Conv
 from anomaly_ae.nn.core import Sizes
 from anomaly_ae.nn.layers import ACTIVATIONS
-from anomaly_ae.nn.sequences import SequenceBackbone, check_counts
+from anomaly_ae.nn.sequences import SequenceBackbone
+from anomaly_ae.ranges import COUNT, check_range
 
 __all__ = ["ConvLSTM"]
 
@@ -87,7 +88,7 @@ class ConvLSTM(SequenceBackbone):
         self.dropout = dropout
 
     def blocks(self, sizes: Sizes) -> _Stack:
-        check_counts(self, "kernel", "frame", "layers")
+        check_range(self, COUNT, "kernel", "frame", "layers")
         return _Stack(self)
 
 

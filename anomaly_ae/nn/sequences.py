@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import ceil, inf
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.convolutions import Strided, Transposed
 from anomaly_ae.nn.core import Part, Sizes
 from anomaly_ae.nn.layers import Pointwise, beside, check_hidden
+from anomaly_ae.ranges import COUNT, check_range, is_within
 
 WIDEST = 128  # features of a code that stands for many steps
 
@@ -71,14 +71,14 @@ class SequenceBackbone(Part):
         """How many steps share a code."""
         who = type(self).__name__
         check_hidden(self)
-        check_counts(self, "channels")
+        check_range(self, COUNT, "channels")
         if len(sizes.shape) != 2:
             raise ConfigError(
                 f"{who} needs windows (channels, time), however: rows of shape {sizes.shape}. Use Dense for tables."
             )
         steps = sizes.shape[1]
         every = {"step": 1, "window": steps}.get(self.codes, self.codes)
-        if not isinstance(every, int) or every < 1 or steps % every:
+        if not is_within(every, COUNT) or steps % every:
             raise ConfigError(
                 f'{who} needs codes to be "step", "window" or a number of steps that divides the window, however: '
                 f"{self.codes!r} with {steps} steps. Choose one of these."
@@ -117,14 +117,6 @@ class _Decoder(nn.Module):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         u = self.spread(z if z.dim() == 3 else z[..., None])
         return self.writer(self.blocks(self.reader(beside(u, condition)))).unflatten(1, (self.n_params, -1))
-
-
-def check_counts(part: Any, *names: str) -> None:
-    """Refuse a parameter that is not a whole number of 1 or more."""
-    for name in names:
-        value = getattr(part, name)
-        if not isinstance(value, Integral) or value < 1:
-            raise ConfigError(f"{type(part).__name__} needs {name} of 1 or more, however: {value!r}. Try 8.")
 
 
 def _receptive_field(blocks: float, every: int) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.convolutions import Conv, LargeKernelAttention, Separable
 from anomaly_ae.nn.core import Sizes
-from anomaly_ae.nn.layers import ACTIVATIONS, Pointwise
-from anomaly_ae.nn.sequences import SequenceBackbone, check_counts
+from anomaly_ae.nn.layers import ACTIVATIONS, BatchNorm, Pointwise
+from anomaly_ae.nn.sequences import SequenceBackbone
+from anomaly_ae.ranges import COUNT, check_range, is_within
 
 __all__ = ["TCN"]
 
@@ -102,20 +102,19 @@ class TCN(SequenceBackbone):
         return _Stack(self, self._dilations(sizes.shape[1]))
 
     def _dilations(self, time: int) -> list[int]:
-        check_counts(self, "kernel")
+        check_range(self, COUNT, "kernel")
         if self.attention not in (None, "large-kernel"):
             raise ConfigError(
                 f'TCN needs attention to be "large-kernel" or None, however: {self.attention!r}. Choose one of these.'
             )
         if self.dilations is not None:
-            if self.length is not None or not all(isinstance(d, Integral) and d >= 1 for d in self.dilations):
+            if self.length is not None or not all(is_within(d, COUNT) for d in self.dilations):
                 raise ConfigError(
                     f"TCN takes a length, or dilations of 1 or more, however: {self.length!r} and {self.dilations!r}. "
                     "Set one of them."
                 )
             return list(self.dilations)
-        if self.length is not None:
-            check_counts(self, "length")
+        check_range(self, COUNT, "length", optional=True)
         if self.kernel < 2:
             raise ConfigError("TCN needs a kernel of 2 or more to see a length, however: kernel=1. Try 3.")
         gate = LargeKernelAttention.receptive_field - 1 if self.attention else 0
@@ -149,6 +148,6 @@ class _Stack(nn.Module):
 def _residual(part: TCN, dilation: int) -> nn.Sequential:
     width = part.channels
     convolution = (Separable if part.separable else Conv)(width, width, part.kernel, dilation, part.causal)
-    norm = [nn.BatchNorm1d(width)] if part.batch_norm else []
+    norm = [BatchNorm(width)] if part.batch_norm else []
     dropout = [nn.Dropout(part.dropout)] if part.dropout else []
     return nn.Sequential(convolution, *norm, ACTIVATIONS[part.activation](), *dropout, Pointwise(width, width))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part, Pass, Sizes, pieces_of
+from anomaly_ae.ranges import POSITIVE, is_within
 from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
 
 __all__ = ["Fused"]
@@ -80,7 +81,7 @@ class Fused(Scorer):
         if not self.scorers:
             raise ConfigError(f"Fused needs scorers, however: {self.scorers!r}. Give one or more.")
         weights = weights_of(self)
-        if len(weights) != len(self.scorers) or not all(weight > 0 for weight in weights):
+        if len(weights) != len(self.scorers) or not all(is_within(weight, POSITIVE) for weight in weights):
             raise ConfigError(
                 f"Fused needs a weight above 0 for each of {len(self.scorers)} scorers, however: {self.weights!r}. "
                 "Give as many, or None."

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, prod
-from numbers import Integral
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
+from anomaly_ae.ranges import COUNT, POSITIVE, PROPER_SHARE, check_range
 from anomaly_ae.scoring.moments import centred_rows, moments_of, spread
 from anomaly_ae.scoring.scorers import Scorer, divided, present
 from anomaly_ae.scoring.search import Searching, rows_of
@@ -187,8 +186,7 @@ class Mahalanobis(Quadratic):
         return self.ridge is None
 
     def build(self, sizes: Sizes) -> None:
-        if self.ridge is not None and not 0 < self.ridge < inf:
-            raise ConfigError(f"Mahalanobis needs a ridge above 0, however: {self.ridge!r}. Use None to have it found.")
+        check_range(self, POSITIVE, "ridge", optional=True)
         self._reserve(sizes)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
@@ -264,8 +262,7 @@ class PrincipalComponents(Quadratic):
         self.inside = inside
 
     def build(self, sizes: Sizes) -> None:
-        if not 0 < self.keep < 1:
-            raise ConfigError(f"PrincipalComponents needs keep in (0, 1), however: {self.keep!r}. Try 0.99.")
+        check_range(self, PROPER_SHARE, "keep")
         self._reserve(sizes)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
@@ -347,11 +344,8 @@ class PrincipalNeighbours(Searching, Scorer):
         self.sample = sample
 
     def build(self, sizes: Sizes) -> None:
-        for name in ("k", "components", "sample"):
-            if not isinstance(value := getattr(self, name), Integral) or value < 1:
-                raise ConfigError(f"PrincipalNeighbours needs {name} of 1 or more, however: {value!r}. Try 1.")
-        if not 0 < self.epsilon < inf:
-            raise ConfigError(f"PrincipalNeighbours needs epsilon above 0, however: {self.epsilon!r}. Try 0.1.")
+        check_range(self, COUNT, "k", "components", "sample")
+        check_range(self, POSITIVE, "epsilon")
         d = prod(sizes.shape)
         self.register_buffer("mean", torch.zeros(d))
         self.register_buffer("axes", torch.zeros(0, d))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import inf, prod
-from numbers import Integral
+from math import prod
 
 import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, codes
+from anomaly_ae.ranges import COUNT, ONE_OR_MORE, POSITIVE, SHARE, check_range
 from anomaly_ae.scoring.scorers import Scorer, divided, present
 from anomaly_ae.scoring.search import Searching, chunks, rows_of
 
@@ -45,13 +45,10 @@ class _Remembering(Searching, Scorer):
         return self.space != "input"
 
     def build(self, sizes: Sizes) -> None:
-        if self.bend is not None and not 0 < self.bend < inf:
-            raise ConfigError(
-                f"{type(self).__name__} needs a bend above 0, however: {self.bend!r}. Try 4, or None for none."
-            )
-        for name, value in (("k", self._count(0)), ("p", self.p), ("exact", self.exact), ("sample", self.sample)):
-            if not 1 <= value < inf or (name != "p" and not isinstance(value, Integral)):
-                raise ConfigError(f"{type(self).__name__} needs {name} of 1 or more, however: {value!r}. Try 1.")
+        check_range(self, POSITIVE, "bend", optional=True)
+        check_range(self, COUNT, "k", optional=True)
+        check_range(self, COUNT, "exact", "sample")
+        check_range(self, ONE_OR_MORE, "p")
         if self.space not in SPACES:
             raise ConfigError(
                 f"{type(self).__name__} needs a space from {SPACES}, however: {self.space!r}. Choose one."
@@ -107,11 +104,11 @@ class _Remembering(Searching, Scorer):
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:
         """Scores `(n,)`; `own` says which of the memory the rows are themselves."""
-        raise TypeError
+        raise NotImplementedError
 
     def _score_and_off(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Scores, and what rows lost by not being where their neighbours are: `(n, width)`."""
-        raise TypeError
+        raise NotImplementedError
 
     def _places(self, p: Pass) -> Tensor:
         """Where rows stand: `(n, width)`; scorers that see them at the same places share these."""
@@ -216,8 +213,7 @@ class Neighbours(_Remembering):
 
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
-        if not 0 <= self.correction <= 1:
-            raise ConfigError(f"Neighbours needs correction in [0, 1], however: {self.correction!r}. Try 0.5.")
+        check_range(self, SHARE, "correction")
         self.register_buffer("spacing", torch.ones(1))
 
     def _settle(self, memory: Tensor) -> None:
@@ -301,8 +297,7 @@ class LocalDenoiser(_Remembering):
 
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
-        if not self.ridge > 0:
-            raise ConfigError(f"LocalDenoiser needs ridge above 0, however: {self.ridge!r}. Try 1.")
+        check_range(self, POSITIVE, "ridge")
 
     def _count(self, remembered: int) -> int:
         return (FEW if remembered > DENSE else MANY) if self.k is None else self.k

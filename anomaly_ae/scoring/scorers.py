@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, pieces_of, row_sum
+from anomaly_ae.ranges import POSITIVE, SHARE, check_range
 
 __all__ = ["ReconstructionError", "StandardizedError", "WeightedSum"]
 
@@ -40,7 +41,6 @@ class Scorer(Part):
     score of a window is the sum of what it says of each step: a net with a code a step then reads a series in one pass.
     """
 
-    needs_gradient: ClassVar[bool] = False
     reads_net: bool = True  # whether it looks at more of a pass than the rows
     needs_validate: bool = True  # whether rows that were held out teach it something
     numbers_only: ClassVar[bool] = False
@@ -79,7 +79,7 @@ class Scorer(Part):
 
     def by_step(self, p: Pass) -> list[Steps]:
         """What each time step of windows adds to their scores, where `adds_steps`."""
-        raise TypeError
+        raise NotImplementedError
 
     def __add__(self, other: Scorer) -> WeightedSum:
         mine, theirs = _terms(self), _terms(other)
@@ -101,7 +101,7 @@ class AdditiveScorer(Scorer):
 
     def cells(self, p: Pass) -> Tensor:
         """What each cell contributes by one member, 0 where it is absent: `(n, ...)`."""
-        raise TypeError
+        raise NotImplementedError
 
     def lost(self, p: Pass) -> Tensor:
         """What each cell contributes by all members."""
@@ -157,8 +157,7 @@ class ReconstructionError(AdditiveScorer):
         self.power = power
 
     def build(self, sizes: Sizes) -> None:
-        if not self.power > 0:
-            raise ConfigError(f"ReconstructionError needs a power above 0, however: {self.power!r}. Try 2.")
+        check_range(self, POSITIVE, "power")
         self.terms = len(sizes.columns) * prod(sizes.shape[1:])
         self.unit = 2 / self.terms
 
@@ -215,8 +214,7 @@ class StandardizedError(AdditiveScorer):
         self.conditional = conditional
 
     def build(self, sizes: Sizes) -> None:
-        if not 0 <= self.shrinkage <= 1:
-            raise ConfigError(f"StandardizedError needs shrinkage in [0, 1], however: {self.shrinkage!r}. Try 1.")
+        check_range(self, SHARE, "shrinkage")
         groups = sizes.columns
         ends = np.cumsum([width for _, width in groups]).tolist()
         self.discrete = [slice(end - k, end) for (kind, k), end in zip(groups, ends, strict=True) if kind != "numeric"]
@@ -307,6 +305,10 @@ class WeightedSum(Scorer):
     @property
     def adds_steps(self) -> bool:  # type: ignore[override]
         return all(scorer.adds_steps for scorer in self.scorers)
+
+    @property
+    def numbers_only(self) -> bool:  # type: ignore[override]
+        return all(scorer.numbers_only for scorer in self.scorers)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         return torch.stack([weight * scorer.learn(fit, validate) for scorer, weight in _terms(self)]).sum(0)

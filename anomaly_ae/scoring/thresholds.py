@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.ranges import PROPER_SHARE, check_range
 
 __all__ = ["Conformal", "Quantile"]
 
@@ -65,8 +64,7 @@ class Conformal(BaseEstimator):
 
     def fit(self, scores: ArrayLike) -> Conformal:
         """Set the threshold from the scores of calibrate rows, `(n,)`."""
-        if not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
-            raise ConfigError(f"Conformal needs alpha in (0, 1), however: {self.alpha!r}. Try 0.05.")
+        check_range(self, PROPER_SHARE, "alpha")
         scores = np.sort(np.asarray(scores, dtype=np.float64))
         n = len(scores)
         self.resolution_ = 1 / (n + 1)
@@ -121,8 +119,7 @@ class Quantile(BaseEstimator):
 
     def fit(self, scores: ArrayLike) -> Quantile:
         """Set the threshold from the scores of calibrate rows, `(n,)`."""
-        if not (isinstance(self.level, Real) and 0 < self.level < 1):
-            raise ConfigError(f"Quantile needs level in (0, 1), however: {self.level!r}. Try 0.99.")
+        check_range(self, PROPER_SHARE, "level")
         scores = np.asarray(scores, dtype=np.float64)
         self.resolution_ = 1 / (len(scores) + 1)
         self.value_ = float(np.quantile(scores, self.level))

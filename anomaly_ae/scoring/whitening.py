@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, by_members
+from anomaly_ae.ranges import POSITIVE, check_range
 from anomaly_ae.scoring.scorers import AdditiveScorer, present
 
 __all__ = ["ResidualMahalanobis"]
@@ -53,8 +53,7 @@ class ResidualMahalanobis(AdditiveScorer):
         self.shrinkage = shrinkage
 
     def build(self, sizes: Sizes) -> None:
-        if not self.shrinkage > 0:
-            raise ConfigError(f"ResidualMahalanobis needs shrinkage above 0, however: {self.shrinkage!r}. Try 0.05.")
+        check_range(self, POSITIVE, "shrinkage")
         self.register_buffer("whiten", torch.eye(sizes.shape[0]))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:

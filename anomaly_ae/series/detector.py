@@ -23,7 +23,7 @@ from anomaly_ae import storage
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.detectors import DETECTORS, AutoencoderDetector
 from anomaly_ae.errors import ConfigError, ModelFolderError
-from anomaly_ae.estimator import AXES, Detector
+from anomaly_ae.estimator import Detector
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
@@ -32,7 +32,7 @@ from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
 from anomaly_ae.series.fold import Rarity, Raw, SeriesFold
-from anomaly_ae.series.learning import Learning
+from anomaly_ae.series.learning import Learning, check_inner
 from anomaly_ae.series.timeline import Timeline
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View, usual_views
@@ -200,10 +200,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
 
     def parts(self) -> dict[str, Any]:
         """What stands on each axis: the detector's parts, its defaults for series where it has none."""
-        inner = self._inner()
-        given = {axis: getattr(inner, axis) or self._defaults.get(axis) or inner._default(axis) for axis in AXES}
-        chosen = given | ({} if self.threshold is None else {"threshold": self.threshold})
-        return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
+        own = {} if self.threshold is None else {"threshold": clone(self.threshold)}
+        return self._inner().composed(self._defaults) | own
 
     def _views(self, measured: int) -> list[View]:
         views = usual_views(measured) if self.views is None else [clone(view) for view in self.views]
@@ -234,6 +232,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         DataError
             Times that cannot be read or go back; duplicates or gaps where these are to be errors.
         """
+        check_inner(self._inner())
         taken = self._taken(X, reset=True)
         inner, self.parts_, self.call_ = self._inner(), self.parts(), called(self)
         self.n_rows_seen_, self.lineage_ = len(taken.codes), []
@@ -258,7 +257,6 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         folds[0].learn_begun(rows, divided[0].calibrate)
         for fold in (*folds[1:], self.fold_):
             fold.begin_as(folds[0])
-        learning.end()
         self.history_ = learning.history()
         self.calibrated_, line = {}, self._timeline(taken)  # held-out rows are read as new ones will be
         rows = line.rows(taken.codes)
@@ -275,6 +273,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             self._calibrate(reduce, self.fold_.rarities(seen, step), told)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
         self.profile_ = self._profile(taken.codes, held_out, len(divided) > 1)
+        learning.end()
         return self
 
     @all_or_nothing

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.ranges import NOT_NONE, check_range, whole
 from anomaly_ae.scoring.attribution import shares
 from anomaly_ae.series.tails import TOP, Tails
 
@@ -79,10 +78,8 @@ class Events(BaseEstimator):
     def fit(self, scores: Array) -> Events:
         """Set the level from the scores of calibrate rows, `(m,)`."""
         for name, low in (("every", 2), ("shortest", 1), ("merge", 0)):
-            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < low:
-                raise ConfigError(f"Events needs {name} of {low} or more, however: {getattr(self, name)!r}. Try {low}.")
-        if not isinstance(self.hysteresis, Real) or not 0 < self.hysteresis <= 1:
-            raise ConfigError(f"Events needs hysteresis in (0, 1], however: {self.hysteresis!r}. Try 0.5.")
+            check_range(self, whole(low), name)
+        check_range(self, NOT_NONE, "hysteresis")
         column = np.asarray(scores, dtype=np.float64)[:, None]
         top = max(TOP, min(1 - EXTREME / len(column), 1 - 1 / self.every))
         self.level_ = Tails.learn(column, top=top).exceeded_by(1 / self.every)

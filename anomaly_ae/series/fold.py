@@ -107,6 +107,8 @@ class SeriesFold:
                     scorer.build(Sizes((channels.width, length), groups=channels.groups))
                     top = None if view.channels == "all" else int(view.channels)
                     self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))
+                if self.net is not None:
+                    self.net.rehearse()
         except (AttributeError, TypeError, RuntimeError) as error:
             composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
             raise ConfigError(

@@ -8,12 +8,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.fold import SeriesFold
 from anomaly_ae.series.windows import Kinds
 
 Array = NDArray[np.float64]
 EPOCHS = ["net", "epoch"]  # what a history without a net has
+
+
+def check_inner(detector: Any) -> None:
+    """Refuse a detector of rows that cannot be, or that asks for what has no effect on series."""
+    detector._validate_params()
+    for name, only in (("members", 1), ("warm_start", False)):
+        if getattr(detector, name) != only:
+            raise ConfigError(
+                f"SeriesDetector trains one net, and anew at each fit, however: its detector has {name}="
+                f"{getattr(detector, name)!r}. Leave {name} at {only}."
+            )
 
 
 class Learning:

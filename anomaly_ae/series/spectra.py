@@ -6,8 +6,6 @@ a spectrogram, which is a series of as many channels as there are frequencies.
 
 from __future__ import annotations
 
-from math import inf
-from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.ranges import COUNT, POSITIVE, check_range, whole
 
 __all__ = ["Envelope", "LogMel", "Spectrogram"]
 
@@ -75,19 +74,11 @@ class RowSpectra(TransformerMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn how many samples a row has; `y` is ignored."""
         samples = validate_data(self, X, dtype=np.float64).shape[1]
+        check_range(self, POSITIVE, "rate")
+        check_range(self, whole(1, samples), "length", optional=True)
+        check_range(self, COUNT, "hop", optional=True)
         self.length_ = samples if self.length is None else self.length
         self.hop_ = max(1, self.length_ // 2) if self.hop is None else self.hop
-        if not (isinstance(self.rate, Real) and 0 < self.rate < inf):
-            raise ConfigError(
-                f"{type(self).__name__} needs a finite rate above 0, however: {self.rate!r}. "
-                "Give the number of samples a second."
-            )
-        for name, value, most in (("length", self.length_, samples), ("hop", self.hop_, inf)):
-            if not isinstance(value, Integral) or not 1 <= value <= most:
-                raise ConfigError(
-                    f"{type(self).__name__} needs a {name} of 1 to {most} samples, however: {value!r}. "
-                    "Use None for the default."
-                )
         self._prepare(samples)
         return self
 
@@ -259,8 +250,7 @@ class LogMel(RowSpectra):
     def _prepare(self, samples: int) -> None:
         high = self.rate / 2 if self.high is None else self.high
         _check_range(self, "low and high", self.low, high)
-        if not isinstance(self.bands, Integral) or self.bands < 1:
-            raise ConfigError(f"LogMel needs bands of 1 or more, however: {self.bands!r}. Try 40.")
+        check_range(self, COUNT, "bands")
         edges = _hertz(np.linspace(_mel(self.low), _mel(high), self.bands + 2))
         self.frequencies_ = edges[1:-1]
         self.bank_: Array = mel_bank(rfftfreq(self.length_, 1 / self.rate), edges)

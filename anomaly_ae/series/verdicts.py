@@ -39,6 +39,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         return self._calibrated(self.reduce)
 
     def _calibrated(self, reduce: str) -> Calibrated:
+        self._validate_params()  # type: ignore[attr-defined]  # some may have been set since
         if reduce not in self.calibrated_:
             raise ConfigError(
                 f"{type(self).__name__} needs the way from windows to rows that it was fitted with, however: reduce is "

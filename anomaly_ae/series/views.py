@@ -29,7 +29,7 @@ class View(Part):
         What judges windows.
     window : int >= 1, float in (0, 1) or None, default=None
         Rows a window, or its share of the detector's; `None` is the detector's. Where there are few rows to learn from,
-        at most a sixth of them.
+        at most a sixth of them. A scorer that reads the net has the detector's.
     channels : {"all"} or int >= 1, default="all"
         How many channels count, the strangest ones.
 
@@ -56,7 +56,7 @@ class View(Part):
 
     def length(self, window: int, longest: int) -> int:
         """Rows a window, where the detector's has so many and none is to be longer than `longest`."""
-        if self.window is None or self.scorer.reads_net:
+        if self.window is None:
             return window
         return min(int(self.window) if self.window >= 1 else max(1, round(self.window * window)), longest)
 
@@ -70,6 +70,11 @@ class View(Part):
             raise ConfigError(
                 f"View needs a window of 1 row or more, or a share of the detector's below 1, however: {self.window!r}."
                 " Use None for all of it."
+            )
+        if self.window is not None and self.scorer.reads_net:
+            raise ConfigError(
+                f"View needs window=None where its scorer reads the net, however: {self!r}. The net's windows are as "
+                "long as `window` of the detector."
             )
         if self.channels != "all" and (not isinstance(self.channels, Integral) or self.channels < 1):
             raise ConfigError(f'View needs channels to be "all" or 1 or more, however: {self.channels!r}. Try 1.')
