@@ -52,7 +52,7 @@ FLOORS = [
     ["explanation", "representation", "series.fold", "series.rows"],
     ["incremental"],
     ["estimator", "series.calibrated", "series.learning"],
-    ["detectors", "series.stream"],
+    ["detectors", "series.edges", "series.stream"],
     ["series.verdicts"],
     ["series.detector"],
     ["composites"],

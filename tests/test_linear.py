@@ -205,6 +205,32 @@ def test_absent_cells_are_what_principal_components_make_of_the_others():
     assert (scorer.contributions(gappy)[:, 2] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("scorer", [Mahalanobis(ridge=1e-3), PrincipalComponents(0.8), PrincipalComponents(0.8, False)])
+def test_absent_cells_are_where_the_score_is_least(scorer, dtype):
+    """Of a Gaussian: the rest is judged by its own marginal, and what is not there is not to blame."""
+    learned(scorer, (2, 3))
+    X, mask = rows(60, 2).reshape(-1, 2, 3), torch.rand(60, 2, 3, generator=torch.Generator().manual_seed(0)) > 0.3
+    mask[0], mask[1], mask[2, 1] = False, True, False
+    eye = torch.eye(6, dtype=torch.float64)
+    M = 0.5 * (scorer._pull(eye) + scorer._pull(eye).T)
+    expected = []
+    for row, known in zip(torch.from_numpy(X).flatten(1) - scorer.mean, mask.flatten(1), strict=True):
+        lost, x = ~known, row.clone()
+        x[lost] = -torch.linalg.pinv(M[lost][:, lost], rtol=1e-9, hermitian=True) @ (M[lost][:, known] @ row[known])
+        expected.append(0.5 * x @ M @ x / known.double().mean().clamp(min=1e-3))
+    scorer.to(dtype)
+    x = torch.where(mask, torch.from_numpy(X), 1e6 if dtype == torch.float64 else 0.0).to(dtype)
+    p = Pass(Batch(x, mask), Batch(x, mask), x, (), None, None)
+    near = {"rtol": 1e-6, "atol": 1e-8} if dtype == torch.float64 else {"rtol": 5e-3, "atol": 1e-3}
+    torch.testing.assert_close(scorer(p).double(), torch.stack(expected), **near)
+    score, blamed = scorer.judged(p)
+    torch.testing.assert_close(score, scorer(p))
+    assert (blamed[~mask] == 0).all()
+    few = Pass(Batch(x[:7], mask[:7]), Batch(x[:7], mask[:7]), x[:7], (), None, None)
+    torch.testing.assert_close(scorer(few), scorer(p)[:7], rtol=1e-9 if dtype == torch.float64 else 1e-3, atol=1e-9)
+
+
 def test_other_weights_are_other_memories():
     one, two = (learned(PrincipalNeighbours(), n=n) for n in (300, 400))
     new = seen(rows(50, 2))

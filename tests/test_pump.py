@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.base import clone
 from typer.testing import CliRunner
 
 from anomaly_ae import Mahalanobis, SeriesDetector, View
@@ -79,6 +80,35 @@ def test_the_default_finds_them_too(normal):
     assert sum(np.mean(hits) > 0.8 for hits in found.values()) >= 6, found
     assert np.mean(blamed) >= 0.8
     assert false <= 0.2
+
+
+@pytest.mark.parametrize("detector", [LIVE, SeriesDetector(time="time", random_state=0)], ids=["live", "default"])
+def test_a_sensor_that_is_lost_is_the_one_to_blame(normal, detector):
+    det = clone(detector).fit(normal[:4320])
+    day = normal[4320:].reset_index(drop=True)
+    for channel in ("speed_rpm", "suction_bar", "winding_c", "vibration_mms"):
+        lost = day.astype({channel: float})
+        lost.loc[600:700, channel] = np.nan
+        verdict = det.assess(lost)
+        assert verdict.is_anomaly[600:701].mean() > 0.9
+        blamed = np.array(det.contract_.names)[verdict.contributions[600:701].argmax(axis=1)]
+        assert (blamed == channel).mean() > 0.9
+        assert (verdict.contributions[650] / verdict.contributions[650].sum()).max() > 0.5
+
+
+@pytest.mark.parametrize("channel", ["speed_rpm", "discharge_bar", "winding_c"])
+def test_an_event_begins_and_ends_where_it_did(normal, channel):
+    """Though means over windows are strange before and after."""
+    det = SeriesDetector(time="time", random_state=0).fit(normal[:4320])
+    day = normal[4320:].reset_index(drop=True).astype({channel: float})
+    day.loc[600:839, channel] += 4 * normal[channel].std()
+    (event,) = det.events(day).to_dict("records")
+    assert event["channel_1"] == channel
+    for told, row in (("start", 600), ("channel_1_since", 600), ("end", 839)):
+        off = pd.Timestamp(event[told]) - pd.Timestamp(day["time"][row])
+        assert abs(off) <= pd.Timedelta(minutes=5), told
+    lasted = det.assess(day).is_anomaly
+    assert lasted[:600].sum() > 20  # as it is of rows: a window holds what comes
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
 
 FLAT = 1e-3  # least of eigenvalues that matter, in units of the largest of a block, or of the mean of all
 CANCELLED = 1e-5  # of a row's square: where less is left, it is told from the residual itself
-FILLS = 3  # passes that absent cells are filled by
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
 
 
@@ -72,8 +71,8 @@ class Quadratic(Scorer):
 
     def expected(self, p: Pass) -> Tensor:
         """What each column (of a window: each channel) is expected to be, seen from all others: as rows."""
-        blocks = self._pulled(p)[1].view(len(p.batch.x), *self.inverse.shape[:2])
-        return p.batch.x - self._off(blocks).view_as(p.batch.x)
+        x = self._centred(p)
+        return (self.mean + x - self._off(self._pull(x))).view_as(p.batch.x)
 
     @property
     def _complete(self) -> bool:
@@ -83,16 +82,27 @@ class Quadratic(Scorer):
     def _double(self) -> bool:
         return self.axes.dtype == torch.float64
 
+    def _centred(self, p: Pass) -> Tensor:
+        return centred_rows(p, self.mean, self._pull, self._off)
+
+    def _pull(self, x: Tensor) -> Tensor:
+        """`M x` of centred rows."""
+        if self._complete and self._double:
+            return x @ self._product
+        u = x @ self.axes.T
+        along = (self.weights * u) @ self.axes
+        return along if self._complete else along + self.rest * (x - u @ self.axes)
+
     def _along(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Centred rows, and their places along the axes."""
-        x = centred_rows(p, self.mean)
+        x = self._centred(p)
         return x, x @ self.axes.T
 
     def _pulled(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Scores, and `M x`."""
         if self._complete and self._double:
-            x = centred_rows(p, self.mean)
-            pull = x @ self._product
+            x = self._centred(p)
+            pull = self._pull(x)
             return self._per_present(p, 0.5 * (x * pull).sum(1)), pull
         x, u = self._along(p)
         if self._complete:
@@ -123,8 +133,9 @@ class Quadratic(Scorer):
         return self._made[1]
 
     def _off(self, pull: Tensor) -> Tensor:
-        """How far each column is from what the others let expect: `(n, columns, block)`."""
-        return torch.bmm(self.inverse, pull.permute(1, 2, 0)).permute(2, 0, 1)
+        """How far each column is from what the others let expect, by `M x`: `(n, columns * block)`."""
+        blocks = pull.view(len(pull), *self.inverse.shape[:2])
+        return torch.bmm(self.inverse, blocks.permute(1, 2, 0)).permute(2, 0, 1).flatten(1)
 
     def _score(self, p: Pass, u: Tensor, left: Tensor) -> Tensor:
         """Of places along the axes, and squares of what these leave."""
@@ -210,7 +221,7 @@ class Mahalanobis(Quadratic):
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         score, pull = self._pulled(p)
         blocks = pull.view(len(pull), *self.inverse.shape[:2])
-        whole = 0.5 * (blocks * self._off(blocks)).sum(2, keepdim=True).clamp(min=0)
+        whole = 0.5 * (blocks * self._off(pull).view_as(blocks)).sum(2, keepdim=True).clamp(min=0)
         # a column's is its own; within a channel it is divided over time as the pull is
         share = blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
         return score, present(p, (whole * share).view_as(p.batch.x))
@@ -391,10 +402,6 @@ class PrincipalNeighbours(Searching, Scorer):
 
         Cells that are absent are what the components make of the others.
         """
-        x = centred_rows(p, self.mean)
+        x = centred_rows(p, self.mean, lambda x: x - x @ self.axes.T @ self.axes)
         u = x @ self.axes.T
-        if p.batch.mask is not None:
-            for _ in range(FILLS):
-                x = torch.where(p.batch.mask.flatten(1), x, u @ self.axes)
-                u = x @ self.axes.T
         return x, u, self.shrink * u

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from anomaly_ae.nn.core import Pass
 __all__ = ["Moments", "centred_rows", "moments_of", "spread"]
 
 ROWS = 2048  # fit rows that components are taken from, at most
+FILLS, FILLED = 12, 1e-12  # steps by which absent cells are filled, and of what there was to do, what may be left
 WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
 
 _known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
@@ -63,7 +65,34 @@ def spread(p: Pass, most: int) -> Tensor:
     return torch.linspace(0, rows - 1, max(1, min(rows, round(most * p.share))), device=p.batch.x.device).round().long()
 
 
-def centred_rows(p: Pass, mean: Tensor) -> Tensor:
-    """Rows less their mean; cells that are absent have no say, as if they were where the mean is."""
+def centred_rows(
+    p: Pass, mean: Tensor, pull: Callable[[Tensor], Tensor], ease: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    r"""Rows less their mean; cells that are absent are what the others let expect: they have no say.
+
+    Those under which :math:`x^T M x` is least, where `pull` says :math:`M x`: by conjugate gradients, which `ease`
+    helps by what is nearly :math:`M^{-1} x`. A row's are its own, whatever rows come with it.
+    """
     x = p.batch.x.flatten(1) - mean
-    return x if p.batch.mask is None else torch.where(p.batch.mask.flatten(1), x, 0.0)
+    if p.batch.mask is None:
+        return x
+    mask = p.batch.mask.flatten(1)
+    gappy = ~mask.all(1)
+    x[gappy] = _filled(torch.where(mask, x, 0.0)[gappy], ~mask[gappy], pull, ease or (lambda left: left))
+    return x
+
+
+def _filled(x: Tensor, absent: Tensor, pull: Callable[[Tensor], Tensor], ease: Callable[[Tensor], Tensor]) -> Tensor:
+    left = torch.where(absent, -pull(x), 0.0)
+    eased = torch.where(absent, ease(left), 0.0)
+    step, size = eased, (left * eased).sum(1)
+    enough = FILLED * size
+    for _ in range(FILLS):
+        pulled = torch.where(absent, pull(step), 0.0)
+        bend = (step * pulled).sum(1)
+        far = torch.where((size > enough) & (bend > 0), size / bend, 0.0)[:, None]  # a row that is done stays as it is
+        x, left = x + far * step, left - far * pulled
+        eased = torch.where(absent, ease(left), 0.0)
+        size, before = (left * eased).sum(1), size
+        step = eased + torch.where(before > enough, size / before, 0.0)[:, None] * step
+    return x

@@ -112,12 +112,22 @@ class Events(BaseEstimator):
         return ["start", "end", "peak", "rows", "severity", *blamed]
 
     def told(
-        self, scores: Array, contributions: Array, usual: Array, channels: Sequence[str], first: int, last: int
+        self,
+        scores: Array,
+        contributions: Array,
+        usual: Array,
+        channels: Sequence[str],
+        first: int,
+        last: int,
+        began: Places | None = None,
     ) -> dict[str, Any]:
-        """What there is to say of the event of rows `first` to `last`, rows by their numbers."""
+        """What there is to say of the event of rows `first` to `last`, rows by their numbers.
+
+        `began` `(d,)` says from which row on each channel deviated, if that is known better than by `contributions`.
+        """
         beyond = np.maximum(contributions[first:last] - usual, 0)
         share = shares(beyond.sum(axis=0)[None])[0]
-        began = since(contributions, usual, first, last, self.merge)
+        began = since(contributions, usual, first, last, self.merge) if began is None else began
         peak = first + int(np.argmax(scores[first:last]))
         facts: dict[str, Any] = {"start": first, "end": last - 1, "peak": peak, "rows": last - first}
         facts["severity"] = float(scores[peak] / self.level_)

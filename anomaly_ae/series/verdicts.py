@@ -13,6 +13,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.monitoring.profile import Profile
 from anomaly_ae.series.calibrated import Calibrated
+from anomaly_ae.series.edges import edges
 from anomaly_ae.series.events import Events, is_place
 from anomaly_ae.series.fold import SeriesFold
 from anomaly_ae.series.rows import SeriesRowsMixin, Taken
@@ -126,10 +127,16 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         given = line.given()
         found: list[tuple[dict[str, Any], Places]] = []
         for first, last in line.bounds:
-            rows = given[first:last][given[first:last] >= 0]
+            place = np.flatnonzero(given[first:last] >= 0)  # of rows that were given, among those that were filled in
+            rows = given[first:last][place]
             scores, cells = verdict.anomaly_score[rows], verdict.contributions[rows]
             for begin, end in mine.events.spans(scores):
-                told = mine.events.told(scores, cells, mine.usual, self.contract_.names, begin, end)
+                began = None
+                if self.reduce != "last":
+                    run, causal = line.rows(taken.codes)[first:last], self._calibrated("last")
+                    sharp = edges(self.fold_, causal, run, place[begin], place[end - 1] + 1)
+                    begin, end, began = (np.searchsorted(place, found) for found in sharp)
+                told = mine.events.told(scores, cells, mine.usual, self.contract_.names, begin, end, began)
                 found.append(({k: rows[v] if is_place(k) else v for k, v in told.items()}, rows[begin:end]))
         found.sort(key=lambda event: int(event[0]["start"]))
         names = mine.events.names(self.n_features_in_)
