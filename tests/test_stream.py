@@ -7,11 +7,23 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_series import QUICK, plant, table
 
-from anomaly_ae import AutoencoderDetector, Neighbours, PrincipalComponents, SeriesDetector, View, load
+from anomaly_ae import (
+    AutoencoderDetector,
+    Events,
+    Mahalanobis,
+    Neighbours,
+    PrincipalComponents,
+    SeriesDetector,
+    View,
+    load,
+)
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.ops.watch import watch
+from anomaly_ae.series.events import Unfolding
 
 VIEWS = [*QUICK, View(PrincipalComponents(keep=0.9), window=20), View(Neighbours(k=2, exact=1, sample=100), window=5)]
 
@@ -148,8 +160,8 @@ def test_csv_and_json_lines_say_what_batch_says(model):
     new = rows()
     lines = new.to_csv(index=False).splitlines(keepends=True)
     objects = [json.dumps(row) + "\n" for row in new.to_dict("records")]
-    for given in (lines, objects):
-        summary, records, sentences = watched(model, given)
+    for some in (lines, objects):
+        summary, records, sentences = watched(model, some)
         assert np.allclose([record["anomaly_score"] for record in records], load(model).anomaly_score(new), atol=1e-6)
         assert summary.rows == 120
         assert summary.events == 1
@@ -216,6 +228,41 @@ def test_an_event_goes_on_where_a_watch_was_stopped_within_it(model, tmp_path):
     _, second, after = watched(model, [lines[0], *lines[1 + cut :]], state=state)
     assert first + second == whole  # with the same numbers of rows, blame and events
     assert before + after == told
+
+
+@given(
+    levels=st.lists(st.sampled_from([0.1, 0.7, 0.7, 2.0, 2.0]), max_size=40),
+    shortest=st.integers(1, 4),
+    merge=st.integers(0, 5),
+    hysteresis=st.sampled_from([0.5, 1.0]),
+)
+def test_events_that_unfold_row_by_row_are_those_of_all_rows(levels, shortest, merge, hysteresis):
+    rule = Events(shortest=shortest, merge=merge, hysteresis=hysteresis)
+    rule.level_ = 1.0
+    expected = [None] * len(levels)
+    for first, last in rule.spans(np.array(levels)):
+        opens = first + np.flatnonzero(np.array(levels[first:last]) > 1)[shortest - 1]
+        for row in range(opens, min(len(levels), last + merge + 1)):  # until nothing can be merged with it any more
+            expected[row] = "opens" if row == opens else "closes" if row == last + merge else "goes on"
+    unfolding = Unfolding()
+    assert [unfolding.add(rule, score) for score in levels] == expected
+
+
+def test_two_bursts_make_the_event_of_a_watch_that_they_make_in_a_file(tmp_path):
+    """Neither has the three strange rows that an event takes; what lies between is quiet, and not for long."""
+    folder = tmp_path / "model"
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", event_rule=Events(merge=10), random_state=0).fit(plant(1200))
+    X = plant(60, seed=1)
+    for row in (20, 21, 26, 27):
+        X[row] += 9
+    (event,) = det.events(X).to_dict("records")
+    assert (event["start"], event["end"]) == (20, 27)
+    det.save(folder)
+    lines = pd.DataFrame(X, columns=det.contract_.names).to_csv(index=False).splitlines(keepends=True)
+    summary, records, _ = watched(folder, lines)
+    assert summary.events == 1
+    assert [record["row"] for record in records if record["event"] in ("opens", "closes")] == [27, 39]
 
 
 def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):

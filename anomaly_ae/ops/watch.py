@@ -19,6 +19,7 @@ from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.series import loaded
 from anomaly_ae.scoring.attribution import top
+from anomaly_ae.series.events import Unfolding
 from anomaly_ae.series.stream import Stream
 
 MISSING = {*pyarrow.csv.ConvertOptions().null_values}
@@ -36,13 +37,10 @@ class WatchSummary:
 
 
 @dataclass
-class Alert:
-    """An event as it unfolds: `shortest` strange rows open it, a score that is low for `merge` rows closes it."""
+class Alert(Unfolding):
+    """An event as it unfolds, its number once it is open, and how far each channel has been beyond its usual level."""
 
     number: int = 0
-    strange: int = 0
-    quiet: int = 0
-    open: bool = False
     blamed: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
@@ -77,7 +75,7 @@ def watch(
     summary = WatchSummary(stream.note.get("rows", 0), events=stream.note.get("events", 0))
     before = replace(summary)
     alerts = {
-        key: Alert(**{**alert, "blamed": np.array(alert["blamed"])})
+        key: Alert(alert["strange"], alert["quiet"], alert["number"], np.array(alert["blamed"]))
         for key, alert in stream.note.get("alerts", {}).items()
     }
 
@@ -125,25 +123,18 @@ def _told(
 ) -> dict[str, Any]:
     score, rule = float(verdict.anomaly_score[0]), stream.calibrated.events
     beyond = np.maximum(verdict.contributions[0] - stream.calibrated.usual, 0)
-    strange, low = score > rule.level_, score <= rule.hysteresis * rule.level_
-    alert.quiet = alert.quiet + 1 if low else 0
-    alert.strange = 0 if low and not alert.open else alert.strange + int(strange)
-    if alert.strange <= 1 and not alert.open:
-        alert.blamed = np.zeros(len(names))
-    alert.blamed = alert.blamed + beyond
+    is_new = not alert.strange
+    event = alert.add(rule, score)
+    alert.blamed = beyond if is_new else alert.blamed + beyond
     where = ", ".join(str(value) for value in record.values())
-    event = None
-    if not alert.open and alert.strange >= rule.shortest:
+    if event == "opens":
         summary.events += 1
-        alert.open, alert.number, event = True, summary.events, "opens"
+        alert.number = summary.events
         which, share = top(alert.blamed[None], top_channels or 1)
         blamed = ", ".join(f"{names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
         tell(f"event {alert.number} opens at row {where}: score {score:.4g}, level {rule.level_:.4g}; {blamed}")
-    elif alert.open and alert.quiet > rule.merge:
-        alert.open, alert.strange, event = False, 0, "closes"
+    elif event == "closes":
         tell(f"event {alert.number} closes at row {where}")
-    elif alert.open:
-        event = "goes on"
     alarm = bool(verdict.is_anomaly[0])
     summary.alarms += alarm
     told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}

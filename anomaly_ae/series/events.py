@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -131,6 +132,32 @@ class Events(BaseEstimator):
                 f"channel_{k}_since": int(began[j]),
             }
         return facts
+
+
+@dataclass
+class Unfolding:
+    """What rows so far make of an event, row by row: of all of them `Events.spans` finds the same events.
+
+    `strange` rows it has so far (none: there is no event in sight), and the last `quiet` rows were not of it.
+    """
+
+    strange: int = 0
+    quiet: int = 0
+
+    def add(self, rule: Events, score: float) -> str | None:
+        """Take the next row, where an event "opens" (it has enough strange rows now), "goes on" or "closes", if any."""
+        before = self.strange
+        if score > rule.level_:
+            self.strange, self.quiet = self.strange + 1, 0
+        elif self.strange and (self.quiet or score <= rule.hysteresis * rule.level_):
+            self.quiet += 1
+        is_event = self.strange >= rule.shortest
+        if self.quiet > rule.merge:
+            self.strange = self.quiet = 0
+            return "closes" if is_event else None
+        if not is_event:
+            return None
+        return "opens" if before < rule.shortest else "goes on"
 
 
 def is_place(name: str) -> bool:
