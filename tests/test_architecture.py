@@ -31,7 +31,7 @@ FLOORS = [
     ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.variational", "scoring.whitening"],
     ["scoring.linear", "scoring.thresholds", "series.tails", "series.windows"],
     ["series.events", "series.eyes", "series.views"],
-    ["data.contract", "monitoring.dependence", "monitoring.martingale"],
+    ["data.contract", "monitoring.dependence", "monitoring.martingale", "promise"],
     ["monitoring.profile"],
     ["monitoring.drift"],
     [

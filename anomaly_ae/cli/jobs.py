@@ -257,16 +257,14 @@ def _told_fit(s: FitSummary) -> str:
 def _told_score(s: ScoreSummary) -> str:
     from anomaly_ae.data.contract import listed
     from anomaly_ae.ops.assets import told_drift
+    from anomaly_ae.ops.describe import told_alarms
     from anomaly_ae.ops.tracking import told_run
 
-    promise = (
-        "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
-    )
     done = f"complete  already; {s.scored:,} rows were scored" if s.complete_already else f"scored    {s.scored:,} rows"
     again = f", {s.resumed_rows:,} of them before the interruption" if 0 < s.resumed_rows < s.scored else ""
     lines = [
         f"{done}{again} in {s.seconds:.1f} s",
-        f"alarms    {s.alarms:,} ({s.alarm_rate:.1%}{promise})",
+        told_alarms(s),
         f"output    {s.output}",
     ]
     if s.ignored_columns:

@@ -22,7 +22,7 @@ from anomaly_ae.loading import load
 from anomaly_ae.mlflow.store import imported
 from anomaly_ae.ops.batches import score_batches
 from anomaly_ae.ops.series_table import named, told_rows
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import promised
 from anomaly_ae.series.detector import SeriesDetector
 from anomaly_ae.version import __version__
 
@@ -175,7 +175,7 @@ def _facts(detector: Any) -> dict[str, Any]:
     return {
         "detector": type(detector).__name__,
         "threshold": float(detector.threshold_.value_),
-        "promised_false_alarm_rate": promised_rate(detector.threshold_),
+        "promised_false_alarm_rate": promised(detector),
         "rows": int(detector.n_rows_seen_),
         "columns": {column.name: column.kind for column in detector.contract_.columns},
     }

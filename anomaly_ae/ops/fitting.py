@@ -24,7 +24,7 @@ from anomaly_ae.mlflow.registry import check_name
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.report import fit_page
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import promised
 
 if TYPE_CHECKING:
     from anomaly_ae.estimator import Detector
@@ -103,7 +103,7 @@ def fit(
         nets=len(detector.folds_),
         epochs=int(detector.history_["epoch"].max()),
         threshold=detector.threshold_.value_,
-        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        promised_false_alarm_rate=promised(detector),
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )

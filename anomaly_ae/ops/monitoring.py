@@ -28,6 +28,7 @@ from anomaly_ae.ops.report import window_page
 from anomaly_ae.ops.scoring import Job
 from anomaly_ae.ops.tally import Allowed, nameless
 from anomaly_ae.ops.tracking import Entry, digest, tracked
+from anomaly_ae.promise import percent
 from anomaly_ae.series.detector import SeriesDetector
 
 Progress = Callable[[float, str], None]
@@ -167,7 +168,7 @@ def told(summary: MonitorSummary) -> str:
     lines = []
     for batch in summary.batches:
         low, high = batch["alarm_interval"]
-        promise = "" if batch["promised"] is None else f", at most {batch['promised']:.1%} expected"
+        promise = "" if batch["promised"] is None else f", at most {percent(batch['promised'])} expected"
         again = ", was here before" if batch["repeated"] else ""
         mood = "quiet" if not batch["crossed"] else " ".join(batch["crossed"])
         lines.append(

@@ -38,7 +38,7 @@ from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless, too_man
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Teller, Told, blocks, check_kept
 from anomaly_ae.overlap import in_order, pool
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import promised
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Floats = NDArray[np.float64]
@@ -230,12 +230,12 @@ def score_file(
             rejects=str(aside) if aside is not None and tally.rejected else None,
             alarms=tally.alarms,
             alarm_rate=tally.alarms / max(1, tally.scored),
-            promised_false_alarm_rate=promised_rate(detectors[0].threshold_),
+            promised_false_alarm_rate=promised(detectors[0]),
             threshold=detectors[0].threshold_.value_,
             ignored_columns=job.ignored,
             top_anomalies=[row for _, _, row in tally.strangest],
             seconds=time.perf_counter() - started,
-            challenger=None if challenger is None else tally.beside(called[1], detectors[1].threshold_),
+            challenger=None if challenger is None else tally.beside(called[1], detectors[1]),
             resumed_rows=tally.resumed,
         )
         sink.finish(asdict(summary), tally.to_json())

@@ -30,13 +30,14 @@ from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
+from anomaly_ae.ops.describe import told_alarms, told_promise
 from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import promised
 from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
 
 BLOCK = 8192
@@ -158,7 +159,7 @@ def fit(
         step=detector.step_,
         threshold=detector.threshold_.value_,
         event_level=detector.events_.level_,
-        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        promised_false_alarm_rate=promised(detector),
         seconds=time.perf_counter() - started,
         flag_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
     )
@@ -227,7 +228,7 @@ def score(
         rows=len(X),
         alarms=int(verdict.is_anomaly.sum()),
         alarm_rate=float(verdict.is_anomaly.mean()),
-        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        promised_false_alarm_rate=promised(detector),
         threshold=detector.threshold_.value_,
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
@@ -331,8 +332,7 @@ def _plain(value: Any) -> Any:
 
 def told_fit(s: SeriesFitSummary) -> str:
     """A fit for a person."""
-    promise = "" if s.promised_false_alarm_rate is None else f", {s.promised_false_alarm_rate:.2g} of normal rows above"
-    flags = listed(s.flag_columns, 8)
+    flags, promise = listed(s.flag_columns, 8), told_promise(s.promised_false_alarm_rate)
     return "\n".join(
         [
             f"fitted    {s.detector}",
@@ -348,12 +348,9 @@ def told_fit(s: SeriesFitSummary) -> str:
 
 def told_score(s: SeriesScoreSummary) -> str:
     """A scoring job for a person: its events, one a line."""
-    promise = (
-        "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
-    )
     lines = [
         f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
-        f"alarms    {s.alarms:,} ({s.alarm_rate:.1%}{promise})",
+        told_alarms(s),
         f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
         f"output    {s.output}",
     ]
