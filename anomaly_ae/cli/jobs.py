@@ -96,16 +96,14 @@ def fit(
 ) -> None:
     """Learn from a file of normal rows and write a model folder."""
     with reported(quiet or json_) as progress:
-        dialect = dialect_of(delimiter, decimal, encoding, missing)
-        if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text(errors="replace")):
-            from anomaly_ae.ops import series
+        from anomaly_ae.ops import fitting, series
 
+        dialect = dialect_of(delimiter, decimal, encoding, missing)
+        if time or group or series.is_series_config(config):
             made = series.fit(
                 data, model, config, time, group, names(exclude), dialect, overwrite, track, register, progress, report
             )
             return finish(made, series.told_fit, json_, quiet)
-        from anomaly_ae.ops import fitting
-
         summary = fitting.fit(
             data, model, config, names(exclude), dialect, overwrite, track, progress, register, report
         )

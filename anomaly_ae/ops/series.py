@@ -38,7 +38,7 @@ from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.promise import promised
-from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
+from anomaly_ae.series.detector import SeriesDetector
 
 BLOCK = 8192
 
@@ -96,11 +96,6 @@ class SeriesScoreSummary:
         names["events_output"] = self.events_output and Path(self.events_output).name
         own = ("run_id", "tracking_uri")
         return {name: value for name, value in vars(self).items() if name not in own} | names
-
-
-def is_series_model(model: str | Path) -> bool:
-    """Whether a model folder holds a detector of series; False as well where it holds none at all."""
-    return storage.kind(model) in SERIES_DETECTORS
 
 
 def is_series_config(config: str | Path | None) -> bool:
