@@ -16,10 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from anomaly_ae import load
 from anomaly_ae.cli import app
+from anomaly_ae.cli.app import reported
+from anomaly_ae.errors import BadRowsError
 from anomaly_ae.version import __version__
 
 SHELL = Path(sys.executable).with_name("anomaly-ae")
@@ -456,6 +459,15 @@ QUICK = [
         [SHELL, "score", "{place}/model", "{tmp}/new.csv", "--output", "{tmp}/out.csv", "--overwrite", "--no-track"],
     ),
 ]
+
+
+def test_bad_rows_are_exit_3_by_what_they_are_and_not_by_a_name():
+    class UnscoredError(BadRowsError):
+        pass
+
+    with pytest.raises(typer.Exit) as left, reported(quiet=True):
+        raise UnscoredError
+    assert left.value.exit_code == 3
 
 
 @pytest.mark.timed

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anomaly_ae.errors import BadRowsError
 from anomaly_ae.version import __version__
 
 if TYPE_CHECKING:
@@ -95,8 +96,10 @@ def reported(quiet: bool) -> Iterator[Progress | None]:
     try:
         with _bar() if not quiet and sys.stderr.isatty() else contextlib.nullcontext() as progress:
             yield progress
+    except BadRowsError as error:
+        fail(error, 3)
     except ValueError as error:  # ours, and scikit-learn's of a parameter out of range
-        fail(error, 3 if type(error).__name__ == "BadRowsError" else 2)
+        fail(error, 2)
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(128 + 13) from None  # as of SIGPIPE
