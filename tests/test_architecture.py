@@ -56,7 +56,7 @@ FLOORS = [
     ["series.detector"],
     ["composites"],
     ["loading"],
-    ["ops.series_table", "ops.verdicts"],
+    ["ops.arguments", "ops.series_table", "ops.verdicts"],
     ["adapters", "config"],
     ["mlflow.outbox"],
     ["mlflow.store"],

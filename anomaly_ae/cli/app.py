@@ -20,7 +20,7 @@ from anomaly_ae.version import __version__
 
 if TYPE_CHECKING:
     from anomaly_ae.data.dialect import Dialect
-    from anomaly_ae.ops.fitting import Progress
+    from anomaly_ae.ops.arguments import Progress
 
 app = typer.Typer(
     help="Learn what normal rows look like, then say of new rows how strange they are and which column is to blame.",

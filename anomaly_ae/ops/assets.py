@@ -19,10 +19,10 @@ from anomaly_ae.data.streams import STDIN
 from anomaly_ae.errors import AnomalyError, ConfigError, OutputError
 from anomaly_ae.mlflow import runs
 from anomaly_ae.monitoring.history import Evidence, History, Normal
+from anomaly_ae.ops.arguments import Path_
 from anomaly_ae.ops.report import window_page
 from anomaly_ae.ops.tracking import Entry, digest
 
-Path_ = str | os.PathLike[str]
 FOLDER = "anomaly-ae-monitor"  # in the working directory
 FORMAT = "anomaly_ae monitor 2"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,11 +19,10 @@ from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow.registry import resolve
+from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.series_table import named
 from anomaly_ae.series.detector import SeriesDetector
 
-Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
-Path_ = str | os.PathLike[str]
 Kind = Literal["missing column", "extra column", "type", "missing values", "range", "unseen category"]
 SIGNIFICANT = 1e-3  # of the test whether gaps are more frequent than at fit
 NEIGHBOUR = 1e-12  # relative; readers of text differ in a float's last digits
@@ -87,8 +84,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
             values = block.X[tally.name]
             tally.add(table.pointed(values) if tally.column.kind == "number" else values)
         rows += len(block.X)
-        if progress is not None:
-            progress(block.share_read, "checking")
+        tell(progress, block.share_read, "checking")
     findings = [
         Finding("missing column", name, rows, 1.0, 1, f"{name}: a column of the model that is not in the file")
         for name in lacking

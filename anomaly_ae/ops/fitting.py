@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from anomaly_ae.folds import BLOCK
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import check_name
+from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.report import fit_page
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from anomaly_ae.estimator import Detector
     from anomaly_ae.series.detector import SeriesDetector  # a fit on rows need not wait for it
 
-Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
-Path_ = str | os.PathLike[str]
 LEARNS = {"new": "fit", "warm": "partial_fit", "threshold": "recalibrate"}  # the method of a detector
 
 
@@ -90,7 +88,7 @@ def fit(
     columns = [name for name in table.columns if name not in set(exclude)]
     if not columns:
         raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
-    X = table.read(columns, BLOCK, lambda share: _tell(progress, 0.1 * share, "reading"))
+    X = table.read(columns, BLOCK, lambda share: tell(progress, 0.1 * share, "reading"))
     learn(detector, data, X, progress)
     publish_model(detector, target, overwrite, page)
     summary = FitSummary(
@@ -192,8 +190,3 @@ class _FitProgress:
         nets = net.parent.max_subtasks
         what = f"learning {net.task_id + 1} of {nets}" + (f", epoch {context.task_id + 1}" if at_epoch else "")
         self.progress(0.1 + 0.9 * (net.task_id + of_net) / nets, what)
-
-
-def _tell(progress: Progress | None, share: float, what: str) -> None:
-    if progress is not None:
-        progress(share, what)

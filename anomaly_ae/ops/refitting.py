@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +18,14 @@ from anomaly_ae.loading import load
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import SCHEMES, pinned, resolve
 from anomaly_ae.ops import series
+from anomaly_ae.ops.arguments import Path_, Progress
 from anomaly_ae.ops.describe import told_promise
-from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
+from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import digest, told_run, tracked
 from anomaly_ae.promise import is_cross_fitted, promised
 from anomaly_ae.series.detector import SeriesDetector
 
-Path_ = str | os.PathLike[str]
 DID = {"new": "learned anew", "warm": "went on learning", "threshold": "had its threshold set anew"}
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
@@ -30,6 +30,7 @@ from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import pinned, resolve
+from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, brief, moment, monitored
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.report import batch_page
@@ -40,9 +41,7 @@ from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Tell
 from anomaly_ae.overlap import in_order, pool
 from anomaly_ae.promise import promised
 
-Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Floats = NDArray[np.float64]
-Path_ = str | os.PathLike[str]
 POLICIES = ("quarantine", "skip", "fail")
 
 
@@ -303,8 +302,7 @@ class Job:
                     sink.write(scores, rejects)
                     there = {"file": file, "rows": block.done, "position": block.position}
                     sink.checkpoint({**there, "tally": tally.to_json()})
-                    if progress is not None:
-                        progress((file + block.share) / len(self.sources), "scoring")
+                    tell(progress, (file + block.share) / len(self.sources), "scoring")
                 if not tally.rows and file == len(self.sources) - 1:
                     raise DataError(
                         f"A table needs rows, however: {name} has a header and no row. Give a file with rows."

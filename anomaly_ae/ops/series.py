@@ -23,15 +23,17 @@ from anomaly_ae.data.formats import FORMATS, Groups, format_of
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.explanation import Verdict
+from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
+from anomaly_ae.ops.arguments import Progress
 from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
 from anomaly_ae.ops.describe import told_alarms, told_promise
-from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
+from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_table import named, told_rows
@@ -39,8 +41,6 @@ from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.promise import promised
 from anomaly_ae.series.detector import SeriesDetector
-
-BLOCK = 8192
 
 
 @dataclass(frozen=True)
