@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_series import QUICK, plant, table
+from typer.testing import CliRunner
 
 from anomaly_ae import (
     AutoencoderDetector,
@@ -21,7 +22,10 @@ from anomaly_ae import (
     View,
     load,
 )
+from anomaly_ae.cli import app
+from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.errors import ConfigError, DataError, OutputError
+from anomaly_ae.ops.series_plot import plot
 from anomaly_ae.ops.watch import watch
 from anomaly_ae.series.events import Unfolding
 
@@ -271,6 +275,55 @@ def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):
     other = SeriesDetector(views=VIEWS, reduce="last", time="time", random_state=0).fit(table(1200, seed=5))
     with pytest.raises(DataError, match="of another"):
         watched(other.save(tmp_path / "other"), lines, state=tmp_path / "state.json")
+
+
+FOREIGN = ["--delimiter", ";", "--decimal", ",", "--encoding", "latin-1", "--missing", "aus"]
+
+
+@pytest.fixture
+def abroad(tmp_path):
+    """A model, and rows as they are written elsewhere: the same as CSV is written here, but for a gap."""
+    X = table(400).rename(columns={"sensor_1": "dr\xfcck"})
+    det = SeriesDetector(views=VIEWS, reduce="last", time="time", random_state=0).fit(X)
+    det.save(tmp_path / "model")
+    new = table(60, seed=1).rename(columns={"sensor_1": "dr\xfcck"})
+    new.loc[7, "sensor_2"] = np.nan
+    new.to_csv(tmp_path / "new.csv", index=False, sep=";", decimal=",", na_rep="aus", encoding="latin-1")
+    return tmp_path, det.anomaly_score(new)
+
+
+def test_a_watch_reads_what_is_written_otherwise(abroad):
+    place, scores = abroad
+    given = (place / "new.csv").read_bytes()
+    done = CliRunner().invoke(app, ["watch", str(place / "model"), *FOREIGN], input=given)
+    assert done.exit_code == 0, done.output
+    told = [json.loads(line)["anomaly_score"] for line in done.stdout.splitlines()]
+    assert np.allclose(told, scores, atol=1e-6)
+    done = CliRunner().invoke(app, ["watch", str(place / "model"), "--delimiter", ";"], input=given)
+    assert (done.exit_code, "dr\\udcffck" in done.stderr) == (2, True)  # no text in UTF-8
+
+
+def test_a_row_that_is_no_text_is_told_of(model):
+    lines = rows(5).to_csv(index=False).splitlines(keepends=True)
+    damaged = "".join([*lines[:3], lines[3].replace("2026", "\xff026"), *lines[4:]]).encode("latin-1")
+    done = CliRunner().invoke(app, ["watch", str(model)], input=damaged)
+    assert done.exit_code == 3
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["error" in record for record in records] == [False, False, True, False, False]
+    assert "--encoding" in records[2]["error"]
+
+
+def test_a_plot_reads_what_is_written_otherwise_and_says_how_far_it_is(abroad):
+    pytest.importorskip("matplotlib", reason="the extra plot is not installed")
+    place, _ = abroad
+    job = ["plot", str(place / "model"), str(place / "new.csv"), "--output", str(place / "picture.svg")]
+    assert CliRunner().invoke(app, job).exit_code == 2
+    done = CliRunner().invoke(app, [*job, *FOREIGN])
+    assert done.exit_code == 0, done.output
+    heard, dialect = [], Dialect(";", ",", "latin-1", ("aus",))
+    plot(place / "model", place / "new.csv", place / "2.png", [], False, dialect, lambda *told: heard.append(told))
+    assert [what for _, what in heard] == ["reading", "scoring", "drawing"]
+    assert sorted(heard) == heard
 
 
 def test_a_line_says_in_a_watch_what_it_says_in_a_file(tmp_path):

@@ -174,8 +174,9 @@ def score(
             if asked := ", ".join(option for option, given in own.items() if given):
                 fail(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.", 2)
             made = series.score(
-                name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report
-            )
+                name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report,
+                progress,
+            )  # fmt: skip
             finish(made, series.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
         if events is not None:

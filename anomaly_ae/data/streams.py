@@ -41,7 +41,8 @@ MARKS = {  # what a file may begin with to say how it is encoded; the longer fir
 PIECE = 1 << 20  # bytes decoded at a time
 
 # bytes that are no text in the encoding become one that is none in UTF-8, so that the row can be found and rejected
-codecs.register_error("anomaly_ae.mark", lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
+NO_TEXT, MARK_IT = "\udcff", "anomaly_ae.mark"
+codecs.register_error(MARK_IT, lambda error: (NO_TEXT, error.end))  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -75,7 +76,7 @@ class Text:
         encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), encoding or "utf-8")
         self._raw, self._decoder = raw, None
         if codecs.lookup(encoding).name not in ("utf-8", "ascii"):
-            self._decoder = codecs.getincrementaldecoder(encoding)("anomaly_ae.mark")
+            self._decoder = codecs.getincrementaldecoder(encoding)(MARK_IT)
             self.plain, self.marked = False, 0
 
     def read(self, size: int) -> bytes:

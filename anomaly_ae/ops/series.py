@@ -30,7 +30,7 @@ from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
-from anomaly_ae.ops.arguments import Progress
+from anomaly_ae.ops.arguments import Progress, tell
 from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
 from anomaly_ae.ops.describe import told_alarms, told_promise
 from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
@@ -177,6 +177,7 @@ def score(
     event_time: datetime | None = None,
     state: str | Path | None = None,
     report: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> SeriesScoreSummary:
     """Score every row of a series, and write what happened in it.
 
@@ -199,11 +200,12 @@ def score(
     folder = resolve(called)
     detector = loaded(folder)
     table = Table.open(input, dialect)
-    X, kept = read(detector, table, keep)
+    X, kept = read(detector, table, keep, progress)
     try:
         told, verdict, found = told_rows(detector, X, kept, top_columns)
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
+    tell(progress, 0.9, "writing")
     if listing is not None:
         listed = found.copy()
         listed.insert(0, "event", np.arange(1, len(found) + 1))
@@ -264,8 +266,10 @@ def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict) -> Evi
     return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[::step], step)
 
 
-def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
-    """The columns of a table that a model takes, and those to keep."""
+def read(
+    detector: SeriesDetector, table: Table, keep: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The columns of a table that a model takes, and those to keep; `progress` is told of the first half of a job."""
     channels = detector.contract_.columns
     names = list(getattr(detector, "feature_names_in_", [])) or [column.name for column in channels]
     table.require([*named(detector), *names], "The model")
@@ -274,7 +278,12 @@ def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tu
     texts = [name for name in names if name not in set(numbers)]
     wanted = [name for name in keep if name not in named(detector)]
     beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
-    rows = pd.concat([block.X for block in table.blocks(numbers, [*texts, *beside], BLOCK)])
+    blocks = []
+    for block in table.blocks(numbers, [*texts, *beside], BLOCK):
+        blocks.append(block.X)
+        tell(progress, 0.5 * block.share_read, "reading")
+    rows = pd.concat(blocks)
+    tell(progress, 0.5, "scoring")
     X = rows[[*named(detector), *names]]
     if detector.time is not None:
         X = X.assign(**table.read([detector.time], BLOCK))

@@ -7,14 +7,17 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.csv
 
+from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output
+from anomaly_ae.data.streams import NO_TEXT
 from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.series import loaded
@@ -22,7 +25,6 @@ from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.events import Unfolding
 from anomaly_ae.series.stream import Stream
 
-MISSING = {*pyarrow.csv.ConvertOptions().null_values}
 SAVE_EVERY = 1000  # rows
 
 
@@ -51,8 +53,9 @@ def watch(
     tell: Callable[[str], None],
     state: str | Path | None = None,
     top_channels: int = 3,
+    dialect: Dialect | None = None,
 ) -> WatchSummary:
-    """Score rows of CSV (with a header) or JSON lines as they come.
+    """Score rows of CSV (with a header) or JSON lines as they come; `dialect` is how these are written.
 
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
     ("opens", "goes on", "closes" or None) and, of alarms and events, the blamed channels with their shares; of a row
@@ -65,7 +68,7 @@ def watch(
     AnomalyError
         When the model is none of a series, the header lacks a column, or the state is of another model.
     """
-    detector = loaded(model)
+    detector, dialect = loaded(model), dialect or Dialect()
     stream = detector.stream()
     if state is not None and check_output(state).exists():
         stream.restore(state)
@@ -86,16 +89,16 @@ def watch(
             stream.save(state)
 
     try:
-        for cells in _records(lines, [*keys, *names]):
+        for cells in _records(lines, [*keys, *names], dialect):
             summary.rows += 1
             record: dict[str, Any] = {"row": summary.rows}
             try:
                 if isinstance(cells, DataError):
                     raise cells
                 record |= {key: cells.get(key) for key in keys}
-                held = {name: _cell(cells, name, name in numbers) for name in [*keys, *names]}
+                held = {name: _cell(cells, name, name in numbers, dialect) for name in [*keys, *names]}
                 if detector.time is not None:
-                    held[detector.time] = _as_number(held[detector.time])
+                    held[detector.time] = _as_number(held[detector.time], dialect)
                 frame = pd.DataFrame({name: [value] for name, value in held.items()})
                 verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
             except AnomalyError as error:
@@ -145,62 +148,84 @@ def _told(
     return told
 
 
-def _records(lines: Iterable[str], names: list[str]) -> Iterator[dict[str, Any] | DataError]:
+def _records(lines: Iterable[str], names: list[str], dialect: Dialect) -> Iterator[dict[str, Any] | DataError]:
     """Rows as mappings; of those that are none, why."""
-    lines = iter(lines)
-    first = next((line for line in lines if line.strip()), None)
+    lines = (line for line in lines if line.strip())
+    first = next(lines, None)
     if first is None:
         raise DataError("A watch needs rows, however: standard input has none. Pipe CSV with a header, or JSON lines.")
+    first = first.lstrip("\ufeff")
+    read: Callable[[str], dict[str, Any] | DataError] = _json
     if first.lstrip().startswith("{"):
-        yield _json(first)
-        for line in lines:
-            if line.strip():
-                yield _json(line)
-        return
-    header = next(csv.reader([first.lstrip("\ufeff")]))
-    if missing := [name for name in names if name not in header]:
-        raise DataError(f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}.")
+        lines = chain([first], lines)
+    else:
+        dialect = dialect.of(first)
+        header = next(csv.reader([first], delimiter=dialect.separator))
+        if missing := [name for name in names if name not in header]:
+            raise DataError(
+                f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}: name them "
+                "as at fit, or say what is between them (--delimiter)."
+            )
+        read = partial(_fields, header=header, separator=dialect.separator)
     for line in lines:
-        if line.strip():
-            try:
-                cells = next(csv.reader([line]))
-            except csv.Error as error:
-                yield DataError(f"A row needs fields, however: {line.strip()[:80]!r} ({error}).")
-                continue
-            if len(cells) != len(header):
-                yield DataError(f"A row needs {len(header)} fields, however: {len(cells)} ({line.strip()[:80]!r}).")
-            else:
-                yield dict(zip(header, cells, strict=True))
+        if NO_TEXT in line:
+            yield DataError(f"A row needs text, however: {_shown(line)} is none. Give its encoding (--encoding).")
+        else:
+            yield read(line)
+
+
+def _fields(line: str, header: list[str], separator: str) -> dict[str, Any] | DataError:
+    try:
+        cells = next(csv.reader([line], delimiter=separator))
+    except csv.Error as error:
+        return DataError(f"A row needs fields, however: {_shown(line)} ({error}). Repair what writes it.")
+    if len(cells) != len(header):
+        return DataError(
+            f"A row needs {len(header)} fields, however: {len(cells)} ({_shown(line)}). Give each column one, empty "
+            "where it is missing, and quote delimiters."
+        )
+    return dict(zip(header, cells, strict=True))
 
 
 def _json(line: str) -> dict[str, Any] | DataError:
     try:
         row = json.loads(line)
     except ValueError as error:
-        return DataError(f"A row needs JSON, however: {line.strip()[:80]!r} ({error}).")
-    return row if isinstance(row, dict) else DataError(f"A row needs a JSON object, however: {line.strip()[:80]!r}.")
+        return DataError(f"A row needs JSON, however: {_shown(line)} ({error}). Write an object a line.")
+    if isinstance(row, dict):
+        return row
+    return DataError(f"A row needs a JSON object, however: {_shown(line)}. Write values by their columns' names.")
 
 
-def _cell(cells: dict[str, Any], name: str, is_number: bool) -> Any:
+def _shown(line: str) -> str:
+    return repr(line.strip()[:80])
+
+
+def _cell(cells: dict[str, Any], name: str, is_number: bool, dialect: Dialect) -> Any:
     if name not in cells:
-        raise DataError(f"A row needs the column {name!r}, however: it has {sorted(cells)}.")
+        raise DataError(
+            f"A row needs the column {name!r}, however: it has {sorted(cells)}. Give it, as null where it is missing."
+        )
     value = cells[name]
-    if value is None or (isinstance(value, str) and value.strip() in MISSING):
+    if value is None or (isinstance(value, str) and value.strip() in dialect.nulls):
         return np.nan if is_number else None
     if not is_number:
         return value
     try:
-        number = float(value)
+        number = float(dialect.pointed(value))
     except (OverflowError, TypeError, ValueError):
         number = math.inf
     if math.isinf(number):
-        raise DataError(f"A row needs finite numbers, however: column {name!r} has {value!r:.60}.")
+        raise DataError(
+            f"A row needs finite numbers, however: column {name!r} has {value!r:.60}. Leave it empty where it is "
+            "missing, or say how decimals and missing values are written (--decimal, --missing)."
+        )
     return number
 
 
-def _as_number(time: Any) -> Any:
+def _as_number(time: Any, dialect: Dialect) -> Any:
     """A time as a number, where it is written as one."""
     try:
-        return float(time)
+        return float(dialect.pointed(time))
     except (OverflowError, TypeError, ValueError):
         return time
