@@ -26,10 +26,10 @@ COMPRESSED: dict[bytes, Callable[[Any], Any]] = {  # what a compressed file begi
     b"\x28\xb5\x2f\xfd": lambda raw: pa.CompressedInputStream(pa.PythonFile(raw), "zstd"),
 }
 FOREIGN = {  # what a file begins with that is no text, and what to do
-    b"PK\x03\x04": "a ZIP archive, as .xlsx is. Save it as CSV, or unpack it",
-    b"\xd0\xcf\x11\xe0": "an old Office file, as .xls is. Save it as CSV",
-    b"PAR1": "Parquet. Name it .parquet",
-    b"ARRO": "an Arrow file. Name it .arrow",
+    b"PK\x03\x04": ("a ZIP archive, as .xlsx is", "Save it as CSV, or unpack it"),
+    b"\xd0\xcf\x11\xe0": ("an old Office file, as .xls is", "Save it as CSV"),
+    b"PAR1": ("Parquet", "Name it .parquet"),
+    b"ARRO": ("an Arrow file", "Name it .arrow"),
 }
 MARKS = {  # what a file may begin with to say how it is encoded; the longer first
     codecs.BOM_UTF32_LE: "utf-32",
@@ -71,7 +71,8 @@ class Text:
             raw, head = _peeked(unpack(raw), rewind=False)
             self.plain = False
         if head in FOREIGN:
-            raise DataError(f"A table needs CSV, however: {path} is {FOREIGN[head]}.")
+            what, to_do = FOREIGN[head]
+            raise DataError(f"A table needs CSV, however: {path} is {what}. {to_do}.")
         self.marked = next((len(mark) for mark in MARKS if head.startswith(mark)), 0)
         encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), encoding or "utf-8")
         self._raw, self._decoder = raw, None

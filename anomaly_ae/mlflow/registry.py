@@ -121,7 +121,10 @@ def promote(name: str, version: str | None = None, alias: str = CHAMPION) -> Ver
             )
         chosen, before = str(client.get_model_version(name, chosen).version), aliases.get(alias)
         if chosen == before:
-            raise ConfigError(f"A promotion needs another version, however: {name}@{alias} is {chosen} already.")
+            raise ConfigError(
+                f"A promotion needs another version, however: {name}@{alias} is {chosen} already. "
+                "Name another with --version."
+            )
         if before is None:
             client.delete_model_version_tag(name, chosen, _replaced(alias))
         else:  # first how to go back, then the step

@@ -79,7 +79,8 @@ def score_batches(
     """
     if not isinstance(model, Detector | str | os.PathLike):
         raise ConfigError(
-            f"score_batches needs a detector of rows, or the folder of one, however: this is {type(model).__name__}."
+            f"score_batches needs a detector of rows, or the folder of one, however: this is {type(model).__name__}. "
+            "Fit an AutoencoderDetector, say; a detector of series has methods of its own."
         )
     if isinstance(batches, pd.DataFrame | pa.Table | pa.RecordBatch):
         raise DataError(f"score_batches needs batches, however: this is one {type(batches).__name__}. Give [X].")
@@ -96,7 +97,10 @@ def score_batches(
     for batch in batches:
         table = _table(batch, contract.names)
         if lacking := [name for name in [*names, *keep] if name not in table.column_names]:
-            raise DataError(f"score_batches needs the columns of the model, however: a batch lacks {lacking}.")
+            raise DataError(
+                f"score_batches needs the columns of the model and those to keep, however: a batch lacks {lacking}. It "
+                f"has {table.column_names[:20]}: give it all of them by their names."
+            )
         codes, troubles = coder(table)
         first = {trouble.row: trouble for trouble in reversed(troubles)}
         good = np.setdiff1d(np.arange(table.num_rows), np.array(list(first), dtype=np.intp))

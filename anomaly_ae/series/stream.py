@@ -243,7 +243,9 @@ class Stream:
                 for key, tail in state["series"].items()
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"A stream goes on from a state that it saved, however: {path}: {error}.") from error
+            raise DataError(
+                f"A stream goes on from a state that it saved, however: {path}: {error}. Begin anew without it."
+            ) from error
         if not fits:
             raise DataError(
                 f"A stream goes on from a state of its own model, however: {path} is of another. Begin anew."
