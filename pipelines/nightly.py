@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument("--register", help="registered model that gets the candidate as a challenger")
     given = parser.parse_args()
     report = given.output.with_suffix(".html")
-    done = score_file(given.model, given.input, given.output, asset=given.asset, track=True, report=report)
+    done = score_file(
+        given.model, given.input, given.output, asset=given.asset, remember=True, track=True, report=report
+    )
     print(f"{given.input.name}: {done.alarms} alarms in {done.scored} rows; {given.output}, {report}")
     if done.monitoring is None:  # the job was cut off after the scores
         crossed = monitor(given.model, given.input, asset=given.asset, track=True).crossed

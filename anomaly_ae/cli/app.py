@@ -34,6 +34,9 @@ Model = Annotated[Path, typer.Argument(help="Folder that fit wrote; or models:/N
 Asset = Annotated[str, typer.Option(help="Which machine, site or customer the rows are of: each is watched by itself.")]
 EventTime = Annotated[str | None, typer.Option(help="When the rows were measured (ISO 8601); else the file's time.")]
 State = Annotated[Path | None, typer.Option(help="File that remembers earlier batches; else in anomaly-ae-monitor/.")]
+Remember = Annotated[
+    bool, typer.Option("--remember/--no-remember", help="Whether monitoring is to judge later batches beside this one.")
+]
 Report = Annotated[Path | None, typer.Option(help="HTML file for a page to look at.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]

@@ -23,6 +23,7 @@ from anomaly_ae.cli.app import (
     Overwrite,
     Quiet,
     Register,
+    Remember,
     Report,
     State,
     Track,
@@ -135,6 +136,7 @@ def score(
     ] = None,
     asset: Asset = "",
     event_time: EventTime = None,
+    remember: Remember = True,
     state: State = None,
     report: Report = None,
     fail_on: FailOnGate = [],  # noqa: B006
@@ -175,7 +177,7 @@ def score(
                 fail(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.", 2)
             made = series.score(
                 name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report,
-                progress,
+                progress, remember,
             )  # fmt: skip
             finish(made, series.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
@@ -202,6 +204,7 @@ def score(
             log_samples=log_samples,
             asset=asset,
             event_time=when,
+            remember=remember,
             state=state,
             report=report,
         )

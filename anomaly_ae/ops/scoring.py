@@ -65,6 +65,7 @@ def score_file(
     log_samples: int = 0,
     asset: str = "",
     event_time: datetime | str | None = None,
+    remember: bool = False,
     state: Path_ | None = None,
     report: Path_ | None = None,
 ) -> ScoreSummary:
@@ -119,9 +120,12 @@ def score_file(
         Which of many alike machines, sites or customers the rows are of: each is monitored by itself.
     event_time : datetime, str or None, default=None
         When the rows were measured, for monitoring; `None` is when the last of the files was written.
+    remember : bool, default=False
+        Have monitoring remember these rows, and judge them beside those of earlier jobs; else they are judged by
+        themselves.
     state : path or None, default=None
-        The file that remembers earlier batches; `None` is one in `anomaly-ae-monitor` in the working directory where
-        runs are tracked, and none where they are not: the rows are then monitored by themselves.
+        The file that remembers, which is then asked for; `None` is one in `anomaly-ae-monitor` in the working directory
+        (the environment's `ANOMALY_AE_MONITOR` is another folder).
     report : path or None, default=None
         HTML file for a page on the job.
 
@@ -191,7 +195,7 @@ def score_file(
         """Monitored, drawn and logged, once the output is there; where it was cut short the same job again does it."""
         models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
         place = Place(*models[0], asset, event_time, None if state is None else Path(state))
-        found, charts = monitored(place, detectors[0], tally.evidence(), names, track or state is not None)
+        found, charts = monitored(place, detectors[0], tally.evidence(), names, remember or state is not None, track)
         summary = replace(summary, monitoring=found and brief(found))
         sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
         if page is not None:

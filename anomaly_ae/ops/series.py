@@ -178,6 +178,7 @@ def score(
     state: str | Path | None = None,
     report: str | Path | None = None,
     progress: Progress | None = None,
+    remember: bool = False,
 ) -> SeriesScoreSummary:
     """Score every row of a series, and write what happened in it.
 
@@ -214,9 +215,8 @@ def score(
     place = Place(
         nameless(called), digest(folder / "manifest.json"), asset, event_time, None if state is None else Path(state)
     )
-    remember = track or state is not None
     proof = evidence(detector, X, verdict)
-    drift, charts = monitored(place, detector, proof, [str(input)], remember)
+    drift, charts = monitored(place, detector, proof, [str(input)], remember or state is not None, track)
     summary = SeriesScoreSummary(
         model=called,
         input=str(input),
