@@ -143,6 +143,21 @@ def load_model(model_uri: str, dst_path: str | None = None, parts: Mapping[str, 
         When what is there is no model of this flavor.
     ModelFolderError
         When it is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from anomaly_ae import AutoencoderDetector
+    >>> from anomaly_ae.mlflow import load_model
+    >>> from anomaly_ae.mlflow.flavor import save_model
+    >>> X = np.random.default_rng(0).normal(size=(100, 3))
+    >>> det = AutoencoderDetector(effort="fast", random_state=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(det, f"{folder}/model")  # log_model puts it into a run
+    ...     again = load_model(f"{folder}/model")
+    >>> bool((again.anomaly_score(X) == det.anomaly_score(X)).all())
+    True
     """
     mlflow = imported()
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=dst_path))
