@@ -141,7 +141,9 @@ def score(
     report: Report = None,
     fail_on: FailOnGate = [],  # noqa: B006
     log_samples: Annotated[int, typer.Option(min=0, help="Of how many strangest rows the run holds the values.")] = 0,
-    events: Annotated[Path | None, typer.Option(help="File for the events of a series: CSV or Parquet.")] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="File for the events of a series: .csv, .jsonl, .parquet.")
+    ] = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,

@@ -1,4 +1,4 @@
-"""The third job of the shell: compare a file with the contract of columns that a model keeps, without scoring it."""
+"""The job of `anomaly-ae check`: compare a file with the contract of columns that a model keeps, without scoring it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs of the shell on series: fit, score with events, plot, watch."""
+"""The jobs of the shell on series: fit, and score with events; `series_plot` and `watch` are beside it."""
 
 from __future__ import annotations
 
