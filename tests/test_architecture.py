@@ -68,7 +68,7 @@ FLOORS = [
     ["mlflow.runs"],
     ["ops.check", "ops.describe", "ops.journal", "ops.pictures", "ops.tracking"],
     ["ops.report", "ops.sinks", "ops.tally"],
-    ["ops.assets", "ops.fitting"],
+    ["ops.assets", "ops.fitting", "ops.job"],
     ["ops.scoring", "ops.series"],
     ["ops.monitoring", "ops.refitting", "ops.series_plot", "ops.watch"],
     ["cli.app"],

@@ -25,8 +25,8 @@ from anomaly_ae.monitoring.history import GATES, Evidence, History, Normal
 from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, add, chart
+from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.report import window_page
-from anomaly_ae.ops.scoring import Job
 from anomaly_ae.ops.tally import Allowed, nameless
 from anomaly_ae.ops.tracking import Entry, digest, tracked
 from anomaly_ae.promise import percent
