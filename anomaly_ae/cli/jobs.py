@@ -6,7 +6,7 @@ import enum
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,10 +35,6 @@ from anomaly_ae.cli.app import (
     names,
     reported,
 )
-
-if TYPE_CHECKING:
-    from anomaly_ae.ops.fitting import FitSummary
-    from anomaly_ae.ops.scoring import ScoreSummary
 
 
 class OnBadRow(enum.StrEnum):
@@ -108,7 +104,7 @@ def fit(
         summary = fitting.fit(
             data, model, config, names(exclude), dialect, overwrite, track, progress, register, report
         )
-    return finish(summary, _told_fit, json_, quiet)
+    return finish(summary, fitting.told_fit, json_, quiet)
 
 
 @app.command()
@@ -210,7 +206,7 @@ def score(
             state=state,
             report=report,
         )
-    finish(summary, _told_score, json_, quiet)
+    finish(summary, scoring.told_score, json_, quiet)
     return gate(summary.monitoring["crossed"] if summary.monitoring else None, fail_on)
 
 
@@ -238,69 +234,3 @@ def check(
     if found:
         kinds = ", ".join(sorted(set(found)))
         fail(f"--fail-on needs a file as at fit, however: {len(found)} findings ({kinds}). Repair {input}.", 4)
-
-
-def _told_fit(s: FitSummary) -> str:
-    from anomaly_ae.data.contract import listed
-    from anomaly_ae.ops.describe import told_promise
-    from anomaly_ae.ops.tracking import told_run
-
-    promise = told_promise(s.promised_false_alarm_rate, s.nets > 1)
-    epochs = "one epoch" if s.epochs == 1 else f"at most {s.epochs} epochs"
-    lines = [
-        f"fitted    {s.detector}",
-        f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, {epochs}",
-        f"threshold {s.threshold:.6g}{promise}",
-        f"model     {s.model}",
-    ]
-    if s.constant_columns:
-        lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
-    return "\n".join(lines + told_run(s))
-
-
-def _told_score(s: ScoreSummary) -> str:
-    from anomaly_ae.data.contract import listed
-    from anomaly_ae.ops.assets import told_drift
-    from anomaly_ae.ops.describe import told_alarms
-    from anomaly_ae.ops.tracking import told_run
-
-    done = f"complete  already; {s.scored:,} rows were scored" if s.complete_already else f"scored    {s.scored:,} rows"
-    again = f", {s.resumed_rows:,} of them before the interruption" if 0 < s.resumed_rows < s.scored else ""
-    lines = [
-        f"{done}{again} in {s.seconds:.1f} s",
-        told_alarms(s),
-        f"output    {s.output}",
-    ]
-    if s.ignored_columns:
-        lines.insert(1, f"note      columns the model does not know, ignored: {listed(s.ignored_columns, 8)}")
-    if s.rejected:
-        where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
-        lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
-    lines += told_drift(s.monitoring) + told_run(s)
-    lines += _told_challenger(s.challenger) if s.challenger else []
-    if s.top_anomalies:
-        lines += ["", "strangest rows"]
-    for row in s.top_anomalies[:5]:
-        lines.append(f"  {_place(row)} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
-    return "\n".join(lines)
-
-
-def _place(row: dict[str, Any]) -> str:
-    return f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
-
-
-def _told_challenger(c: dict[str, Any]) -> list[str]:
-    lines = [
-        f"against   {c['model']}: {c['alarms']:,} alarms",
-        "",
-        "alarms                 challenger      not",
-        f"  champion        {c['both']:>15,} {c['champion_only']:>8,}",
-        f"  not             {c['challenger_only']:>15,} {c['neither']:>8,}",
-    ]
-    if c["disagreements"]:
-        lines += ["", "strongest disagreements"]
-    for row in c["disagreements"][:5]:
-        who = "champion" if row["is_anomaly"] else "challenger"
-        ps = f"p {row['p_value']:.4f} to the champion, {row['challenger_p_value']:.4f} to the challenger"
-        lines.append(f"  {_place(row)} {ps}: alarm of the {who} only")
-    return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anomaly_ae.config import dumps
+from anomaly_ae.data.contract import listed
 from anomaly_ae.estimator import Detector
 from anomaly_ae.promise import is_cross_fitted, percent, promised
 from anomaly_ae.scoring.calibration import false_alarm_band
@@ -104,3 +105,9 @@ def told_alarms(summary: Any) -> str:
     rate = summary.promised_false_alarm_rate
     expected = "" if rate is None else f"; at most {percent(rate)} expected of normal rows"
     return f"alarms    {summary.alarms:,} ({summary.alarm_rate:.1%}{expected})"
+
+
+def told_ignored(summary: Any) -> list[str]:
+    """Which columns of an input a job had no use for, if any."""
+    names = summary.ignored_columns
+    return [f"note      columns the model does not know, ignored: {listed(names, 8)}"] if names else []

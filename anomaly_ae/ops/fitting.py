@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.columns import MIN_ROWS
+from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output, write_whole
 from anomaly_ae.data.tables import Table
@@ -21,9 +22,9 @@ from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import check_name
 from anomaly_ae.ops.arguments import Path_, Progress, tell
-from anomaly_ae.ops.describe import describe, told
+from anomaly_ae.ops.describe import describe, told, told_promise
 from anomaly_ae.ops.report import fit_page
-from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
+from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.promise import promised
 
 if TYPE_CHECKING:
@@ -190,3 +191,18 @@ class _FitProgress:
         nets = net.parent.max_subtasks
         what = f"learning {net.task_id + 1} of {nets}" + (f", epoch {context.task_id + 1}" if at_epoch else "")
         self.progress(0.1 + 0.9 * (net.task_id + of_net) / nets, what)
+
+
+def told_fit(s: FitSummary) -> str:
+    """A fit for a person."""
+    promise = told_promise(s.promised_false_alarm_rate, s.nets > 1)
+    epochs = "one epoch" if s.epochs == 1 else f"at most {s.epochs} epochs"
+    lines = [
+        f"fitted    {s.detector}",
+        f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, {epochs}",
+        f"threshold {s.threshold:.6g}{promise}",
+        f"model     {s.model}",
+    ]
+    if s.constant_columns:
+        lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
+    return "\n".join(lines + told_run(s))

@@ -28,13 +28,14 @@ from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.ops.arguments import Path_, Progress
-from anomaly_ae.ops.assets import Place, brief, moment, monitored
+from anomaly_ae.ops.assets import Place, brief, moment, monitored, told_drift
+from anomaly_ae.ops.describe import told_alarms, told_ignored
 from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.sinks import Files, Stream, usual_rejects
 from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless
-from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
+from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS
 from anomaly_ae.promise import promised
 
@@ -367,3 +368,46 @@ def _told(
         texts["monitoring.json"] = json.dumps(found, indent=1) + "\n"
     page = written(lambda: batch_page(plain, sample, reference, summary.threshold, found))
     return record, {**texts, **page, **drawn}, None
+
+
+def told_score(s: ScoreSummary) -> str:
+    """A job for a person."""
+    done = f"complete  already; {s.scored:,} rows were scored" if s.complete_already else f"scored    {s.scored:,} rows"
+    again = f", {s.resumed_rows:,} of them before the interruption" if 0 < s.resumed_rows < s.scored else ""
+    lines = [
+        f"{done}{again} in {s.seconds:.1f} s",
+        *told_ignored(s),
+        told_alarms(s),
+        f"output    {s.output}",
+    ]
+    if s.rejected:
+        where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
+        lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
+    lines += told_drift(s.monitoring) + told_run(s)
+    lines += _told_challenger(s.challenger) if s.challenger else []
+    if s.top_anomalies:
+        lines += ["", "strangest rows"]
+    for row in s.top_anomalies[:5]:
+        lines.append(f"  {_place(row)} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
+    return "\n".join(lines)
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
+
+
+def _told_challenger(c: dict[str, Any]) -> list[str]:
+    lines = [
+        f"against   {c['model']}: {c['alarms']:,} alarms",
+        "",
+        "alarms                 challenger      not",
+        f"  champion        {c['both']:>15,} {c['champion_only']:>8,}",
+        f"  not             {c['challenger_only']:>15,} {c['neither']:>8,}",
+    ]
+    if c["disagreements"]:
+        lines += ["", "strongest disagreements"]
+    for row in c["disagreements"][:5]:
+        who = "champion" if row["is_anomaly"] else "challenger"
+        ps = f"p {row['p_value']:.4f} to the champion, {row['challenger_p_value']:.4f} to the challenger"
+        lines.append(f"  {_place(row)} {ps}: alarm of the {who} only")
+    return lines

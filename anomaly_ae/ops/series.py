@@ -32,7 +32,7 @@ from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.ops.arguments import Progress, tell
 from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
-from anomaly_ae.ops.describe import told_alarms, told_promise
+from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise
 from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
@@ -354,12 +354,11 @@ def told_score(s: SeriesScoreSummary) -> str:
     """A scoring job for a person: its events, one a line."""
     lines = [
         f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
+        *told_ignored(s),
         told_alarms(s),
         f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
         f"output    {s.output}",
     ]
-    if s.ignored_columns:
-        lines.insert(1, f"note      columns the model does not know, ignored: {listed(s.ignored_columns, 8)}")
     lines += told_drift(s.monitoring) + told_run(s)
     for event in s.events[:20]:
         blamed = [
