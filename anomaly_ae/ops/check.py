@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from anomaly_ae.data.coding import WANTED, misread
+from anomaly_ae.data.coding import WANTED, coded
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.tables import Table
-from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
@@ -132,13 +131,7 @@ class _Tally:
     def add(self, values: pd.Series) -> None:
         """Count a block of the column, indexed by row numbers."""
         missing = values.isna().to_numpy()
-        wrong = np.zeros(len(values), dtype=bool)
-        try:
-            codes = self.column.codes(values)
-        except DataError:
-            wrong = misread(self.column, values)
-            codes = np.full(len(values), np.nan)
-            codes[~wrong] = self.column.codes(values[~wrong])
+        codes, wrong = coded(self.column, values)
         self.misread.add(values, wrong, values.to_numpy())
         self.gaps.add(values, missing, codes)
         if self.column.kind == "category":

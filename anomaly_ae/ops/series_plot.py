@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, MissingExtraError
 from anomaly_ae.explanation import Verdict
@@ -64,12 +66,9 @@ def plot(
     tell(progress, 0.9, "drawing")
     with mpl.rc_context({"svg.hashsalt": "anomaly-ae", "font.size": 9}):
         figure = draw(detector, X, verdict, events, spans, channels, f"{Path(input).name}, {len(events)} events")
-        temporary = target.with_name(f".{target.name}")
-        try:
-            figure.savefig(temporary, format=target.suffix[1:].lower(), dpi=120)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=target.suffix[1:].lower(), dpi=120)
+    write_whole(target, picture.getvalue())
     return target, events
 
 
