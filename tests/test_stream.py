@@ -269,6 +269,24 @@ def test_two_bursts_make_the_event_of_a_watch_that_they_make_in_a_file(tmp_path)
     assert [record["row"] for record in records if record["event"] in ("opens", "closes")] == [27, 39]
 
 
+@pytest.mark.parametrize("quiet", [0, 40])
+def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
+    """As in a file; rows on its other side may be strange at once, or not at all."""
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", time="time", random_state=0).fit(table(1200))
+    new = table(120, seed=1)
+    new.loc[20:29, "sensor_2"] += 9
+    new.loc[30 + quiet : 39, "sensor_2"] += 9
+    new.loc[30:, "time"] = table(120, start="2026-01-02T00:00Z")["time"][30:]
+    spans = det.events(new)
+    assert len(spans) == (1 if quiet else 2)
+    summary, records, sentences = watched(det.save(tmp_path / "model"), new.to_csv(index=False).splitlines(True))
+    assert summary.events == len(spans)
+    assert records[30]["event"] == "closes"
+    assert any("closes before row 31" in sentence for sentence in sentences)
+    assert [record["row"] for record in records if record["event"] == "opens"] == ([23] if quiet else [23, 33])
+
+
 def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):
     lines = rows(20).to_csv(index=False).splitlines(keepends=True)
     watched(model, lines, state=tmp_path / "state.json")

@@ -100,13 +100,20 @@ def watch(
                 if detector.time is not None:
                     held[detector.time] = _as_number(held[detector.time], dialect)
                 frame = pd.DataFrame({name: [value] for name, value in held.items()})
+                group = str(record.get(detector.group or "", ""))
+                tail = stream.tails.get(group)
                 verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
             except AnomalyError as error:
                 summary.bad_rows += 1
                 write(record | {"error": str(error)})
                 continue
-            alert = alerts.setdefault(str(record.get(detector.group or "", "")), Alert())
-            write(record | _told(stream, verdict, names, alert, summary, record, tell, top_channels))
+            alert = alerts.setdefault(group, Alert())
+            # where rows are missing the stream has begun anew
+            ended = stream.tails.get(group) is not tail and alert.end(stream.calibrated.events)
+            if ended:
+                tell(f"event {alert.number} closes before row {summary.rows}, for rows are missing")
+            told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
+            write(record | told | ({"event": told["event"] or "closes"} if ended else {}))
             if summary.rows % SAVE_EVERY == 0:
                 save()
     finally:

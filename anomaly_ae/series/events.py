@@ -144,6 +144,12 @@ class Unfolding:
     strange: int = 0
     quiet: int = 0
 
+    def end(self, rule: Events) -> bool:
+        """Begin anew, for what comes next does not follow the rows so far: whether that ends an event."""
+        was_event = self.strange >= rule.shortest
+        self.strange = self.quiet = 0
+        return was_event
+
     def add(self, rule: Events, score: float) -> str | None:
         """Take the next row, where an event "opens" (it has enough strange rows now), "goes on" or "closes", if any."""
         before = self.strange
@@ -151,11 +157,9 @@ class Unfolding:
             self.strange, self.quiet = self.strange + 1, 0
         elif self.strange and (self.quiet or score <= rule.hysteresis * rule.level_):
             self.quiet += 1
-        is_event = self.strange >= rule.shortest
         if self.quiet > rule.merge:
-            self.strange = self.quiet = 0
-            return "closes" if is_event else None
-        if not is_event:
+            return "closes" if self.end(rule) else None
+        if self.strange < rule.shortest:
             return None
         return "opens" if before < rule.shortest else "goes on"
 
