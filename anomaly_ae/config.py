@@ -31,7 +31,9 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if repeated := {str(key) for key in keys if keys.count(key) > 1}:
             line = node.start_mark.line + 1
-            raise ConfigError(f"A configuration needs each key once, however: {sorted(repeated)} below line {line}.")
+            raise ConfigError(
+                f"A configuration needs each key once, however: {sorted(repeated)} below line {line}. Leave one out."
+            )
         return super().construct_mapping(node, deep)
 
 

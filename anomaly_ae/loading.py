@@ -26,6 +26,18 @@ def load(path: str | os.PathLike[str], parts: Mapping[str, type] | None = None) 
     ------
     ModelFolderError
         When the folder is missing, no model, damaged, or of a newer version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from anomaly_ae import AutoencoderDetector, load
+    >>> X = np.random.default_rng(0).normal(size=(100, 3))
+    >>> det = AutoencoderDetector(effort="fast", random_state=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = load(det.save(f"{folder}/model"))
+    >>> bool((again.anomaly_score(X) == det.anomaly_score(X)).all())
+    True
     """
     if composites.is_pipeline(path):
         return composites.load(path, parts or {}, load)

@@ -11,11 +11,12 @@ import argparse
 from pathlib import Path
 
 from anomaly_ae import load, score_file
+from anomaly_ae.monitoring.history import GATES
 from anomaly_ae.ops.monitoring import monitor
 from anomaly_ae.ops.refitting import refit
 from anomaly_ae.ops.tracking import digest
 
-GATES = ["scores", "features", "martingale"]  # alarms alone may be a bad night
+REFITS = ["scores", "features", "martingale"]  # alarms alone may be a bad night
 
 
 def main() -> None:
@@ -26,17 +27,19 @@ def main() -> None:
     parser.add_argument("--normal", type=Path, required=True, help="file of newer normal rows to learn from")
     parser.add_argument("--candidate", type=Path, required=True, help="folder for the refitted model")
     parser.add_argument("--asset", default="", help="which machine, site or customer the rows are of")
-    parser.add_argument("--gate", action="append", help=f"what makes it refit; else {', '.join(GATES)}")
+    parser.add_argument("--gate", action="append", choices=GATES, help=f"what makes it refit; else {', '.join(REFITS)}")
     parser.add_argument("--register", help="registered model that gets the candidate as a challenger")
     given = parser.parse_args()
     report = given.output.with_suffix(".html")
-    done = score_file(given.model, given.input, given.output, asset=given.asset, track=True, report=report)
+    done = score_file(
+        given.model, given.input, given.output, asset=given.asset, remember=True, track=True, report=report
+    )
     print(f"{given.input.name}: {done.alarms} alarms in {done.scored} rows; {given.output}, {report}")
     if done.monitoring is None:  # the job was cut off after the scores
         crossed = monitor(given.model, given.input, asset=given.asset, track=True).crossed
     else:
         crossed = done.monitoring["crossed"]
-    if not set(crossed) & set(given.gate or GATES):
+    if not set(crossed) & set(given.gate or REFITS):
         return print("the model is as it was")
     if learned(given.candidate, given.model, given.normal):
         return print(f"{given.candidate} has learned from {given.normal.name} already")

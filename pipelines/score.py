@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="file to write scores to: CSV, or Parquet by its ending")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     given = parser.parse_args()
-    print(score_file(given.model, given.input, given.output, overwrite=given.overwrite, track=True))
+    print(score_file(given.model, given.input, given.output, overwrite=given.overwrite, remember=True, track=True))
 
 
 if __name__ == "__main__":

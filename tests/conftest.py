@@ -1,17 +1,30 @@
 """Settings that must stand before scipy and mlflow are imported."""
 
 import os
+import tempfile
+import uuid
 
 import pytest
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn then runs its array API check instead of skipping it
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+REMEMBERED = tempfile.TemporaryDirectory()
+os.environ["ANOMALY_AE_MONITOR"] = REMEMBERED.name
+
+
+@pytest.fixture(autouse=True)
+def _monitor_of_its_own(monkeypatch):
+    """What monitoring remembers is neither in the working directory nor known to other tests."""
+    monkeypatch.setenv("ANOMALY_AE_MONITOR", f"{REMEMBERED.name}/{uuid.uuid4().hex}")
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A working directory of its own, without a say in where runs go."""
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "ANOMALY_AE_OUTBOX"):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("ANOMALY_AE_MONITOR", "ANOMALY_AE_OUTBOX"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path

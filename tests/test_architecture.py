@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import anomaly_ae
+from anomaly_ae import errors
 from anomaly_ae.storage import vocabulary
 
 PACKAGE = Path(anomaly_ae.__file__).parent
@@ -32,7 +34,7 @@ FLOORS = [
     ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.variational", "scoring.whitening"],
     ["scoring.linear", "scoring.thresholds", "series.tails", "series.windows"],
     ["series.events", "series.eyes", "series.views"],
-    ["data.contract", "monitoring.dependence", "monitoring.martingale"],
+    ["data.contract", "monitoring.dependence", "monitoring.martingale", "promise"],
     ["monitoring.profile"],
     ["monitoring.drift"],
     [
@@ -57,7 +59,7 @@ FLOORS = [
     ["series.detector"],
     ["composites"],
     ["loading"],
-    ["ops.series_table", "ops.verdicts"],
+    ["ops.arguments", "ops.series_table", "ops.verdicts"],
     ["adapters", "config"],
     ["mlflow.outbox"],
     ["mlflow.store"],
@@ -67,7 +69,7 @@ FLOORS = [
     ["mlflow.runs"],
     ["ops.check", "ops.describe", "ops.journal", "ops.pictures", "ops.tracking"],
     ["ops.report", "ops.sinks", "ops.tally"],
-    ["ops.assets", "ops.fitting"],
+    ["ops.assets", "ops.fitting", "ops.job"],
     ["ops.scoring", "ops.series"],
     ["ops.monitoring", "ops.refitting", "ops.series_plot", "ops.watch"],
     ["cli.app"],
@@ -175,6 +177,25 @@ def test_public_names_are_importable_and_documented(name):
         assert section in words, f"{name} lacks {section}"
     for parameter in parameters:
         assert parameter in words, f"{name} does not document {parameter}"
+
+
+def _sentence(node):
+    """A message as it is written, with braces for what is put in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_sentence, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else "{}"
+
+
+ERRORS = {name for name in errors.__all__ if name != "AnomalyError"}
+PASSED_ON = {"{}", "{}: {}"}  # what somebody else says
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_refusal_says_what_rule_what_was_found_and_what_to_do(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and node.args]
+    said = [_sentence(call.args[0]) for call in calls if getattr(call.func, "id", None) in ERRORS]
+    for text in said:
+        assert text in PASSED_ON or re.fullmatch(r".+ .+, however: .+[.;})] ([A-Z].+[.})]|{}.*)", text, re.DOTALL), text
 
 
 def test_files_stay_readable():

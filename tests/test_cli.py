@@ -16,10 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from anomaly_ae import load
 from anomaly_ae.cli import app
+from anomaly_ae.cli.app import reported
+from anomaly_ae.errors import BadRowsError
 from anomaly_ae.version import __version__
 
 SHELL = Path(sys.executable).with_name("anomaly-ae")
@@ -389,6 +392,20 @@ def test_a_bad_configuration_is_refused_and_the_nearest_good_one_named(place, tm
     refused(tmp_path, job.format(place=place, tmp=tmp_path).split(), words)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("# no SeriesDetector\nAutoencoderDetector: {max_epochs: 3, random_state: 0}\n", "AutoencoderDetector"),
+        ('"Series\\u0044etector":\n  views: [{View: {window: 8, scorer: {Mahalanobis: {}}}}]\n', "SeriesDetector"),
+    ],
+    ids=["a comment", "spelt otherwise"],
+)
+def test_what_a_configuration_describes_decides_and_not_what_words_it_has(place, tmp_path, text, kind):
+    (tmp_path / "one.yaml").write_text(text)
+    done("fit", tmp_path / "one.yaml", "--data", place / "normal.csv", "--model", tmp_path / "model")
+    assert type(load(tmp_path / "model")).__name__ == kind
+
+
 def test_a_training_that_ran_away_is_not_published(place, tmp_path):
     (tmp_path / "hot.yaml").write_text("AutoencoderDetector: {max_epochs: 3, learning_rate: 1e30, random_state: 0}")
     assert run("fit", tmp_path / "hot.yaml", "--data", place / "normal.csv", "--model", tmp_path / "m").exit_code != 0
@@ -442,6 +459,15 @@ QUICK = [
         [SHELL, "score", "{place}/model", "{tmp}/new.csv", "--output", "{tmp}/out.csv", "--overwrite", "--no-track"],
     ),
 ]
+
+
+def test_bad_rows_are_exit_3_by_what_they_are_and_not_by_a_name():
+    class UnscoredError(BadRowsError):
+        pass
+
+    with pytest.raises(typer.Exit) as left, reported(quiet=True):
+        raise UnscoredError
+    assert left.value.exit_code == 3
 
 
 @pytest.mark.timed

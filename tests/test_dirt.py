@@ -18,7 +18,8 @@ from anomaly_ae.data.dialect import NULLS, Dialect
 from anomaly_ae.data.formats import FORMATS
 from anomaly_ae.data.rejects import as_table
 from anomaly_ae.errors import AnomalyError
-from anomaly_ae.ops import scoring, verdicts
+from anomaly_ae.ops import job as scoring_job
+from anomaly_ae.ops import verdicts
 from anomaly_ae.ops.tally import Allowed
 
 HEADER = b"load,flow,site,name\n"
@@ -67,7 +68,7 @@ def judged(detector, path, chunk, monkeypatch, **dialect):
     """Rows of scores and of rejects, and how many rows there were."""
     monkeypatch.setattr(records, "CHUNK", chunk)
     sink = Memory()
-    job = scoring.Job([detector], [str(path)], False, Dialect(**dialect), ["name"], 0)
+    job = scoring_job.Job([detector], [str(path)], False, Dialect(**dialect), ["name"], 0)
     tables, aside, teller = {}, {}, job.tellers[0]
 
     def spy(rows, codes, table):
@@ -81,7 +82,7 @@ def judged(detector, path, chunk, monkeypatch, **dialect):
         return as_table(some)
 
     job.tellers[0] = spy
-    monkeypatch.setattr(scoring, "as_table", set_aside)
+    monkeypatch.setattr(scoring_job, "as_table", set_aside)
     tally = job.run(sink, FORMATS["csv"], Allowed(np.inf, np.inf), None)
     empty = [teller.schema.empty_table()]
     scores = pa.concat_tables([tables[row] for row in sorted(tables)] or empty).to_pandas()

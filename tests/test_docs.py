@@ -67,6 +67,15 @@ def test_shell_blocks_run(workplace, monkeypatch):
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, done.output
     assert len(pd.read_csv(workplace / "scores.csv")) == 312
+    scores = pd.read_csv(workplace / "bearing_scores.csv")
+    damaged = pd.read_csv(ROOT / "sample_data" / "bearing_labels.csv")["damaged"] == 1
+    found, false = (int(scores["is_anomaly"][those].sum()) for those in (damaged, ~damaged))
+    told = re.search(r"Of the (\d+) damaged records (\d+) raise an alarm, of the (\d+) others (\d+)", README)
+    assert [int(told[1]), int(told[3])] == [damaged.sum(), (~damaged).sum()]
+    assert abs(found - int(told[2])) <= 1  # another processor may move a score that is near the threshold
+    assert abs(false - int(told[4])) <= 1
+    blamed = scores["top_1"][damaged].str.extract(r"(\d+)Hz")[0].astype(float) / 107.5
+    assert ((blamed - blamed.round()).abs() < 8 / 107.5).mean() > 0.9  # lines are 8 Hz apart
 
 
 @pytest.mark.parametrize("text", blocks("yaml") + [path.read_text() for path in CONFIGS])

@@ -222,7 +222,8 @@ def test_the_callback_logs_every_epoch_of_every_net_and_what_the_fit_came_to(sto
     assert {name: points for name, points in logged.items() if name not in RESULTS} == expected
     assert logged["threshold"] == [(0, det.threshold_.value_)]
     assert logged["p_value_resolution"] == [(0, det.threshold_.resolution_)]
-    promised = [(0, max(0.05, det.threshold_.resolution_))] if isinstance(det.threshold_, Conformal) else None
+    rate = max(0.05, det.threshold_.resolution_) * (2 if det.calibration == "cross" else 1)
+    promised = [(0, rate)] if isinstance(det.threshold_, Conformal) else None
     assert logged.get("promised_false_alarm_rate") == promised
     parameters = store.get_run(run.info.run_id).data.params
     assert parameters["max_epochs"] == str(det.max_epochs)

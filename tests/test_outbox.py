@@ -46,7 +46,7 @@ def ask(site, what, **query):
 
 
 def tracked(place, target="scores.csv", **options):
-    return score_file(place / "model", place / "night.csv", target, track=True, **options)
+    return score_file(place / "model", place / "night.csv", target, remember=True, track=True, **options)
 
 
 def everything(folder):
@@ -171,7 +171,7 @@ def test_where_nothing_can_be_written_the_run_waits_elsewhere(place, here, monke
 
 def test_a_job_of_bad_rows_alone_has_a_run(place, here):
     Path("bad.csv").write_text("flow,head,speed\n" + "x,1,2\n" * 3)
-    summary = score_file(place / "model", "bad.csv", "out.csv", max_bad_rows="100%", track=True)
+    summary = score_file(place / "model", "bad.csv", "out.csv", max_bad_rows="100%", remember=True, track=True)
     data = mlflow.MlflowClient(summary.tracking_uri).get_run(summary.run_id).data
     assert (data.metrics["rows"], data.metrics["scored"], data.metrics["rejected"]) == (3, 0, 3)
 

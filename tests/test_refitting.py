@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
+from anomaly_ae.cli.app import Gate
 from anomaly_ae.errors import ConfigError, OutputError
+from anomaly_ae.monitoring.history import GATES
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.fitting import learn
 from anomaly_ae.ops.refitting import refit
@@ -213,6 +215,15 @@ def test_a_series_has_its_threshold_set_anew(plant):
     assert np.mean(before.predict(X) == -1) > 0.2
     assert np.mean(again.predict(X) == -1) <= 0.05
     assert again.events_.level_ > before.events_.level_
+
+
+def test_a_gate_of_the_night_is_one_that_there_is(tmp_path):
+    command = [sys.executable, ROOT / "pipelines" / "nightly.py", "model", "night.csv", "scores.csv"]
+    command += ["--normal", "normal.csv", "--candidate", "candidate", "--gate", "scoers"]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert all(gate in done.stderr.split("choose from")[1] for gate in GATES)
+    assert [gate.value for gate in Gate] == ["any", *GATES]  # those of --fail-on
 
 
 @pytest.mark.slow

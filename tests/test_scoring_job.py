@@ -23,7 +23,7 @@ from anomaly_ae import AutoencoderDetector, load, score_batches, score_file
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft
 from anomaly_ae.data.formats import FORMATS
-from anomaly_ae.errors import BadRowsError, ConfigError, DataError, OutputError
+from anomaly_ae.errors import AnomalyError, BadRowsError, ConfigError, DataError, OutputError
 from anomaly_ae.ops import scoring, sinks
 
 COLUMNS = ["load", "flow", "site", "on", "day"]
@@ -438,12 +438,22 @@ def test_what_a_job_cannot_be_asked_is_said(model, new, tmp_path):
     assert not (tmp_path / "out.csv").exists()
     for batches, options, said in (
         (new, {}, "needs batches"),
+        (new.to_numpy(), {}, "needs batches"),
+        (7, {}, "needs batches"),
         ([new], {"on_unseen": "Reject"}, "score or reject"),
         ([new], {"keep": [new.columns[0]] * 2}, "not yet"),
-        ([pd.concat([new, new], axis=1)], {}, "distinct column names"),
     ):
-        with pytest.raises(ValueError, match=said):
-            list(score_batches(model, batches, **options))
+        with pytest.raises(AnomalyError, match=said):
+            score_batches(model, batches, **options)  # at the call, not at the first batch
+    for batch, said in (
+        (pd.concat([new, new], axis=1), "distinct column names"),
+        (new.drop(columns=new.columns[0]), f"lacks.*{new.columns[0]}.*by their names"),
+        (np.full(new.shape, "much"), "arrays of numbers.*Give a DataFrame"),
+        ([[1.0, 2.0], [3.0]], "arrays of numbers.*Give a DataFrame"),
+    ):
+        scored = score_batches(model, [batch])
+        with pytest.raises(AnomalyError, match=said):
+            next(scored)
 
 
 def test_what_was_begun_on_another_input_is_not_gone_on_with(model, dirty, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -797,3 +798,18 @@ def test_a_job_copies_channels_as_numbers_and_other_columns_as_they_are_written(
     assert told["unit"].tolist() == X["unit"].tolist()
     np.testing.assert_array_equal(told["x1"], X["x1"])
     np.testing.assert_array_equal(told["anomaly_score"], load(tmp_path / "model").anomaly_score(X))
+
+
+@pytest.mark.parametrize(
+    ("ending", "read"),
+    [("csv", pd.read_csv), ("jsonl", partial(pd.read_json, lines=True)), ("parquet", pd.read_parquet)],
+)
+def test_events_are_written_in_every_format_of_an_output(tmp_path, ending, read):
+    SeriesDetector(views=QUICK, random_state=0).fit(table(600).drop(columns="time")).save(tmp_path / "model")
+    new = table(300, seed=1).drop(columns="time")
+    new.loc[100:119, "sensor_2"] += 9
+    new.to_csv(tmp_path / "new.csv", index=False)
+    done = series.score(tmp_path / "model", tmp_path / "new.csv", tmp_path / "o.csv", tmp_path / f"events.{ending}")
+    events = read(tmp_path / f"events.{ending}")
+    assert len(events) == len(done.events) >= 1
+    assert events["channel_1"][0] == "sensor_2"

@@ -26,6 +26,7 @@ from anomaly_ae import (
     load,
 )
 from anomaly_ae.config import dumps, loads
+from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.errors import AnomalyError, ConfigError, ModelFolderError, OutputError
 from anomaly_ae.storage import from_tree, to_tree, vocabulary
 
@@ -344,3 +345,19 @@ def test_a_weighted_sum_survives_as_a_tree(scorer, spell_out):
 def test_what_is_no_plain_value_does_not_become_a_tree(value):
     with pytest.raises(ConfigError, match="stores"):
         to_tree(Dense(hidden=value))
+
+
+@pytest.mark.parametrize("content", ["text", b"bytes"])
+def test_a_file_appears_whole_or_leaves_nothing(tmp_path, content, monkeypatch):
+    target = tmp_path / "file"
+    write_whole(target, content)
+    assert target.read_bytes() in (b"text", b"bytes")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(target, b"other")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": target.read_bytes()}
+    assert target.read_bytes() != b"other"

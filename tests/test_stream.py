@@ -7,11 +7,27 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_series import QUICK, plant, table
+from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, Neighbours, PrincipalComponents, SeriesDetector, View, load
+from anomaly_ae import (
+    AutoencoderDetector,
+    Events,
+    Mahalanobis,
+    Neighbours,
+    PrincipalComponents,
+    SeriesDetector,
+    View,
+    load,
+)
+from anomaly_ae.cli import app
+from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.errors import ConfigError, DataError, OutputError
+from anomaly_ae.ops.series_plot import plot
 from anomaly_ae.ops.watch import watch
+from anomaly_ae.series.events import Unfolding
 
 VIEWS = [*QUICK, View(PrincipalComponents(keep=0.9), window=20), View(Neighbours(k=2, exact=1, sample=100), window=5)]
 
@@ -148,8 +164,8 @@ def test_csv_and_json_lines_say_what_batch_says(model):
     new = rows()
     lines = new.to_csv(index=False).splitlines(keepends=True)
     objects = [json.dumps(row) + "\n" for row in new.to_dict("records")]
-    for given in (lines, objects):
-        summary, records, sentences = watched(model, given)
+    for some in (lines, objects):
+        summary, records, sentences = watched(model, some)
         assert np.allclose([record["anomaly_score"] for record in records], load(model).anomaly_score(new), atol=1e-6)
         assert summary.rows == 120
         assert summary.events == 1
@@ -218,12 +234,114 @@ def test_an_event_goes_on_where_a_watch_was_stopped_within_it(model, tmp_path):
     assert before + after == told
 
 
+@given(
+    levels=st.lists(st.sampled_from([0.1, 0.7, 0.7, 2.0, 2.0]), max_size=40),
+    shortest=st.integers(1, 4),
+    merge=st.integers(0, 5),
+    hysteresis=st.sampled_from([0.5, 1.0]),
+)
+def test_events_that_unfold_row_by_row_are_those_of_all_rows(levels, shortest, merge, hysteresis):
+    rule = Events(shortest=shortest, merge=merge, hysteresis=hysteresis)
+    rule.level_ = 1.0
+    expected = [None] * len(levels)
+    for first, last in rule.spans(np.array(levels)):
+        opens = first + np.flatnonzero(np.array(levels[first:last]) > 1)[shortest - 1]
+        for row in range(opens, min(len(levels), last + merge + 1)):  # until nothing can be merged with it any more
+            expected[row] = "opens" if row == opens else "closes" if row == last + merge else "goes on"
+    unfolding = Unfolding()
+    assert [unfolding.add(rule, score) for score in levels] == expected
+
+
+def test_two_bursts_make_the_event_of_a_watch_that_they_make_in_a_file(tmp_path):
+    """Neither has the three strange rows that an event takes; what lies between is quiet, and not for long."""
+    folder = tmp_path / "model"
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", event_rule=Events(merge=10), random_state=0).fit(plant(1200))
+    X = plant(60, seed=1)
+    for row in (20, 21, 26, 27):
+        X[row] += 9
+    (event,) = det.events(X).to_dict("records")
+    assert (event["start"], event["end"]) == (20, 27)
+    det.save(folder)
+    lines = pd.DataFrame(X, columns=det.contract_.names).to_csv(index=False).splitlines(keepends=True)
+    summary, records, _ = watched(folder, lines)
+    assert summary.events == 1
+    assert [record["row"] for record in records if record["event"] in ("opens", "closes")] == [27, 39]
+
+
+@pytest.mark.parametrize("quiet", [0, 40])
+def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
+    """As in a file; rows on its other side may be strange at once, or not at all."""
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", time="time", random_state=0).fit(table(1200))
+    new = table(120, seed=1)
+    new.loc[20:29, "sensor_2"] += 9
+    new.loc[30 + quiet : 39, "sensor_2"] += 9
+    new.loc[30:, "time"] = table(120, start="2026-01-02T00:00Z")["time"][30:]
+    spans = det.events(new)
+    assert len(spans) == (1 if quiet else 2)
+    summary, records, sentences = watched(det.save(tmp_path / "model"), new.to_csv(index=False).splitlines(True))
+    assert summary.events == len(spans)
+    assert records[30]["event"] == "closes"
+    assert any("closes before row 31" in sentence for sentence in sentences)
+    assert [record["row"] for record in records if record["event"] == "opens"] == ([23] if quiet else [23, 33])
+
+
 def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):
     lines = rows(20).to_csv(index=False).splitlines(keepends=True)
     watched(model, lines, state=tmp_path / "state.json")
     other = SeriesDetector(views=VIEWS, reduce="last", time="time", random_state=0).fit(table(1200, seed=5))
     with pytest.raises(DataError, match="of another"):
         watched(other.save(tmp_path / "other"), lines, state=tmp_path / "state.json")
+
+
+FOREIGN = ["--delimiter", ";", "--decimal", ",", "--encoding", "latin-1", "--missing", "aus"]
+
+
+@pytest.fixture
+def abroad(tmp_path):
+    """A model, and rows as they are written elsewhere: the same as CSV is written here, but for a gap."""
+    X = table(400).rename(columns={"sensor_1": "dr\xfcck"})
+    det = SeriesDetector(views=VIEWS, reduce="last", time="time", random_state=0).fit(X)
+    det.save(tmp_path / "model")
+    new = table(60, seed=1).rename(columns={"sensor_1": "dr\xfcck"})
+    new.loc[7, "sensor_2"] = np.nan
+    new.to_csv(tmp_path / "new.csv", index=False, sep=";", decimal=",", na_rep="aus", encoding="latin-1")
+    return tmp_path, det.anomaly_score(new)
+
+
+def test_a_watch_reads_what_is_written_otherwise(abroad):
+    place, scores = abroad
+    given = (place / "new.csv").read_bytes()
+    done = CliRunner().invoke(app, ["watch", str(place / "model"), *FOREIGN], input=given)
+    assert done.exit_code == 0, done.output
+    told = [json.loads(line)["anomaly_score"] for line in done.stdout.splitlines()]
+    assert np.allclose(told, scores, atol=1e-6)
+    done = CliRunner().invoke(app, ["watch", str(place / "model"), "--delimiter", ";"], input=given)
+    assert (done.exit_code, "dr\\udcffck" in done.stderr) == (2, True)  # no text in UTF-8
+
+
+def test_a_row_that_is_no_text_is_told_of(model):
+    lines = rows(5).to_csv(index=False).splitlines(keepends=True)
+    damaged = "".join([*lines[:3], lines[3].replace("2026", "\xff026"), *lines[4:]]).encode("latin-1")
+    done = CliRunner().invoke(app, ["watch", str(model)], input=damaged)
+    assert done.exit_code == 3
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["error" in record for record in records] == [False, False, True, False, False]
+    assert "--encoding" in records[2]["error"]
+
+
+def test_a_plot_reads_what_is_written_otherwise_and_says_how_far_it_is(abroad):
+    pytest.importorskip("matplotlib", reason="the extra plot is not installed")
+    place, _ = abroad
+    job = ["plot", str(place / "model"), str(place / "new.csv"), "--output", str(place / "picture.svg")]
+    assert CliRunner().invoke(app, job).exit_code == 2
+    done = CliRunner().invoke(app, [*job, *FOREIGN])
+    assert done.exit_code == 0, done.output
+    heard, dialect = [], Dialect(";", ",", "latin-1", ("aus",))
+    plot(place / "model", place / "new.csv", place / "2.png", [], False, dialect, lambda *told: heard.append(told))
+    assert [what for _, what in heard] == ["reading", "scoring", "drawing"]
+    assert sorted(heard) == heard
 
 
 def test_a_line_says_in_a_watch_what_it_says_in_a_file(tmp_path):

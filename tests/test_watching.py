@@ -15,7 +15,7 @@ import pytest
 from servers import mlflow_server
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
+from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load, score_file
 from anomaly_ae.cli import app
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.report import batch_page, fit_page
@@ -113,6 +113,31 @@ def test_a_drift_crosses_the_gates_and_its_column_is_named(plant, here):
     shell(
         "monitor", plant / "model", plant / "day4.csv", "--no-track", "--state", "t.json", "--fail-on", "any", exits=4
     )
+
+
+def test_scores_are_remembered_whether_or_not_a_run_is_logged(plant, here):
+    def scored(day, *more):
+        job = ["score", plant / "model", plant / f"day{day}.csv", "--output", f"{day}.csv", "--no-track", *more]
+        return json.loads(shell(*job, "--json").stdout)["monitoring"]
+
+    scored(4, "--no-remember")
+    assert not Path("anomaly-ae-monitor").exists()
+    scored(1)
+    scored(2)
+    (memory,) = Path("anomaly-ae-monitor").glob("*.json")
+    names = [batch["name"] for batch in json.loads(memory.read_text())["batches"]]
+    assert names == ["day1.csv", "day2.csv"]
+    again = json.loads(shell("monitor", plant / "model", plant / "day2.csv", "--no-track", "--json").stdout)
+    assert again["batches"][0]["repeated"]
+
+
+def test_memory_may_be_elsewhere_and_python_asks_for_it(plant, here, monkeypatch):
+    monkeypatch.setenv("ANOMALY_AE_MONITOR", str(here / "memory"))
+    score_file(plant / "model", plant / "day1.csv", "first.csv")
+    assert not (here / "memory").exists()
+    score_file(plant / "model", plant / "day1.csv", "second.csv", remember=True)
+    assert len(list((here / "memory").glob("*.json"))) == 1
+    assert not Path("anomaly-ae-monitor").exists()
 
 
 def test_assets_are_watched_each_by_itself(plant, here):
@@ -250,7 +275,8 @@ def judged(text):
 
 
 def test_pages_of_every_job_stand_alone_and_say_what_they_are_about(plant, here):
-    shell("score", plant / "model", plant / "day4.csv", "--output", "o.csv", "--no-track", "--report", "batch.html")
+    alone = ["--no-track", "--no-remember"]
+    shell("score", plant / "model", plant / "day4.csv", "--output", "o.csv", *alone, "--report", "batch.html")
     shell("monitor", plant / "model", plant / "day1.csv", plant / "day4.csv", "--no-track", "--report", "window.html")
     batch, window = (judged(Path(f"{name}.html").read_text()) for name in ("batch", "window"))
     assert batch.seen.count("svg") == 2  # scores, and the column that drifts

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anomaly_ae.errors import BadRowsError
 from anomaly_ae.version import __version__
 
 if TYPE_CHECKING:
     from anomaly_ae.data.dialect import Dialect
-    from anomaly_ae.ops.fitting import Progress
+    from anomaly_ae.ops.arguments import Progress
 
 app = typer.Typer(
     help="Learn what normal rows look like, then say of new rows how strange they are and which column is to blame.",
@@ -33,6 +34,9 @@ Model = Annotated[Path, typer.Argument(help="Folder that fit wrote; or models:/N
 Asset = Annotated[str, typer.Option(help="Which machine, site or customer the rows are of: each is watched by itself.")]
 EventTime = Annotated[str | None, typer.Option(help="When the rows were measured (ISO 8601); else the file's time.")]
 State = Annotated[Path | None, typer.Option(help="File that remembers earlier batches; else in anomaly-ae-monitor/.")]
+Remember = Annotated[
+    bool, typer.Option("--remember/--no-remember", help="Whether monitoring is to judge later batches beside this one.")
+]
 Report = Annotated[Path | None, typer.Option(help="HTML file for a page to look at.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
@@ -95,8 +99,10 @@ def reported(quiet: bool) -> Iterator[Progress | None]:
     try:
         with _bar() if not quiet and sys.stderr.isatty() else contextlib.nullcontext() as progress:
             yield progress
+    except BadRowsError as error:
+        fail(error, 3)
     except ValueError as error:  # ours, and scikit-learn's of a parameter out of range
-        fail(error, 3 if type(error).__name__ == "BadRowsError" else 2)
+        fail(error, 2)
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(128 + 13) from None  # as of SIGPIPE

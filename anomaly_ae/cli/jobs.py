@@ -6,7 +6,7 @@ import enum
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,6 +23,7 @@ from anomaly_ae.cli.app import (
     Overwrite,
     Quiet,
     Register,
+    Remember,
     Report,
     State,
     Track,
@@ -34,10 +35,6 @@ from anomaly_ae.cli.app import (
     names,
     reported,
 )
-
-if TYPE_CHECKING:
-    from anomaly_ae.ops.fitting import FitSummary
-    from anomaly_ae.ops.scoring import ScoreSummary
 
 
 class OnBadRow(enum.StrEnum):
@@ -96,20 +93,18 @@ def fit(
 ) -> None:
     """Learn from a file of normal rows and write a model folder."""
     with reported(quiet or json_) as progress:
-        dialect = dialect_of(delimiter, decimal, encoding, missing)
-        if time or group or (config and config.is_file() and "SeriesDetector" in config.read_text(errors="replace")):
-            from anomaly_ae.ops import series
+        from anomaly_ae.ops import fitting, series
 
+        dialect = dialect_of(delimiter, decimal, encoding, missing)
+        if time or group or series.is_series_config(config):
             made = series.fit(
                 data, model, config, time, group, names(exclude), dialect, overwrite, track, register, progress, report
             )
             return finish(made, series.told_fit, json_, quiet)
-        from anomaly_ae.ops import fitting
-
         summary = fitting.fit(
             data, model, config, names(exclude), dialect, overwrite, track, progress, register, report
         )
-    return finish(summary, _told_fit, json_, quiet)
+    return finish(summary, fitting.told_fit, json_, quiet)
 
 
 @app.command()
@@ -137,11 +132,14 @@ def score(
     ] = None,
     asset: Asset = "",
     event_time: EventTime = None,
+    remember: Remember = True,
     state: State = None,
     report: Report = None,
     fail_on: FailOnGate = [],  # noqa: B006
     log_samples: Annotated[int, typer.Option(min=0, help="Of how many strangest rows the run holds the values.")] = 0,
-    events: Annotated[Path | None, typer.Option(help="File for the events of a series: CSV or Parquet.")] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="File for the events of a series: .csv, .jsonl, .parquet.")
+    ] = None,
     overwrite: Overwrite = False,
     track: Track = True,
     json_: Json = False,
@@ -176,8 +174,9 @@ def score(
             if asked := ", ".join(option for option, given in own.items() if given):
                 fail(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.", 2)
             made = series.score(
-                name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report
-            )
+                name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report,
+                progress, remember,
+            )  # fmt: skip
             finish(made, series.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
         if events is not None:
@@ -203,10 +202,11 @@ def score(
             log_samples=log_samples,
             asset=asset,
             event_time=when,
+            remember=remember,
             state=state,
             report=report,
         )
-    finish(summary, _told_score, json_, quiet)
+    finish(summary, scoring.told_score, json_, quiet)
     return gate(summary.monitoring["crossed"] if summary.monitoring else None, fail_on)
 
 
@@ -234,71 +234,3 @@ def check(
     if found:
         kinds = ", ".join(sorted(set(found)))
         fail(f"--fail-on needs a file as at fit, however: {len(found)} findings ({kinds}). Repair {input}.", 4)
-
-
-def _told_fit(s: FitSummary) -> str:
-    from anomaly_ae.data.contract import listed
-    from anomaly_ae.ops.describe import told_promise
-    from anomaly_ae.ops.tracking import told_run
-
-    promise = told_promise(s.promised_false_alarm_rate, s.nets > 1)
-    epochs = "one epoch" if s.epochs == 1 else f"at most {s.epochs} epochs"
-    lines = [
-        f"fitted    {s.detector}",
-        f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, {epochs}",
-        f"threshold {s.threshold:.6g}{promise}",
-        f"model     {s.model}",
-    ]
-    if s.constant_columns:
-        lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
-    return "\n".join(lines + told_run(s))
-
-
-def _told_score(s: ScoreSummary) -> str:
-    from anomaly_ae.data.contract import listed
-    from anomaly_ae.ops.assets import told_drift
-    from anomaly_ae.ops.tracking import told_run
-
-    promise = (
-        "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
-    )
-    done = f"complete  already; {s.scored:,} rows were scored" if s.complete_already else f"scored    {s.scored:,} rows"
-    again = f", {s.resumed_rows:,} of them before the interruption" if 0 < s.resumed_rows < s.scored else ""
-    lines = [
-        f"{done}{again} in {s.seconds:.1f} s",
-        f"alarms    {s.alarms:,} ({s.alarm_rate:.1%}{promise})",
-        f"output    {s.output}",
-    ]
-    if s.ignored_columns:
-        lines.insert(1, f"note      columns the model does not know, ignored: {listed(s.ignored_columns, 8)}")
-    if s.rejected:
-        where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
-        lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
-    lines += told_drift(s.monitoring) + told_run(s)
-    lines += _told_challenger(s.challenger) if s.challenger else []
-    if s.top_anomalies:
-        lines += ["", "strangest rows"]
-    for row in s.top_anomalies[:5]:
-        lines.append(f"  {_place(row)} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
-    return "\n".join(lines)
-
-
-def _place(row: dict[str, Any]) -> str:
-    return f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
-
-
-def _told_challenger(c: dict[str, Any]) -> list[str]:
-    lines = [
-        f"against   {c['model']}: {c['alarms']:,} alarms",
-        "",
-        "alarms                 challenger      not",
-        f"  champion        {c['both']:>15,} {c['champion_only']:>8,}",
-        f"  not             {c['challenger_only']:>15,} {c['neither']:>8,}",
-    ]
-    if c["disagreements"]:
-        lines += ["", "strongest disagreements"]
-    for row in c["disagreements"][:5]:
-        who = "champion" if row["is_anomaly"] else "challenger"
-        ps = f"p {row['p_value']:.4f} to the champion, {row['challenger_p_value']:.4f} to the challenger"
-        lines.append(f"  {_place(row)} {ps}: alarm of the {who} only")
-    return lines

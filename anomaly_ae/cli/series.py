@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from anomaly_ae.cli.app import Model, Overwrite, Quiet, app, fail, names, reported
+from anomaly_ae.cli.app import (
+    Decimal,
+    Delimiter,
+    Encoding,
+    Missing,
+    Model,
+    Overwrite,
+    Quiet,
+    app,
+    dialect_of,
+    fail,
+    names,
+    reported,
+)
 
 
 @app.command()
@@ -18,15 +32,20 @@ def plot(
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
     output: Annotated[Path, typer.Option(help="Picture to write: PNG, SVG or PDF by its ending.")],
     channel: Annotated[list[str], typer.Option(help="Channel to draw; may be given again, or a,b.")] = [],  # noqa: B006
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw a series: channels, what was expected of them, the score, its threshold, and events."""
-    with reported(quiet):
+    with reported(quiet) as progress:
         from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import series_plot
 
-        target, events = series_plot.plot(resolve(model), input, output, names(channel), overwrite)
+        dialect = dialect_of(delimiter, decimal, encoding, missing)
+        target, events = series_plot.plot(resolve(model), input, output, names(channel), overwrite, dialect, progress)
     if not quiet:
         typer.echo(f"drawn     {len(events)} events in {target}", err=True)
 
@@ -36,20 +55,29 @@ def watch(
     model: Model,
     state: Annotated[Path | None, typer.Option(help="File to go on from, and to keep where the stream stands.")] = None,
     top: Annotated[int, typer.Option(min=0, help="How many blamed channels to name an alarm.")] = 3,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = None,
+    missing: Missing = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
     """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error."""
     with reported(quiet=True):
+        from anomaly_ae.data.streams import MARK_IT
         from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import watch as watching
 
+        dialect = dialect_of(delimiter, decimal, encoding, missing)
+        lines = io.TextIOWrapper(sys.stdin.buffer, encoding or "utf-8", MARK_IT)
+
         summary = watching.watch(
             resolve(model),
-            sys.stdin,
+            lines,
             lambda record: print(json.dumps(record, default=str), flush=True),
             lambda sentence: None if quiet else typer.echo(sentence, err=True),
             state,
             top,
+            dialect,
         )
     if not quiet:
         typer.echo(f"watched   {summary.rows:,} rows: {summary.alarms:,} alarms, {summary.events} events", err=True)

@@ -57,8 +57,12 @@ class Coder:
             elif column.kind == "category" and pa.types.is_string(values.type):
                 codes[:, place] = self._levels(column, values)
             else:
-                codes[:, place], wrong = self._checked(column, pd.Series(plain(values, self.nulls)))
-                troubles += [Trouble(row, name, reason) for row, reason in wrong]
+                cells = pd.Series(plain(values, self.nulls))
+                codes[:, place], wrong = coded(column, cells)
+                troubles += [
+                    Trouble(row, name, f"{str(cells.iloc[row])!r:.80} is not {WANTED[column.kind]}")
+                    for row in np.flatnonzero(wrong).tolist()
+                ]
         if np.isinf(codes).any():
             troubles += [
                 Trouble(int(row), self.columns[place][1], "an infinite number")
@@ -80,17 +84,6 @@ class Coder:
         missing = pc.or_(pc.is_null(values), pc.is_in(values, value_set=pa.array(self.nulls)))
         codes[missing.to_numpy()] = np.nan
         return codes
-
-    def _checked(self, column: Column, values: pd.Series) -> tuple[Array, list[tuple[int, str]]]:
-        try:
-            codes = column.codes(values)
-        except DataError:
-            wrong = misread(column, values)
-            codes = np.full(len(values), np.nan)
-            codes[~wrong] = column.codes(values[~wrong])
-            shown = (f"{str(values.iloc[row])!r:.80} is not {WANTED[column.kind]}" for row in np.flatnonzero(wrong))
-            return codes, list(zip(np.flatnonzero(wrong).tolist(), shown, strict=True))
-        return codes, []
 
 
 class Coders:
@@ -127,6 +120,18 @@ def plain(column: pa.ChunkedArray, nulls: Sequence[str] = NULLS) -> NDArray[Any]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         column = pc.if_else(pc.is_in(column, value_set=pa.array(nulls, kind)), pa.scalar(None, kind), column)
     return column.to_pandas(date_as_object=False).to_numpy()
+
+
+def coded(column: Column, values: pd.Series) -> tuple[Array, NDArray[np.bool_]]:
+    """The codes of cells `(n,)`, NaN where one has none, and which hold what the column does not take, `(n,)`."""
+    wrong = np.zeros(len(values), dtype=bool)
+    try:
+        return column.codes(values), wrong
+    except DataError:
+        wrong = misread(column, values)
+    codes = np.full(len(values), np.nan)
+    codes[~wrong] = column.codes(values[~wrong])
+    return codes, wrong
 
 
 def misread(column: Column, values: pd.Series) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -15,6 +16,7 @@ from anomaly_ae.errors import ConfigError
 
 NULLS = tuple(pyarrow.csv.ConvertOptions().null_values)  # "", NA, NaN, null, N/A and the like
 DELIMITERS = ",;\t|"
+SWAPPED = str.maketrans(".,", ",.")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ class Dialect:
     def parse(self, quoted: bool) -> pyarrow.csv.ParseOptions:
         """How pyarrow is to find the fields of a text, which may have quotes in it."""
         return pyarrow.csv.ParseOptions(delimiter=self.separator, newlines_in_values=quoted)
+
+    def pointed(self, cell: Any) -> Any:
+        """A number that is written as text with a point before its decimals; with a point already it is then none."""
+        return cell if self.decimal == "." or not isinstance(cell, str) else cell.translate(SWAPPED)
 
     @cached_property
     def surely_number(self) -> str:

@@ -107,14 +107,18 @@ def publish(draft: Path, path: Path) -> None:
     sync(path.absolute().parent)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file; it appears complete or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that fits into memory; it appears complete or not at all, and where it cannot be nothing is left."""
     temporary = path.absolute().parent / f".{path.name}.new"
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    publish(temporary, path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

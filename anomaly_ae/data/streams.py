@@ -26,10 +26,10 @@ COMPRESSED: dict[bytes, Callable[[Any], Any]] = {  # what a compressed file begi
     b"\x28\xb5\x2f\xfd": lambda raw: pa.CompressedInputStream(pa.PythonFile(raw), "zstd"),
 }
 FOREIGN = {  # what a file begins with that is no text, and what to do
-    b"PK\x03\x04": "a ZIP archive, as .xlsx is. Save it as CSV, or unpack it",
-    b"\xd0\xcf\x11\xe0": "an old Office file, as .xls is. Save it as CSV",
-    b"PAR1": "Parquet. Name it .parquet",
-    b"ARRO": "an Arrow file. Name it .arrow",
+    b"PK\x03\x04": ("a ZIP archive, as .xlsx is", "Save it as CSV, or unpack it"),
+    b"\xd0\xcf\x11\xe0": ("an old Office file, as .xls is", "Save it as CSV"),
+    b"PAR1": ("Parquet", "Name it .parquet"),
+    b"ARRO": ("an Arrow file", "Name it .arrow"),
 }
 MARKS = {  # what a file may begin with to say how it is encoded; the longer first
     codecs.BOM_UTF32_LE: "utf-32",
@@ -41,7 +41,8 @@ MARKS = {  # what a file may begin with to say how it is encoded; the longer fir
 PIECE = 1 << 20  # bytes decoded at a time
 
 # bytes that are no text in the encoding become one that is none in UTF-8, so that the row can be found and rejected
-codecs.register_error("anomaly_ae.mark", lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
+NO_TEXT, MARK_IT = "\udcff", "anomaly_ae.mark"
+codecs.register_error(MARK_IT, lambda error: (NO_TEXT, error.end))  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -70,12 +71,13 @@ class Text:
             raw, head = _peeked(unpack(raw), rewind=False)
             self.plain = False
         if head in FOREIGN:
-            raise DataError(f"A table needs CSV, however: {path} is {FOREIGN[head]}.")
+            what, to_do = FOREIGN[head]
+            raise DataError(f"A table needs CSV, however: {path} is {what}. {to_do}.")
         self.marked = next((len(mark) for mark in MARKS if head.startswith(mark)), 0)
         encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), encoding or "utf-8")
         self._raw, self._decoder = raw, None
         if codecs.lookup(encoding).name not in ("utf-8", "ascii"):
-            self._decoder = codecs.getincrementaldecoder(encoding)("anomaly_ae.mark")
+            self._decoder = codecs.getincrementaldecoder(encoding)(MARK_IT)
             self.plain, self.marked = False, 0
 
     def read(self, size: int) -> bytes:

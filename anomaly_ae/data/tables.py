@@ -17,7 +17,6 @@ from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.sources import Columnar, Source, Trouble, Wanted, open_source, require
 from anomaly_ae.errors import DataError
 
-SWAPPED = str.maketrans(".,", ",.")
 MOSTLY_NUMBERS = 0.2  # where a smaller share of cells is no number, they are a mistake in a column of numbers
 
 
@@ -34,14 +33,13 @@ class Table:
     """A CSV, Parquet or Arrow file whose header has been read and found sound."""
 
     source: Source
-    nulls: Sequence[str]
-    decimal: str = "."
+    dialect: Dialect
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], dialect: Dialect | None = None) -> Table:
         """Look at a file's header; see `open_source`."""
         dialect = dialect or Dialect()
-        return cls(open_source(path, dialect), dialect.nulls, dialect.decimal)
+        return cls(open_source(path, dialect), dialect)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -124,14 +122,14 @@ class Table:
         self, table: pa.Table, numbers: Sequence[str], texts: Sequence[str], first_row: int, share: float
     ) -> Block:
         index = pd.RangeIndex(first_row, first_row + table.num_rows, name="row")
-        columns = {name: plain(table.column(name), self.nulls) for name in [*numbers, *texts]}
+        columns = {name: plain(table.column(name), self.dialect.nulls) for name in [*numbers, *texts]}
         return Block(pd.DataFrame(columns, index=index), share)
 
     def pointed(self, values: pd.Series) -> pd.Series:
         """Numbers that are written as text with a point before their decimals; what has one already is then none."""
-        if self.decimal == "." or pd.api.types.is_numeric_dtype(values.dtype):
+        if self.dialect.decimal == "." or pd.api.types.is_numeric_dtype(values.dtype):
             return values
-        return values.map(lambda text: text.translate(SWAPPED) if isinstance(text, str) else text)
+        return values.map(self.dialect.pointed)
 
     def _typed(self, values: pd.Series) -> pd.Series:
         """A column of text as numbers or booleans, where all of it is."""

@@ -10,7 +10,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.mlflow.outbox import Point
 from anomaly_ae.mlflow.store import imported, log_points
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import promised
 
 if TYPE_CHECKING:
     from anomaly_ae.series.detector import SeriesDetector
@@ -93,7 +93,7 @@ class LogEpochs:
             results = {
                 "threshold": threshold.value_,
                 "p_value_resolution": threshold.resolution_,
-                "promised_false_alarm_rate": promised_rate(threshold),
+                "promised_false_alarm_rate": promised(estimator),
             }
             mlflow = imported()
             mlflow.log_params(parameters(estimator), run_id=self._run_id)

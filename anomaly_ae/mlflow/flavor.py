@@ -22,7 +22,7 @@ from anomaly_ae.loading import load
 from anomaly_ae.mlflow.store import imported
 from anomaly_ae.ops.batches import score_batches
 from anomaly_ae.ops.series_table import named, told_rows
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import promised
 from anomaly_ae.series.detector import SeriesDetector
 from anomaly_ae.version import __version__
 
@@ -143,6 +143,21 @@ def load_model(model_uri: str, dst_path: str | None = None, parts: Mapping[str, 
         When what is there is no model of this flavor.
     ModelFolderError
         When it is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from anomaly_ae import AutoencoderDetector
+    >>> from anomaly_ae.mlflow import load_model
+    >>> from anomaly_ae.mlflow.flavor import save_model
+    >>> X = np.random.default_rng(0).normal(size=(100, 3))
+    >>> det = AutoencoderDetector(effort="fast", random_state=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(det, f"{folder}/model")  # log_model puts it into a run
+    ...     again = load_model(f"{folder}/model")
+    >>> bool((again.anomaly_score(X) == det.anomaly_score(X)).all())
+    True
     """
     mlflow = imported()
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=dst_path))
@@ -175,7 +190,7 @@ def _facts(detector: Any) -> dict[str, Any]:
     return {
         "detector": type(detector).__name__,
         "threshold": float(detector.threshold_.value_),
-        "promised_false_alarm_rate": promised_rate(detector.threshold_),
+        "promised_false_alarm_rate": promised(detector),
         "rows": int(detector.n_rows_seen_),
         "columns": {column.name: column.kind for column in detector.contract_.columns},
     }

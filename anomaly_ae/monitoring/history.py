@@ -15,7 +15,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, feature_drift, rate_interval, score_drift
 from anomaly_ae.monitoring.martingale import Martingale
 from anomaly_ae.monitoring.profile import Counts, Profile
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import percent, promised
 
 Array = NDArray[np.float64]
 EVER = 0.01  # probability that the martingale of exchangeable scores ever alarms
@@ -39,9 +39,7 @@ class Normal:
                 "Monitoring needs a model with a profile of normal rows, however: this one was fitted without one. Fit "
                 "it again with this version."
             )
-        rate = promised_rate(detector.threshold_)
-        promised = None if rate is None else rate * detector.profile_.factor
-        return cls(detector.profile_, detector.calibration_scores_, promised)
+        return cls(detector.profile_, detector.calibration_scores_, promised(detector))
 
     def martingale(self) -> Martingale:
         """One that knows the calibrate scores, where those of new rows are exchangeable with them."""
@@ -112,18 +110,19 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
     drifting = [feature.name for feature in features if feature.drifts]
     level = math.log10(1 / EVER)
     alarm = martingale.highest >= level
+    rate = normal.promised
     crossed = {
-        "alarms": normal.promised is not None
-        and alarms_by_chance(evidence.alarms, rows, normal.promised, len(normal.calibration), time) < LEVEL,
+        "alarms": rate is not None
+        and alarms_by_chance(evidence.alarms, rows, rate, len(normal.calibration), time) < LEVEL,
         "scores": score.p_value < LEVEL,
         "features": bool(drifting),
         "martingale": alarm,
     }
     findings = []
-    if crossed["alarms"]:
+    if rate is not None and crossed["alarms"]:
         findings.append(
             f"{evidence.alarms / rows:.1%} of the rows alarm (95 % interval {low:.1%} to {high:.1%}), where at most "
-            f"{normal.promised:.1%} is expected of normal rows."
+            f"{percent(rate)} is expected of normal rows."
         )
     if crossed["scores"]:
         findings.append(f"Scores are larger than at fit (distance {score.ks:.2f}, p = {score.p_value:.1e}).")
@@ -144,7 +143,7 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
         "alarms": evidence.alarms,
         "alarm_rate": evidence.alarms / rows,
         "alarm_interval": [low, high],
-        "promised": normal.promised,
+        "promised": rate,
         "score": asdict(score),
         "martingale": {"log10": martingale.log10, "highest": martingale.highest, "level_log10": level, "alarm": alarm},
         "drifting": drifting,

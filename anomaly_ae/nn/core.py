@@ -63,12 +63,10 @@ class Batch:
     x: Tensor
     mask: Tensor | None = None
     condition: Tensor | None = None
-    label: Tensor | None = None
-    index: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> Batch:
         """The batch of these rows."""
-        rest = (self.mask, self.condition, self.label, self.index)
+        rest = (self.mask, self.condition)
         return Batch(self.x[rows], *(None if values is None else values[rows] for values in rest))
 
     def __len__(self) -> int:
@@ -77,11 +75,10 @@ class Batch:
 
 @dataclass(slots=True)
 class Clock:
-    """Where training stands: optimiser step `step` of `steps`, with `rows` rows to learn from."""
+    """Where training stands: optimiser step `step` of `steps`."""
 
     step: int = 0
     steps: int = 0
-    rows: int = 0
 
     @property
     def progress(self) -> float:

@@ -92,7 +92,7 @@ def _steps(
     """Epochs of steps down the loss, at most `recipe.max_epochs`; returns their records."""
     batch_size = min(recipe.batch_size, len(fit))
     steps_per_epoch = recipe.steps_per_epoch or min(25, math.ceil(3 * len(fit) / batch_size))
-    clock = Clock(steps=recipe.max_epochs * steps_per_epoch if recipe.schedule else 0, rows=len(fit))
+    clock = Clock(steps=recipe.max_epochs * steps_per_epoch if recipe.schedule else 0)
     weights = stack.weights
     batches = [_batches(fit, batch_size) for _ in stack.nets]
     width = fit.x[0].numel()  # the gradient is taken per column, so that clip_norm means the same for any table

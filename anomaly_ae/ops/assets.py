@@ -19,10 +19,10 @@ from anomaly_ae.data.streams import STDIN
 from anomaly_ae.errors import AnomalyError, ConfigError, OutputError
 from anomaly_ae.mlflow import runs
 from anomaly_ae.monitoring.history import Evidence, History, Normal
+from anomaly_ae.ops.arguments import Path_
 from anomaly_ae.ops.report import window_page
 from anomaly_ae.ops.tracking import Entry, digest
 
-Path_ = str | os.PathLike[str]
 FOLDER = "anomaly-ae-monitor"  # in the working directory
 FORMAT = "anomaly_ae monitor 2"
 
@@ -39,11 +39,13 @@ class Place:
 
     @property
     def file(self) -> Path:
-        """The state's file: as it was asked for, else one a model and asset in a folder of the working directory."""
+        """The state's file: as it was asked for, else one a model and asset in the folder of the environment's
+        `ANOMALY_AE_MONITOR`, else in one of the working directory."""
         name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in self.asset or "default")
         if name != (self.asset or "default"):  # others may become the same
             name += f"-{hashlib.sha256(self.asset.encode()).hexdigest()[:6]}"
-        return self.state or Path(FOLDER) / f"{name}-{self.model_digest[:12]}.json"
+        folder = Path(os.environ.get("ANOMALY_AE_MONITOR") or FOLDER)
+        return self.state or folder / f"{name}-{self.model_digest[:12]}.json"
 
     def when(self, inputs: Sequence[Path_]) -> datetime:
         """When the batch happened: as it was said, else when the last of its files was written, else now."""
@@ -92,9 +94,9 @@ def alone(normal: Normal, evidence: Evidence, inputs: Sequence[Path_], place: Pl
 
 
 def monitored(
-    place: Place, detector: Any, evidence: Evidence | None, inputs: Sequence[str], remember: bool
+    place: Place, detector: Any, evidence: Evidence | None, inputs: Sequence[str], remember: bool, track: bool
 ) -> tuple[dict[str, Any] | None, list[Entry]]:
-    """What is found in a batch of a job that is complete, and what MLflow is to draw of it.
+    """What is found in a batch of a job that is complete, and what MLflow is to draw of it where runs are tracked.
 
     Trouble with it is a warning; there is nothing to find where the model has no profile.
     """
@@ -108,7 +110,7 @@ def monitored(
     except (AnomalyError, OSError) as error:
         warnings.warn(f"{error} The result is complete, but not monitored.", UserWarning, stacklevel=3)
         return None, []
-    return found, [chart(place, found, history)]
+    return found, [chart(place, found, history)] if track else []
 
 
 def chart(place: Place, found: Mapping[str, Any], history: History) -> Entry:

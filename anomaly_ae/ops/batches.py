@@ -63,8 +63,10 @@ def score_batches(
 
     Raises
     ------
+    ConfigError
+        At the call, when the model or an option is not what it must be.
     DataError
-        At a batch that lacks a column.
+        At the call, when there are no batches to go through; at a batch that lacks a column, or an array of text.
 
     Examples
     --------
@@ -79,9 +81,11 @@ def score_batches(
     """
     if not isinstance(model, Detector | str | os.PathLike):
         raise ConfigError(
-            f"score_batches needs a detector of rows, or the folder of one, however: this is {type(model).__name__}."
+            f"score_batches needs a detector of rows, or the folder of one, however: this is {type(model).__name__}. "
+            "Fit an AutoencoderDetector, say; a detector of series has methods of its own."
         )
-    if isinstance(batches, pd.DataFrame | pa.Table | pa.RecordBatch):
+    one_alone = isinstance(batches, np.ndarray) and batches.ndim < 3
+    if one_alone or isinstance(batches, pd.DataFrame | pa.Table | pa.RecordBatch) or not isinstance(batches, Iterable):
         raise DataError(f"score_batches needs batches, however: this is one {type(batches).__name__}. Give [X].")
     if on_unseen not in ("score", "reject"):
         raise ConfigError(f"An unseen category is to score or reject, however: {on_unseen!r}. Choose from them.")
@@ -92,11 +96,20 @@ def score_batches(
     coder = Coder(contract.columns, names, refuse_unseen=on_unseen == "reject")
     teller = Teller(detector, names, keep, top)
     check_kept(teller.schema, keep)
+    return _scored(batches, names, keep, coder, teller)
+
+
+def _scored(
+    batches: Iterable[Any], names: Sequence[str], keep: Sequence[str], coder: Coder, teller: Teller
+) -> Iterator[ScoredBatch]:
     seen = 0
     for batch in batches:
-        table = _table(batch, contract.names)
+        table = _table(batch, names)
         if lacking := [name for name in [*names, *keep] if name not in table.column_names]:
-            raise DataError(f"score_batches needs the columns of the model, however: a batch lacks {lacking}.")
+            raise DataError(
+                f"score_batches needs the columns of the model and those to keep, however: a batch lacks {lacking}. It "
+                f"has {table.column_names[:20]}: give it all of them by their names."
+            )
         codes, troubles = coder(table)
         first = {trouble.row: trouble for trouble in reversed(troubles)}
         good = np.setdiff1d(np.arange(table.num_rows), np.array(list(first), dtype=np.intp))
@@ -128,7 +141,12 @@ def _table(batch: Any, names: Sequence[str]) -> pa.Table:
         return batch
     if isinstance(batch, pd.DataFrame):
         return _of_frame(batch)
-    rows = np.asarray(batch, dtype=np.float64)
+    try:
+        rows = np.asarray(batch, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"score_batches needs arrays of numbers, however: {error}. Give a DataFrame where columns hold others."
+        ) from error
     if rows.ndim != 2 or rows.shape[1] != len(names):
         raise DataError(
             f"score_batches needs arrays of {len(names)} columns, however: shape {rows.shape}. Give rows of the model."

@@ -1,9 +1,7 @@
-"""The third job of the shell: compare a file with the contract of columns that a model keeps, without scoring it."""
+"""The job of `anomaly-ae check`: compare a file with the contract of columns that a model keeps, without scoring it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,20 +10,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from anomaly_ae.data.coding import WANTED, misread
+from anomaly_ae.data.coding import WANTED, coded
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.tables import Table
-from anomaly_ae.errors import DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow.registry import resolve
+from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.series_table import named
 from anomaly_ae.series.detector import SeriesDetector
 
-Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
-Path_ = str | os.PathLike[str]
 Kind = Literal["missing column", "extra column", "type", "missing values", "range", "unseen category"]
 SIGNIFICANT = 1e-3  # of the test whether gaps are more frequent than at fit
 NEIGHBOUR = 1e-12  # relative; readers of text differ in a float's last digits
@@ -87,8 +83,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
             values = block.X[tally.name]
             tally.add(table.pointed(values) if tally.column.kind == "number" else values)
         rows += len(block.X)
-        if progress is not None:
-            progress(block.share_read, "checking")
+        tell(progress, block.share_read, "checking")
     findings = [
         Finding("missing column", name, rows, 1.0, 1, f"{name}: a column of the model that is not in the file")
         for name in lacking
@@ -136,13 +131,7 @@ class _Tally:
     def add(self, values: pd.Series) -> None:
         """Count a block of the column, indexed by row numbers."""
         missing = values.isna().to_numpy()
-        wrong = np.zeros(len(values), dtype=bool)
-        try:
-            codes = self.column.codes(values)
-        except DataError:
-            wrong = misread(self.column, values)
-            codes = np.full(len(values), np.nan)
-            codes[~wrong] = self.column.codes(values[~wrong])
+        codes, wrong = coded(self.column, values)
         self.misread.add(values, wrong, values.to_numpy())
         self.gaps.add(values, missing, codes)
         if self.column.kind == "category":

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from anomaly_ae.config import dumps
+from anomaly_ae.data.contract import listed
 from anomaly_ae.estimator import Detector
+from anomaly_ae.promise import is_cross_fitted, percent, promised
 from anomaly_ae.scoring.calibration import false_alarm_band
-from anomaly_ae.scoring.thresholds import promised_rate
 from anomaly_ae.series.detector import SeriesDetector
+
+CROSS_FITTED = "cross-fitted: twice alpha, in practice about alpha"
 
 
 def describe(detector: Detector | SeriesDetector) -> dict[str, Any]:
@@ -24,16 +27,17 @@ def describe(detector: Detector | SeriesDetector) -> dict[str, Any]:
         "rows_seen": detector.n_rows_seen_,
         "calibrate_rows": len(detector.calibration_scores_),
         "nets": len(detector.folds_),
-        "cross_fitted": len(detector.folds_) > 1 if detector.profile_ is None else detector.profile_.factor > 1,
+        "cross_fitted": is_cross_fitted(detector),
         "weights_per_net": sum(weight.numel() for weight in detector.folds_[0].net.parameters()),
         "threshold": threshold.value_,
         "p_value_resolution": threshold.resolution_,
         "training": {name: float(value) for name, value in last.items() if name not in ("seconds", "learning_rate")},
     }
-    alpha = getattr(threshold, "alpha", None)
-    if alpha is not None:
-        facts["promised_false_alarm_rate"] = promised_rate(threshold)
-        facts["false_alarm_band_95"] = list(false_alarm_band(alpha, len(detector.calibration_scores_)))
+    rate = promised(detector)
+    if rate is not None:
+        facts["promised_false_alarm_rate"] = rate
+        if not facts["cross_fitted"]:  # else no law of it is known
+            facts["false_alarm_band_95"] = list(false_alarm_band(threshold.alpha, len(detector.calibration_scores_)))
     return facts | {"lineage": detector.lineage_}
 
 
@@ -49,6 +53,7 @@ def _of_series(detector: SeriesDetector) -> dict[str, Any]:
         "step": detector.step_,
         "threshold": threshold.value_,
         "p_value_resolution": threshold.resolution_,
+        "promised_false_alarm_rate": promised(detector),
         "event_level": detector.events_.level_,
         "lineage": detector.lineage_,
     }
@@ -71,21 +76,38 @@ def told(facts: dict[str, Any]) -> str:
         lines.append(f"lineage      {anew} {parent['model']} ({parent['digest'][:12]}) by {parent['data']}")
     if "event_level" in facts:
         lines.append(f"flags        {', '.join(facts['flags']) or 'none'}")
-        lines.append(f"threshold    {facts['threshold']:.6g} (smallest p-value {facts['p_value_resolution']:.3g})")
+        promise = told_promise(facts["promised_false_alarm_rate"])
+        lines.append(
+            f"threshold    {facts['threshold']:.6g}{promise} (smallest p-value {facts['p_value_resolution']:.3g})"
+        )
         return "\n".join([*lines, f"events       open above {facts['event_level']:.6g}"])
     lines.append(f"nets         {facts['nets']} of {facts['weights_per_net']:,} weights")
     lines.append(f"threshold    {facts['threshold']:.6g} (smallest p-value {facts['p_value_resolution']:.3g})")
     if "promised_false_alarm_rate" in facts:
-        low, high = facts["false_alarm_band_95"]
-        kind = "at most twice that, cross-fitted" if facts["cross_fitted"] else f"95 % band {low:.3g} to {high:.3g}"
-        lines.append(f"false alarms {facts['promised_false_alarm_rate']:g} promised ({kind})")
+        kind = CROSS_FITTED
+        if not facts["cross_fitted"]:
+            kind = "95 % band {:.1%} to {:.1%}".format(*facts["false_alarm_band_95"])
+        lines.append(f"false alarms at most {percent(facts['promised_false_alarm_rate'])} promised ({kind})")
     training = ", ".join(f"{name} {value:.4g}" for name, value in facts["training"].items())
     lines.append(f"training     {training}")
     return "\n".join(lines)
 
 
-def told_promise(rate: float | None, cross_fitted: bool) -> str:
+def told_promise(rate: float | None, cross_fitted: bool = False) -> str:
     """What is promised of false alarms, if anything is, to follow on a threshold."""
     if rate is None:
         return ""
-    return f", false alarms at most {rate:.2g}" + (f" (cross-fitted: at most {2 * rate:.2g})" if cross_fitted else "")
+    return f", at most {percent(rate)} of normal rows above" + (f" ({CROSS_FITTED})" if cross_fitted else "")
+
+
+def told_alarms(summary: Any) -> str:
+    """How many alarms a job came to, beside what is promised of normal rows."""
+    rate = summary.promised_false_alarm_rate
+    expected = "" if rate is None else f"; at most {percent(rate)} expected of normal rows"
+    return f"alarms    {summary.alarms:,} ({summary.alarm_rate:.1%}{expected})"
+
+
+def told_ignored(summary: Any) -> list[str]:
+    """Which columns of an input a job had no use for, if any."""
+    names = summary.ignored_columns
+    return [f"note      columns the model does not know, ignored: {listed(names, 8)}"] if names else []

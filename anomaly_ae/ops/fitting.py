@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.columns import MIN_ROWS
+from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output, write_whole
 from anomaly_ae.data.tables import Table
@@ -21,17 +21,16 @@ from anomaly_ae.folds import BLOCK
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import check_name
-from anomaly_ae.ops.describe import describe, told
+from anomaly_ae.ops.arguments import Path_, Progress, tell
+from anomaly_ae.ops.describe import describe, told, told_promise
 from anomaly_ae.ops.report import fit_page
-from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
+from anomaly_ae.promise import promised
 
 if TYPE_CHECKING:
     from anomaly_ae.estimator import Detector
     from anomaly_ae.series.detector import SeriesDetector  # a fit on rows need not wait for it
 
-Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
-Path_ = str | os.PathLike[str]
 LEARNS = {"new": "fit", "warm": "partial_fit", "threshold": "recalibrate"}  # the method of a detector
 
 
@@ -90,7 +89,7 @@ def fit(
     columns = [name for name in table.columns if name not in set(exclude)]
     if not columns:
         raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
-    X = table.read(columns, BLOCK, lambda share: _tell(progress, 0.1 * share, "reading"))
+    X = table.read(columns, BLOCK, lambda share: tell(progress, 0.1 * share, "reading"))
     learn(detector, data, X, progress)
     publish_model(detector, target, overwrite, page)
     summary = FitSummary(
@@ -103,7 +102,7 @@ def fit(
         nets=len(detector.folds_),
         epochs=int(detector.history_["epoch"].max()),
         threshold=detector.threshold_.value_,
-        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        promised_false_alarm_rate=promised(detector),
         p_value_resolution=detector.threshold_.resolution_,
         seconds=time.perf_counter() - started,
     )
@@ -194,6 +193,16 @@ class _FitProgress:
         self.progress(0.1 + 0.9 * (net.task_id + of_net) / nets, what)
 
 
-def _tell(progress: Progress | None, share: float, what: str) -> None:
-    if progress is not None:
-        progress(share, what)
+def told_fit(s: FitSummary) -> str:
+    """A fit for a person."""
+    promise = told_promise(s.promised_false_alarm_rate, s.nets > 1)
+    epochs = "one epoch" if s.epochs == 1 else f"at most {s.epochs} epochs"
+    lines = [
+        f"fitted    {s.detector}",
+        f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, {epochs}",
+        f"threshold {s.threshold:.6g}{promise}",
+        f"model     {s.model}",
+    ]
+    if s.constant_columns:
+        lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
+    return "\n".join(lines + told_run(s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -23,15 +23,15 @@ from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import GATES, Evidence, History, Normal
 from anomaly_ae.ops import series
+from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, add, chart
+from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.report import window_page
-from anomaly_ae.ops.scoring import Job
 from anomaly_ae.ops.tally import Allowed, nameless
 from anomaly_ae.ops.tracking import Entry, digest, tracked
+from anomaly_ae.promise import percent
 from anomaly_ae.series.detector import SeriesDetector
 
-Progress = Callable[[float, str], None]
-Path_ = str | os.PathLike[str]
 NOTHING = Format("nothing", lambda schema: b"", lambda table: b"")
 
 
@@ -104,8 +104,7 @@ def monitor(
     history = History(normal.martingale())
     for number, file in enumerate(names):
         began = now()
-        if progress is not None:
-            progress(number / len(names), f"monitoring {Path(file).name}")
+        tell(progress, number / len(names), f"monitoring {Path(file).name}")
         found, history = add(place, normal, evidence_of(detector, file, dialect or Dialect()), [file])
         summary.batches.append(found)
         if track and not found["repeated"]:
@@ -167,7 +166,7 @@ def told(summary: MonitorSummary) -> str:
     lines = []
     for batch in summary.batches:
         low, high = batch["alarm_interval"]
-        promise = "" if batch["promised"] is None else f", at most {batch['promised']:.1%} expected"
+        promise = "" if batch["promised"] is None else f", at most {percent(batch['promised'])} expected"
         again = ", was here before" if batch["repeated"] else ""
         mood = "quiet" if not batch["crossed"] else " ".join(batch["crossed"])
         lines.append(

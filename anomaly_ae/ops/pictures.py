@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomaly_ae.scoring.thresholds import promised_rate
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -50,13 +48,6 @@ def score_histogram(
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
-
-
-def promise(detector: Any) -> float | None:
-    """The rate of false alarms that a model promises, wider where it is cross-fitted; None where it promises none."""
-    rate = promised_rate(detector.threshold_)
-    factor = 1 if detector.profile_ is None else detector.profile_.factor
-    return None if rate is None else factor * rate
 
 
 def curves(history: pd.DataFrame) -> Figure:

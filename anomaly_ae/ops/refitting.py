@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +18,14 @@ from anomaly_ae.loading import load
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import SCHEMES, pinned, resolve
 from anomaly_ae.ops import series
+from anomaly_ae.ops.arguments import Path_, Progress
 from anomaly_ae.ops.describe import told_promise
-from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
+from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import digest, told_run, tracked
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import is_cross_fitted, promised
 from anomaly_ae.series.detector import SeriesDetector
 
-Path_ = str | os.PathLike[str]
 DID = {"new": "learned anew", "warm": "went on learning", "threshold": "had its threshold set anew"}
 
 
@@ -41,8 +40,8 @@ class RefitSummary:
     rows: int
     threshold_before: float
     threshold: float
-    promised_false_alarm_rate: float | None  # of series nothing is promised
-    cross_fitted: bool  # the promise is then twice that
+    promised_false_alarm_rate: float | None
+    cross_fitted: bool  # the promise is then twice the threshold's alpha
     generation: int  # how many refits the model has behind it
     seconds: float
     run_id: str | None = None
@@ -134,8 +133,8 @@ def refit(
         rows=len(X),
         threshold_before=threshold,
         threshold=float(detector.threshold_.value_),
-        promised_false_alarm_rate=None if is_series else promised_rate(detector.threshold_),
-        cross_fitted=detector.profile_ is not None and detector.profile_.factor > 1,
+        promised_false_alarm_rate=promised(detector),
+        cross_fitted=is_cross_fitted(detector),
         generation=len(lineage),
         seconds=time.perf_counter() - started,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ae.ops import pictures
+from anomaly_ae.promise import percent, promised
 from anomaly_ae.version import __version__
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ def fit_page(detector: Any, described: str) -> str:
         Tile("columns", f"{detector.n_features_in_:,}"),
         Tile("threshold", f"{detector.threshold_.value_:.4g}"),
     ]
-    promised = pictures.promise(detector)
-    if promised is not None:
-        tiles.append(Tile("false alarms, at most", f"{promised:.3g}"))
+    rate = promised(detector)
+    if rate is not None:
+        tiles.append(Tile("false alarms, at most", percent(rate)))
     sections = [_scores(detector.calibration_scores_, detector.threshold_.value_, None, "calibrate rows")]
     if len(detector.history_):
         sections.append(_learning(detector.history_))
@@ -114,14 +115,14 @@ def batch_page(
     """What came of a scoring job: alarms, scores, the strangest rows or events, and how far the rows have moved."""
     inputs = summary.get("inputs") or [summary.get("input")]
     name = str(Path(str(inputs[0])).name) + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
-    promised = monitoring["promised"] if monitoring else summary.get("promised_false_alarm_rate")
+    rate = summary.get("promised_false_alarm_rate")
     tiles = [
         Tile("rows", f"{summary['rows']:,}"),
         Tile("alarms", f"{summary['alarms']:,}"),
         Tile("alarm rate", f"{summary['alarm_rate']:.2%}"),
     ]
-    if promised is not None:
-        tiles.append(Tile("expected of normal rows, at most", f"{promised:.2%}"))
+    if rate is not None:
+        tiles.append(Tile("expected of normal rows, at most", percent(rate)))
     if summary.get("rejected"):
         tiles.append(Tile("bad rows, not scored", f"{summary['rejected']:,}", "bad"))
     sections = []

@@ -6,43 +6,40 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from anomaly_ae.data.coding import Coder, Coders
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import Stamp, check_output, pointed_at, write_whole
+from anomaly_ae.data.drafts import check_output, pointed_at, write_whole
 from anomaly_ae.data.formats import Format, format_of
-from anomaly_ae.data.rejects import Reject, as_table
-from anomaly_ae.data.sources import Position, Source, Wanted, expand, open_source, require
+from anomaly_ae.data.sources import expand
 from anomaly_ae.data.streams import STDIN
-from anomaly_ae.errors import BadRowsError, ConfigError, DataError, OutputError
+from anomaly_ae.errors import ConfigError, OutputError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import pinned, resolve
-from anomaly_ae.ops.assets import Place, brief, moment, monitored
+from anomaly_ae.ops.arguments import Path_, Progress
+from anomaly_ae.ops.assets import Place, brief, moment, monitored, told_drift
+from anomaly_ae.ops.describe import told_alarms, told_ignored
+from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.report import batch_page
-from anomaly_ae.ops.sinks import REJECTS, Files, Sink, Stream, usual_rejects
-from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless, too_many
-from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
-from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Block, SideBySide, Teller, Told, blocks, check_kept
-from anomaly_ae.overlap import in_order, pool
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.ops.sinks import Files, Stream, usual_rejects
+from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless
+from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
+from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS
+from anomaly_ae.promise import promised
 
-Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 Floats = NDArray[np.float64]
-Path_ = str | os.PathLike[str]
 POLICIES = ("quarantine", "skip", "fail")
 
 
@@ -66,6 +63,7 @@ def score_file(
     log_samples: int = 0,
     asset: str = "",
     event_time: datetime | str | None = None,
+    remember: bool = False,
     state: Path_ | None = None,
     report: Path_ | None = None,
 ) -> ScoreSummary:
@@ -85,8 +83,8 @@ def score_file(
     model : path
         The model folder; or of a registry `models:/NAME@champion` or `models:/NAME/3`, or `runs:/ID/model`.
     input : path or sequence of paths
-        CSV (also compressed by gzip or Zstandard), Parquet or Arrow files, patterns such as `"day-*.csv"`, or `"-"`,
-        which is CSV from standard input.
+        CSV (also compressed by gzip, bzip2, xz or Zstandard), Parquet or Arrow files, patterns such as `"day-*.csv"`,
+        or `"-"`, which is CSV from standard input.
     output : path
         CSV, JSON lines or Parquet file by its ending, or `"-"`, which is standard output.
     keep : sequence of str, default=()
@@ -120,9 +118,12 @@ def score_file(
         Which of many alike machines, sites or customers the rows are of: each is monitored by itself.
     event_time : datetime, str or None, default=None
         When the rows were measured, for monitoring; `None` is when the last of the files was written.
+    remember : bool, default=False
+        Have monitoring remember these rows, and judge them beside those of earlier jobs; else they are judged by
+        themselves.
     state : path or None, default=None
-        The file that remembers earlier batches; `None` is one in `anomaly-ae-monitor` in the working directory where
-        runs are tracked, and none where they are not: the rows are then monitored by themselves.
+        The file that remembers, which is then asked for; `None` is one in `anomaly-ae-monitor` in the working directory
+        (the environment's `ANOMALY_AE_MONITOR` is another folder).
     report : path or None, default=None
         HTML file for a page on the job.
 
@@ -141,231 +142,189 @@ def score_file(
     """
     started, began = time.perf_counter(), now()
     dialect = dialect or Dialect()
-    for one in (model, *([] if challenger is None else [challenger])):
+    asked = [model] if challenger is None else [model, challenger]
+    for one in asked:
         if not isinstance(one, str | os.PathLike):
             raise ConfigError(
                 f"A job needs the folder of a model, however: {type(one).__name__} is none. Save it first, or use "
                 "score_batches."
             )
+    event_time = moment(event_time) if isinstance(event_time, str) else event_time
+    _check_policies(on_bad_row, on_unseen)
+    allowed = Allowed.of(max_bad_rows if on_bad_row != "fail" else 0)
     output = pointed_at(output)
     beside = usual_rejects(output) if rejects is None else Path(rejects)
     names, several = expand([input] if isinstance(input, str | os.PathLike) else input, [output, beside])
-    event_time = moment(event_time) if isinstance(event_time, str) else event_time
-    to_stdout = os.fspath(output) == STDIN
+    goes = _outputs(output, names, format, beside, rejects is not None, on_bad_row, overwrite, report)
+    if goes.rejects is None and on_bad_row != "skip":
+        allowed = Allowed(0, 0.0)  # nowhere to put a bad row
+    judges = [Judge.of(one) for one in asked]
+    kept = max(TOP_ROWS, log_samples)  # of the strangest rows
+    job = Job([judge.detector for judge in judges], names, several, dialect, keep, top, on_unseen, kept)
+    options = {
+        "keep": list(keep), "top": top, "on_bad_row": on_bad_row, "on_unseen": on_unseen, "format": goes.format.name,
+        "rejects": None if goes.rejects is None else str(goes.rejects), "several": several,
+        "dialect": asdict(dialect) | {"missing": list(dialect.missing)},
+        "challenger": [judge.digest for judge in judges[1:]], "log_samples": kept,
+    }  # fmt: skip
+    sink = goes.sink(Identity(judges[0].digest, job.stamps, options))
+    place = Place(*judges[0].known, asset, event_time, None if state is None else Path(state))
+    after = Afterwards(sink, judges, names, place, goes.page, remember or state is not None, track, began, log_samples)
+    with sink:
+        if isinstance(sink, Files):
+            if (there := sink.journal.finished()) is not None:
+                return _again(sink, there, after)
+            sink.journal.check_free(overwrite, goes.rejects)
+        tally = job.run(sink, goes.format, allowed, progress)
+        summary = ScoreSummary(
+            model=judges[0].name,
+            inputs=names,
+            output=str(goes.output),
+            rows=tally.rows,
+            scored=tally.scored,
+            rejected=tally.rejected,
+            rejects=str(goes.rejects) if goes.rejects is not None and tally.rejected else None,
+            alarms=tally.alarms,
+            alarm_rate=tally.alarms / max(1, tally.scored),
+            promised_false_alarm_rate=promised(judges[0].detector),
+            threshold=judges[0].detector.threshold_.value_,
+            ignored_columns=job.ignored,
+            top_anomalies=[row for _, _, row in tally.strangest],
+            seconds=time.perf_counter() - started,
+            challenger=None if challenger is None else tally.beside(judges[1].name, judges[1].detector),
+            resumed_rows=tally.resumed,
+        )
+        sink.finish(asdict(summary), tally.to_json())
+        return after.follow_up(tally, summary)
+
+
+# --- before ----------------------------------------------------------------------------------------------------------
+
+
+def _check_policies(on_bad_row: str, on_unseen: str) -> None:
     if on_bad_row not in POLICIES or on_unseen not in ("score", "reject"):
         raise ConfigError(
             f"A policy is one of {', '.join(POLICIES)} (unseen: score, reject), however: {on_bad_row}, {on_unseen}. "
             "Choose from them."
         )
-    allowed = Allowed.of(max_bad_rows if on_bad_row != "fail" else 0)
+
+
+class Outputs(NamedTuple):
+    """Where scores go and how they are written, and the files for rejects and for a page, where there are to be any."""
+
+    output: Path
+    format: Format
+    rejects: Path | None
+    page: Path | None
+
+    @property
+    def to_stdout(self) -> bool:
+        return os.fspath(self.output) == STDIN
+
+    def sink(self, identity: Identity) -> Files | Stream:
+        """What takes scores and rejects there."""
+        if self.to_stdout:
+            return Stream(self.format, self.rejects)
+        return Files(Journal(self.output, identity), self.format, self.rejects)
+
+
+def _outputs(
+    output: Path,
+    names: Sequence[str],
+    format: str | None,
+    beside: Path,
+    wants_rejects: bool,
+    on_bad_row: str,
+    overwrite: bool,
+    report: Path_ | None,
+) -> Outputs:
+    """Refuse, before any work is done, what could not be written after it."""
+    to_stdout, files = os.fspath(output) == STDIN, [name for name in names if name != STDIN]
     made = format_of(os.fspath(output), format or ("csv" if to_stdout else None))
     if to_stdout and made.name == "parquet":
         raise ConfigError("Standard output takes csv or jsonl, however: parquet. Give a file for it.")
-    files = [name for name in names if name != STDIN]
-    target = Path(output) if to_stdout else check_output(output, *files)
+    target = output if to_stdout else check_output(output, *files)
     aside = None
-    if on_bad_row == "quarantine" and (rejects is not None or not to_stdout):
+    if on_bad_row == "quarantine" and (wants_rejects or not to_stdout):
         aside = check_output(beside, *files, target)
-    if rejects is not None and aside is None:
+    if wants_rejects and aside is None:
         raise ConfigError(f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out.")
     if to_stdout and aside is not None and aside.exists() and not overwrite:
         raise OutputError(f"Rejects need a new file, however: {aside} exists. Choose another, or allow overwriting.")
     page = None if report is None else check_output(report, *files, target, aside)
-    kept = max(TOP_ROWS, log_samples)  # of the strangest rows
-    asked = [model] if challenger is None else [model, challenger]
-    called = [pinned(one) for one in asked]
-    folders = [resolve(one) for one in called]
-    digests = [digest(folder / "manifest.json") for folder in folders]
-    detectors = [load_for_rows(folder) for folder in folders]
-    job = Job(detectors, names, several, dialect, keep, top, on_unseen, kept)
-    if aside is None and on_bad_row != "skip":
-        allowed = Allowed(0, 0.0)  # nowhere to put a bad row
-    options = {
-        "keep": list(keep), "top": top, "on_bad_row": on_bad_row, "on_unseen": on_unseen, "format": made.name,
-        "rejects": None if aside is None else str(aside), "several": several,
-        "dialect": asdict(dialect) | {"missing": list(dialect.missing)}, "challenger": digests[1:], "log_samples": kept,
-    }  # fmt: skip
-    identity = Identity(digests[0], job.stamps, options)
-    sink = Stream(made, aside) if to_stdout else Files(Journal(target, identity), made, aside)
-
-    def followed_up(tally: Tally, summary: ScoreSummary) -> ScoreSummary:
-        """Monitored, drawn and logged, once the output is there; where it was cut short the same job again does it."""
-        models = [runs.Model(nameless(name), digest) for name, digest in zip(called, digests, strict=True)]
-        place = Place(*models[0], asset, event_time, None if state is None else Path(state))
-        found, charts = monitored(place, detectors[0], tally.evidence(), names, track or state is not None)
-        summary = replace(summary, monitoring=found and brief(found))
-        sample, reference = np.asarray(tally.sample), detectors[0].calibration_scores_
-        if page is not None:
-            write_whole(page, batch_page(asdict(summary), sample, reference, summary.threshold, found))
-        if track:
-            told = partial(_told, summary, models, began, sample, reference, log_samples, found)
-            summary = tracked(summary, told, *charts)
-        sink.note(asdict(summary))  # what was found, and its run: the same job again tells both
-        return summary
-
-    with sink:
-        if isinstance(sink, Files):
-            if (there := sink.journal.finished()) is not None:
-                sink.clean()
-                summary = ScoreSummary(**{**there, "complete_already": True, "resumed_rows": there["scored"]})
-                if (left := sink.left) is not None:
-                    return followed_up(Tally.of(left), summary)
-                if page is not None and not page.exists():
-                    warnings.warn(
-                        f"A report is made when rows are scored, however: this job was complete before. For {page}, "
-                        f"remove {target} and score again.",
-                        UserWarning,
-                        stacklevel=2,
-                    )
-                return summary
-            sink.journal.check_free(overwrite, aside)
-        tally = job.run(sink, made, allowed, progress)
-        summary = ScoreSummary(
-            model=called[0],
-            inputs=names,
-            output=str(output),
-            rows=tally.rows,
-            scored=tally.scored,
-            rejected=tally.rejected,
-            rejects=str(aside) if aside is not None and tally.rejected else None,
-            alarms=tally.alarms,
-            alarm_rate=tally.alarms / max(1, tally.scored),
-            promised_false_alarm_rate=promised_rate(detectors[0].threshold_),
-            threshold=detectors[0].threshold_.value_,
-            ignored_columns=job.ignored,
-            top_anomalies=[row for _, _, row in tally.strangest],
-            seconds=time.perf_counter() - started,
-            challenger=None if challenger is None else tally.beside(called[1], detectors[1].threshold_),
-            resumed_rows=tally.resumed,
-        )
-        sink.finish(asdict(summary), tally.to_json())
-        return followed_up(tally, summary)
+    return Outputs(target, made, aside, page)
 
 
-class Job:
-    """A detector, or a champion and its challenger, and the files whose rows they are to judge."""
+class Judge(NamedTuple):
+    """A model of the job: by what name it was asked for, the digest of its folder, and what that holds."""
 
-    def __init__(
-        self,
-        detectors: Sequence[Detector],
-        names: Sequence[str],
-        several: bool,
-        dialect: Dialect,
-        keep: Sequence[str],
-        top: int,
-        on_unseen: str = "score",
-        kept: int = TOP_ROWS,
-    ) -> None:
-        self.several, self.keep, self.kept = several, list(keep), kept
-        self.stamps = {name: None if name == STDIN else Stamp.of(Path(name)) for name in names}
-        self.sources = [open_source(name, dialect) for name in names]
-        self.columns = [[_columns(detector, source) for detector in detectors] for source in self.sources]
-        self.coders = [
-            Coders(
-                [
-                    Coder(detector.contract_.columns, columns, dialect.nulls, on_unseen == "reject")
-                    for detector, columns in zip(detectors, each, strict=True)
-                ]
-            )
-            for each in self.columns
-        ]
-        self.tellers = [self._teller(detectors, each, top) for each in self.columns]
-        self.schema = self.tellers[0].schema
-        if several:
-            self.schema = self.schema.insert(0, pa.field("file", pa.string()))
-        for source in self.sources:
-            require(source, keep, "--keep")
-        check_kept(self.schema, keep)
+    name: str
+    digest: str
+    detector: Detector
 
-    def _teller(self, detectors: Sequence[Detector], columns: Sequence[list[str]], top: int) -> Teller | SideBySide:
-        champion = Teller(detectors[0], columns[0], self.keep, top, self.kept)
-        if len(detectors) == 1:
-            return champion
-        return SideBySide(champion, Teller(detectors[1], columns[1], [], 0, 0))
+    @classmethod
+    def of(cls, asked: Path_) -> Judge:
+        """The model of a folder or registry."""
+        name = pinned(asked)
+        folder = resolve(name)
+        return cls(name, digest(folder / "manifest.json"), load_for_rows(folder))
 
     @property
-    def ignored(self) -> list[str]:
-        """Columns that neither the model knows nor the output keeps."""
-        known = {name for each in self.columns for columns in each for name in columns} | set(self.keep)
-        return list(dict.fromkeys(name for source in self.sources for name in source.columns if name not in known))
-
-    def run(self, sink: Sink, format: Format, allowed: Allowed, progress: Progress | None) -> Tally:
-        """Score all rows, from the beginning or from where the sink says that it stands."""
-        done = sink.begin(self.schema) or {"file": 0, "rows": 0, "position": None, "tally": Tally(self.kept).to_json()}
-        tally = Tally.of(done["tally"])
-        file, rows, start = done["file"], done["rows"], done["position"] and Position(*done["position"])
-        with pool() as threads:
-            for file in range(file, len(self.sources)):  # noqa: B020 (from where it stands)
-                name, said = self.sources[file].name, partial(self._say, file, format)
-                for block, told, scores, rejects in in_order(threads, said, self._blocks(file, start, rows, threads)):
-                    tally.add(told, {"file": name} if self.several else {}, len(block.rejects))
-                    _check(tally, allowed, block.rejects, sink)
-                    sink.write(scores, rejects)
-                    there = {"file": file, "rows": block.done, "position": block.position}
-                    sink.checkpoint({**there, "tally": tally.to_json()})
-                    if progress is not None:
-                        progress((file + block.share) / len(self.sources), "scoring")
-                if not tally.rows and file == len(self.sources) - 1:
-                    raise DataError(
-                        f"A table needs rows, however: {name} has a header and no row. Give a file with rows."
-                    )
-                if self.stamps[name] is not None and Stamp.of(Path(name)) != self.stamps[name]:
-                    raise DataError(
-                        f"A job needs an input that stays as it is, however: {name} changed while it was read. Start "
-                        "again when it is complete."
-                    )
-                rows, start = 0, None
-        if tally.rejected > allowed.share * tally.rows:
-            sink.refuse()
-            raise too_many(tally, allowed)
-        return tally
-
-    def _say(self, file: int, format: Format, block: Block) -> tuple[Block, Told, Any, Any]:
-        """What there is to say of a block, as it is and as bytes of output and of rejects."""
-        told = self.tellers[file](block.rows, block.codes, block.table)
-        table = told.table
-        if self.several:
-            table = table.add_column(0, "file", pa.repeat(self.sources[file].name, table.num_rows))
-        rejects = REJECTS.body(as_table(block.rejects)) if block.rejects else None
-        return block, told._replace(table=None), format.body(table), rejects
-
-    def _blocks(self, file: int, start: Position | None, skip: int, threads: Any) -> Iterator[Block]:
-        source, coder = self.sources[file], self.coders[file]
-        wanted = Wanted(coder.numbers, coder.texts, self.keep, coder)
-
-        def part(chunk: tuple[Any, Position]) -> tuple[Any, Position]:
-            return source.part(chunk[0], wanted), chunk[1]
-
-        parts = in_order(threads, part, source.chunks(wanted, start))
-        return blocks(parts, list(dict.fromkeys([*coder.texts, *self.keep])), skip)
+    def known(self) -> runs.Model:
+        """As a run may know it."""
+        return runs.Model(nameless(self.name), self.digest)
 
 
-def _check(tally: Tally, allowed: Allowed, rejects: Sequence[Reject], sink: Sink) -> None:
-    if tally.rejected <= allowed.count:
-        return
-    sink.write(b"", REJECTS.body(as_table(rejects)))
-    sink.refuse()
-    if allowed.count == 0:
-        first = rejects[0]
-        raise BadRowsError(
-            f"A row needs values that can be scored, however: {first.place}: {first.reason}. Repair it, or set such "
-            "rows aside (--on-bad-row quarantine with --max-bad-rows above 0; of standard output, --rejects FILE)."
+# --- after -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Afterwards:
+    """What is done once the output is there: rows are monitored, drawn and logged.
+
+    Where it was cut short the same job again does it.
+    """
+
+    sink: Files | Stream
+    judges: Sequence[Judge]
+    names: Sequence[str]
+    place: Place
+    page: Path | None
+    remember: bool
+    track: bool
+    began: int
+    log_samples: int
+
+    def follow_up(self, tally: Tally, summary: ScoreSummary) -> ScoreSummary:
+        """The summary with what is found, and its run."""
+        champion = self.judges[0].detector
+        found, charts = monitored(self.place, champion, tally.evidence(), self.names, self.remember, self.track)
+        summary = replace(summary, monitoring=found and brief(found))
+        sample, reference = np.asarray(tally.sample), champion.calibration_scores_
+        if self.page is not None:
+            write_whole(self.page, batch_page(asdict(summary), sample, reference, summary.threshold, found))
+        if self.track:
+            models = [judge.known for judge in self.judges]
+            told = partial(_told, summary, models, self.began, sample, reference, self.log_samples, found)
+            summary = tracked(summary, told, *charts)
+        self.sink.note(asdict(summary))  # what was found, and its run: the same job again tells both
+        return summary
+
+
+def _again(sink: Files, there: dict[str, Any], after: Afterwards) -> ScoreSummary:
+    """The summary of a job that is complete already; what it left undone is done."""
+    sink.clean()
+    summary = ScoreSummary(**{**there, "complete_already": True, "resumed_rows": there["scored"]})
+    if (left := sink.left) is not None:
+        return after.follow_up(Tally.of(left), summary)
+    if after.page is not None and not after.page.exists():
+        warnings.warn(
+            f"A report is made when rows are scored, however: this job was complete before. For {after.page}, remove "
+            f"{sink.journal.output} and score again.",
+            UserWarning,
+            stacklevel=3,
         )
-    raise too_many(tally, allowed)
-
-
-def _columns(detector: Detector, source: Source) -> list[str]:
-    """The table's columns that the model takes, in the model's order."""
-    if hasattr(detector, "feature_names_in_"):
-        names = list(detector.feature_names_in_)
-        require(source, names, "The model")
-        return names
-    if len(source.columns) != detector.n_features_in_:
-        raise DataError(
-            f"A model fitted without column names needs tables of its {detector.n_features_in_} columns, however: "
-            f"{source.name} has {len(source.columns)}. Fit it on a DataFrame to have columns chosen by name."
-        )
-    return list(source.columns)
+    return summary
 
 
 def _told(
@@ -409,3 +368,46 @@ def _told(
         texts["monitoring.json"] = json.dumps(found, indent=1) + "\n"
     page = written(lambda: batch_page(plain, sample, reference, summary.threshold, found))
     return record, {**texts, **page, **drawn}, None
+
+
+def told_score(s: ScoreSummary) -> str:
+    """A job for a person."""
+    done = f"complete  already; {s.scored:,} rows were scored" if s.complete_already else f"scored    {s.scored:,} rows"
+    again = f", {s.resumed_rows:,} of them before the interruption" if 0 < s.resumed_rows < s.scored else ""
+    lines = [
+        f"{done}{again} in {s.seconds:.1f} s",
+        *told_ignored(s),
+        told_alarms(s),
+        f"output    {s.output}",
+    ]
+    if s.rejected:
+        where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
+        lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
+    lines += told_drift(s.monitoring) + told_run(s)
+    lines += _told_challenger(s.challenger) if s.challenger else []
+    if s.top_anomalies:
+        lines += ["", "strangest rows"]
+    for row in s.top_anomalies[:5]:
+        lines.append(f"  {_place(row)} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
+    return "\n".join(lines)
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
+
+
+def _told_challenger(c: dict[str, Any]) -> list[str]:
+    lines = [
+        f"against   {c['model']}: {c['alarms']:,} alarms",
+        "",
+        "alarms                 challenger      not",
+        f"  champion        {c['both']:>15,} {c['champion_only']:>8,}",
+        f"  not             {c['challenger_only']:>15,} {c['neither']:>8,}",
+    ]
+    if c["disagreements"]:
+        lines += ["", "strongest disagreements"]
+    for row in c["disagreements"][:5]:
+        who = "champion" if row["is_anomaly"] else "challenger"
+        ps = f"p {row['p_value']:.4f} to the champion, {row['challenger_p_value']:.4f} to the challenger"
+        lines.append(f"  {_place(row)} {ps}: alarm of the {who} only")
+    return lines

@@ -1,4 +1,4 @@
-"""The jobs of the shell on series: fit, score with events, plot, watch."""
+"""The jobs of the shell on series: fit, and score with events; `series_plot` and `watch` are beside it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from anomaly_ae.data.formats import FORMATS, Groups, format_of
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.explanation import Verdict
+from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
+from anomaly_ae.ops.arguments import Progress, tell
 from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
-from anomaly_ae.ops.fitting import Progress, check_register, entry, learn, publish_model, source
+from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise
+from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
-from anomaly_ae.scoring.thresholds import promised_rate
-from anomaly_ae.series.detector import SERIES_DETECTORS, SeriesDetector
-
-BLOCK = 8192
+from anomaly_ae.promise import promised
+from anomaly_ae.series.detector import SeriesDetector
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,6 @@ class SeriesScoreSummary:
         names["events_output"] = self.events_output and Path(self.events_output).name
         own = ("run_id", "tracking_uri")
         return {name: value for name, value in vars(self).items() if name not in own} | names
-
-
-def is_series_model(model: str | Path) -> bool:
-    """Whether a model folder holds a detector of series; False as well where it holds none at all."""
-    return storage.kind(model) in SERIES_DETECTORS
 
 
 def is_series_config(config: str | Path | None) -> bool:
@@ -158,7 +154,7 @@ def fit(
         step=detector.step_,
         threshold=detector.threshold_.value_,
         event_level=detector.events_.level_,
-        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        promised_false_alarm_rate=promised(detector),
         seconds=time.perf_counter() - started,
         flag_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
     )
@@ -181,6 +177,8 @@ def score(
     event_time: datetime | None = None,
     state: str | Path | None = None,
     report: str | Path | None = None,
+    progress: Progress | None = None,
+    remember: bool = False,
 ) -> SeriesScoreSummary:
     """Score every row of a series, and write what happened in it.
 
@@ -203,11 +201,12 @@ def score(
     folder = resolve(called)
     detector = loaded(folder)
     table = Table.open(input, dialect)
-    X, kept = read(detector, table, keep)
+    X, kept = read(detector, table, keep, progress)
     try:
         told, verdict, found = told_rows(detector, X, kept, top_columns)
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
+    tell(progress, 0.9, "writing")
     if listing is not None:
         listed = found.copy()
         listed.insert(0, "event", np.arange(1, len(found) + 1))
@@ -216,9 +215,8 @@ def score(
     place = Place(
         nameless(called), digest(folder / "manifest.json"), asset, event_time, None if state is None else Path(state)
     )
-    remember = track or state is not None
     proof = evidence(detector, X, verdict)
-    drift, charts = monitored(place, detector, proof, [str(input)], remember)
+    drift, charts = monitored(place, detector, proof, [str(input)], remember or state is not None, track)
     summary = SeriesScoreSummary(
         model=called,
         input=str(input),
@@ -227,7 +225,7 @@ def score(
         rows=len(X),
         alarms=int(verdict.is_anomaly.sum()),
         alarm_rate=float(verdict.is_anomaly.mean()),
-        promised_false_alarm_rate=promised_rate(detector.threshold_),
+        promised_false_alarm_rate=promised(detector),
         threshold=detector.threshold_.value_,
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
@@ -268,8 +266,10 @@ def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict) -> Evi
     return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[::step], step)
 
 
-def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
-    """The columns of a table that a model takes, and those to keep."""
+def read(
+    detector: SeriesDetector, table: Table, keep: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The columns of a table that a model takes, and those to keep; `progress` is told of the first half of a job."""
     channels = detector.contract_.columns
     names = list(getattr(detector, "feature_names_in_", [])) or [column.name for column in channels]
     table.require([*named(detector), *names], "The model")
@@ -278,7 +278,12 @@ def read(detector: SeriesDetector, table: Table, keep: Sequence[str] = ()) -> tu
     texts = [name for name in names if name not in set(numbers)]
     wanted = [name for name in keep if name not in named(detector)]
     beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
-    rows = pd.concat([block.X for block in table.blocks(numbers, [*texts, *beside], BLOCK)])
+    blocks = []
+    for block in table.blocks(numbers, [*texts, *beside], BLOCK):
+        blocks.append(block.X)
+        tell(progress, 0.5 * block.share_read, "reading")
+    rows = pd.concat(blocks)
+    tell(progress, 0.5, "scoring")
     X = rows[[*named(detector), *names]]
     if detector.time is not None:
         X = X.assign(**table.read([detector.time], BLOCK))
@@ -331,8 +336,7 @@ def _plain(value: Any) -> Any:
 
 def told_fit(s: SeriesFitSummary) -> str:
     """A fit for a person."""
-    promise = "" if s.promised_false_alarm_rate is None else f", {s.promised_false_alarm_rate:.2g} of normal rows above"
-    flags = listed(s.flag_columns, 8)
+    flags, promise = listed(s.flag_columns, 8), told_promise(s.promised_false_alarm_rate)
     return "\n".join(
         [
             f"fitted    {s.detector}",
@@ -348,17 +352,13 @@ def told_fit(s: SeriesFitSummary) -> str:
 
 def told_score(s: SeriesScoreSummary) -> str:
     """A scoring job for a person: its events, one a line."""
-    promise = (
-        "" if s.promised_false_alarm_rate is None else f"; {s.promised_false_alarm_rate:.1%} expected of normal rows"
-    )
     lines = [
         f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
-        f"alarms    {s.alarms:,} ({s.alarm_rate:.1%}{promise})",
+        *told_ignored(s),
+        told_alarms(s),
         f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
         f"output    {s.output}",
     ]
-    if s.ignored_columns:
-        lines.insert(1, f"note      columns the model does not know, ignored: {listed(s.ignored_columns, 8)}")
     lines += told_drift(s.monitoring) + told_run(s)
     for event in s.events[:20]:
         blamed = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, MissingExtraError
 from anomaly_ae.explanation import Verdict
+from anomaly_ae.ops.arguments import Progress, tell
 from anomaly_ae.ops.series import loaded, new_output, read
 from anomaly_ae.series.detector import SeriesDetector
 
@@ -28,7 +32,13 @@ BLUE, ORANGE, RED, GREY = "#2f6690", "#e08e1b", "#c8553d", "#8a8a8a"
 
 
 def plot(
-    model: str | Path, input: str | Path, output: str | Path, channels: Sequence[str] = (), overwrite: bool = False
+    model: str | Path,
+    input: str | Path,
+    output: str | Path,
+    channels: Sequence[str] = (),
+    overwrite: bool = False,
+    dialect: Dialect | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Path, pd.DataFrame]:
     """Draw a file as a model sees it, to PNG, SVG or PDF by the output's ending; returns the file and the events.
 
@@ -51,16 +61,14 @@ def plot(
         raise ConfigError(
             f"--channel needs columns of the model, however: {unknown}. It has {detector.contract_.names}."
         )
-    X, _ = read(detector, Table.open(input))
+    X, _ = read(detector, Table.open(input, dialect), progress=progress)
     verdict, events, spans = detector.assess_events(X)
+    tell(progress, 0.9, "drawing")
     with mpl.rc_context({"svg.hashsalt": "anomaly-ae", "font.size": 9}):
         figure = draw(detector, X, verdict, events, spans, channels, f"{Path(input).name}, {len(events)} events")
-        temporary = target.with_name(f".{target.name}")
-        try:
-            figure.savefig(temporary, format=target.suffix[1:].lower(), dpi=120)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=target.suffix[1:].lower(), dpi=120)
+    write_whole(target, picture.getvalue())
     return target, events
 
 

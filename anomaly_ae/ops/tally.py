@@ -14,7 +14,7 @@ from anomaly_ae.errors import BadRowsError, ConfigError
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS, Told
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.promise import promised
 
 SAMPLE = 4096  # scores kept for the histogram, half as many at least
 Ranked = tuple[float, int, dict[str, Any]]  # a row by its strangeness; ties go to the earlier row
@@ -159,13 +159,13 @@ class Tally:
         ranked = [(rank, -(self.scored + k), {**file, **row}) for k, (rank, row) in enumerate(more)]
         return heapq.nlargest(self.kept, there + ranked, key=lambda row: row[:2])
 
-    def beside(self, model: str, threshold: Any) -> dict[str, Any]:
+    def beside(self, model: str, detector: Any) -> dict[str, Any]:
         """What a summary says of the challenger."""
         agreement = dict(zip(AGREEMENT, self.agreement, strict=True))
         return {
             "model": model,
-            "threshold": threshold.value_,
-            "promised_false_alarm_rate": promised_rate(threshold),
+            "threshold": detector.threshold_.value_,
+            "promised_false_alarm_rate": promised(detector),
             "alarms": agreement["both"] + agreement["challenger_only"],
             **agreement,
             "disagreements": [row for _, _, row in self.disputed],

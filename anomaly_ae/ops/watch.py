@@ -7,21 +7,24 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.csv
 
+from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output
+from anomaly_ae.data.streams import NO_TEXT
 from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.series import loaded
 from anomaly_ae.scoring.attribution import top
+from anomaly_ae.series.events import Unfolding
 from anomaly_ae.series.stream import Stream
 
-MISSING = {*pyarrow.csv.ConvertOptions().null_values}
 SAVE_EVERY = 1000  # rows
 
 
@@ -36,13 +39,10 @@ class WatchSummary:
 
 
 @dataclass
-class Alert:
-    """An event as it unfolds: `shortest` strange rows open it, a score that is low for `merge` rows closes it."""
+class Alert(Unfolding):
+    """An event as it unfolds, its number once it is open, and how far each channel has been beyond its usual level."""
 
     number: int = 0
-    strange: int = 0
-    quiet: int = 0
-    open: bool = False
     blamed: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
@@ -53,8 +53,9 @@ def watch(
     tell: Callable[[str], None],
     state: str | Path | None = None,
     top_channels: int = 3,
+    dialect: Dialect | None = None,
 ) -> WatchSummary:
-    """Score rows of CSV (with a header) or JSON lines as they come.
+    """Score rows of CSV (with a header) or JSON lines as they come; `dialect` is how these are written.
 
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
     ("opens", "goes on", "closes" or None) and, of alarms and events, the blamed channels with their shares; of a row
@@ -67,7 +68,7 @@ def watch(
     AnomalyError
         When the model is none of a series, the header lacks a column, or the state is of another model.
     """
-    detector = loaded(model)
+    detector, dialect = loaded(model), dialect or Dialect()
     stream = detector.stream()
     if state is not None and check_output(state).exists():
         stream.restore(state)
@@ -77,7 +78,7 @@ def watch(
     summary = WatchSummary(stream.note.get("rows", 0), events=stream.note.get("events", 0))
     before = replace(summary)
     alerts = {
-        key: Alert(**{**alert, "blamed": np.array(alert["blamed"])})
+        key: Alert(alert["strange"], alert["quiet"], alert["number"], np.array(alert["blamed"]))
         for key, alert in stream.note.get("alerts", {}).items()
     }
 
@@ -88,24 +89,31 @@ def watch(
             stream.save(state)
 
     try:
-        for cells in _records(lines, [*keys, *names]):
+        for cells in _records(lines, [*keys, *names], dialect):
             summary.rows += 1
             record: dict[str, Any] = {"row": summary.rows}
             try:
                 if isinstance(cells, DataError):
                     raise cells
                 record |= {key: cells.get(key) for key in keys}
-                held = {name: _cell(cells, name, name in numbers) for name in [*keys, *names]}
+                held = {name: _cell(cells, name, name in numbers, dialect) for name in [*keys, *names]}
                 if detector.time is not None:
-                    held[detector.time] = _as_number(held[detector.time])
+                    held[detector.time] = _as_number(held[detector.time], dialect)
                 frame = pd.DataFrame({name: [value] for name, value in held.items()})
+                group = str(record.get(detector.group or "", ""))
+                tail = stream.tails.get(group)
                 verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
             except AnomalyError as error:
                 summary.bad_rows += 1
                 write(record | {"error": str(error)})
                 continue
-            alert = alerts.setdefault(str(record.get(detector.group or "", "")), Alert())
-            write(record | _told(stream, verdict, names, alert, summary, record, tell, top_channels))
+            alert = alerts.setdefault(group, Alert())
+            # where rows are missing the stream has begun anew
+            ended = stream.tails.get(group) is not tail and alert.end(stream.calibrated.events)
+            if ended:
+                tell(f"event {alert.number} closes before row {summary.rows}, for rows are missing")
+            told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
+            write(record | told | ({"event": told["event"] or "closes"} if ended else {}))
             if summary.rows % SAVE_EVERY == 0:
                 save()
     finally:
@@ -125,25 +133,18 @@ def _told(
 ) -> dict[str, Any]:
     score, rule = float(verdict.anomaly_score[0]), stream.calibrated.events
     beyond = np.maximum(verdict.contributions[0] - stream.calibrated.usual, 0)
-    strange, low = score > rule.level_, score <= rule.hysteresis * rule.level_
-    alert.quiet = alert.quiet + 1 if low else 0
-    alert.strange = 0 if low and not alert.open else alert.strange + int(strange)
-    if alert.strange <= 1 and not alert.open:
-        alert.blamed = np.zeros(len(names))
-    alert.blamed = alert.blamed + beyond
+    is_new = not alert.strange
+    event = alert.add(rule, score)
+    alert.blamed = beyond if is_new else alert.blamed + beyond
     where = ", ".join(str(value) for value in record.values())
-    event = None
-    if not alert.open and alert.strange >= rule.shortest:
+    if event == "opens":
         summary.events += 1
-        alert.open, alert.number, event = True, summary.events, "opens"
+        alert.number = summary.events
         which, share = top(alert.blamed[None], top_channels or 1)
         blamed = ", ".join(f"{names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
         tell(f"event {alert.number} opens at row {where}: score {score:.4g}, level {rule.level_:.4g}; {blamed}")
-    elif alert.open and alert.quiet > rule.merge:
-        alert.open, alert.strange, event = False, 0, "closes"
+    elif event == "closes":
         tell(f"event {alert.number} closes at row {where}")
-    elif alert.open:
-        event = "goes on"
     alarm = bool(verdict.is_anomaly[0])
     summary.alarms += alarm
     told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
@@ -154,62 +155,84 @@ def _told(
     return told
 
 
-def _records(lines: Iterable[str], names: list[str]) -> Iterator[dict[str, Any] | DataError]:
+def _records(lines: Iterable[str], names: list[str], dialect: Dialect) -> Iterator[dict[str, Any] | DataError]:
     """Rows as mappings; of those that are none, why."""
-    lines = iter(lines)
-    first = next((line for line in lines if line.strip()), None)
+    lines = (line for line in lines if line.strip())
+    first = next(lines, None)
     if first is None:
         raise DataError("A watch needs rows, however: standard input has none. Pipe CSV with a header, or JSON lines.")
+    first = first.lstrip("\ufeff")
+    read: Callable[[str], dict[str, Any] | DataError] = _json
     if first.lstrip().startswith("{"):
-        yield _json(first)
-        for line in lines:
-            if line.strip():
-                yield _json(line)
-        return
-    header = next(csv.reader([first.lstrip("\ufeff")]))
-    if missing := [name for name in names if name not in header]:
-        raise DataError(f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}.")
+        lines = chain([first], lines)
+    else:
+        dialect = dialect.of(first)
+        header = next(csv.reader([first], delimiter=dialect.separator))
+        if missing := [name for name in names if name not in header]:
+            raise DataError(
+                f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}: name them "
+                "as at fit, or say what is between them (--delimiter)."
+            )
+        read = partial(_fields, header=header, separator=dialect.separator)
     for line in lines:
-        if line.strip():
-            try:
-                cells = next(csv.reader([line]))
-            except csv.Error as error:
-                yield DataError(f"A row needs fields, however: {line.strip()[:80]!r} ({error}).")
-                continue
-            if len(cells) != len(header):
-                yield DataError(f"A row needs {len(header)} fields, however: {len(cells)} ({line.strip()[:80]!r}).")
-            else:
-                yield dict(zip(header, cells, strict=True))
+        if NO_TEXT in line:
+            yield DataError(f"A row needs text, however: {_shown(line)} is none. Give its encoding (--encoding).")
+        else:
+            yield read(line)
+
+
+def _fields(line: str, header: list[str], separator: str) -> dict[str, Any] | DataError:
+    try:
+        cells = next(csv.reader([line], delimiter=separator))
+    except csv.Error as error:
+        return DataError(f"A row needs fields, however: {_shown(line)} ({error}). Repair what writes it.")
+    if len(cells) != len(header):
+        return DataError(
+            f"A row needs {len(header)} fields, however: {len(cells)} ({_shown(line)}). Give each column one, empty "
+            "where it is missing, and quote delimiters."
+        )
+    return dict(zip(header, cells, strict=True))
 
 
 def _json(line: str) -> dict[str, Any] | DataError:
     try:
         row = json.loads(line)
     except ValueError as error:
-        return DataError(f"A row needs JSON, however: {line.strip()[:80]!r} ({error}).")
-    return row if isinstance(row, dict) else DataError(f"A row needs a JSON object, however: {line.strip()[:80]!r}.")
+        return DataError(f"A row needs JSON, however: {_shown(line)} ({error}). Write an object a line.")
+    if isinstance(row, dict):
+        return row
+    return DataError(f"A row needs a JSON object, however: {_shown(line)}. Write values by their columns' names.")
 
 
-def _cell(cells: dict[str, Any], name: str, is_number: bool) -> Any:
+def _shown(line: str) -> str:
+    return repr(line.strip()[:80])
+
+
+def _cell(cells: dict[str, Any], name: str, is_number: bool, dialect: Dialect) -> Any:
     if name not in cells:
-        raise DataError(f"A row needs the column {name!r}, however: it has {sorted(cells)}.")
+        raise DataError(
+            f"A row needs the column {name!r}, however: it has {sorted(cells)}. Give it, as null where it is missing."
+        )
     value = cells[name]
-    if value is None or (isinstance(value, str) and value.strip() in MISSING):
+    if value is None or (isinstance(value, str) and value.strip() in dialect.nulls):
         return np.nan if is_number else None
     if not is_number:
         return value
     try:
-        number = float(value)
+        number = float(dialect.pointed(value))
     except (OverflowError, TypeError, ValueError):
         number = math.inf
     if math.isinf(number):
-        raise DataError(f"A row needs finite numbers, however: column {name!r} has {value!r:.60}.")
+        raise DataError(
+            f"A row needs finite numbers, however: column {name!r} has {value!r:.60}. Leave it empty where it is "
+            "missing, or say how decimals and missing values are written (--decimal, --missing)."
+        )
     return number
 
 
-def _as_number(time: Any) -> Any:
+def _as_number(time: Any, dialect: Dialect) -> Any:
     """A time as a number, where it is written as one."""
     try:
-        return float(time)
+        return float(dialect.pointed(time))
     except (OverflowError, TypeError, ValueError):
         return time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,36 @@ class Events(BaseEstimator):
                 f"channel_{k}_since": int(began[j]),
             }
         return facts
+
+
+@dataclass
+class Unfolding:
+    """What rows so far make of an event, row by row: of all of them `Events.spans` finds the same events.
+
+    `strange` rows it has so far (none: there is no event in sight), and the last `quiet` rows were not of it.
+    """
+
+    strange: int = 0
+    quiet: int = 0
+
+    def end(self, rule: Events) -> bool:
+        """Begin anew, for what comes next does not follow the rows so far: whether that ends an event."""
+        was_event = self.strange >= rule.shortest
+        self.strange = self.quiet = 0
+        return was_event
+
+    def add(self, rule: Events, score: float) -> str | None:
+        """Take the next row, where an event "opens" (it has enough strange rows now), "goes on" or "closes", if any."""
+        before = self.strange
+        if score > rule.level_:
+            self.strange, self.quiet = self.strange + 1, 0
+        elif self.strange and (self.quiet or score <= rule.hysteresis * rule.level_):
+            self.quiet += 1
+        if self.quiet > rule.merge:
+            return "closes" if self.end(rule) else None
+        if self.strange < rule.shortest:
+            return None
+        return "opens" if before < rule.shortest else "goes on"
 
 
 def is_place(name: str) -> bool:

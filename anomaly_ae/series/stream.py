@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.explanation import Verdict, known
 from anomaly_ae.series.calibrated import smoothed
@@ -209,12 +210,7 @@ class Stream:
                 for key, tail in self.tails.items()
             },
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(state))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, json.dumps(state))
         return path
 
     def restore(self, path: str | os.PathLike[str]) -> Stream:

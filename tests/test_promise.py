@@ -1,0 +1,76 @@
+"""What is promised of false alarms is one number, wherever it is told."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from anomaly_ae import AutoencoderDetector, Mahalanobis, Quantile, SeriesDetector, View, load
+from anomaly_ae.cli import app
+from anomaly_ae.ops.describe import describe, told
+from anomaly_ae.promise import promised
+
+ROWS = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=["flow", "head", "speed"])
+FAST = {"effort": "fast", "max_epochs": 2, "random_state": 0}
+
+
+def shell(*words):
+    done = CliRunner().invoke(app, [*words, "--no-track"])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+@pytest.mark.parametrize(("calibration", "rate"), [("cross", 0.1), ("split", 0.05)])
+def test_all_jobs_tell_the_same_promise(here, calibration, rate):
+    ROWS.to_csv("rows.csv", index=False)
+    Path("config.yaml").write_text(f"AutoencoderDetector: {json.dumps({**FAST, 'calibration': calibration})}")
+    commands = {
+        "fit": ["fit", "config.yaml", "--data", "rows.csv", "--model", "model", "--report", "fit.html"],
+        "score": ["score", "model", "rows.csv", "--output", "o.csv", "--report", "score.html", "--challenger", "model"],
+        "monitor": ["monitor", "model", "rows.csv"],
+        "refit": ["refit", "model", "--data", "rows.csv", "--to", "second"],
+    }
+    said = {name: shell(*words).output for name, words in commands.items()}
+    said["info"] = CliRunner().invoke(app, ["info", "model"]).output
+    expected = f"{rate:.0%}"
+    for name, text in said.items():
+        assert set(re.findall(r"at most (\S+?%)", text)) == {expected}, name
+        assert ("cross-fitted" in text) == (calibration == "cross" and name in ("fit", "refit", "info"))
+    for page in ("fit.html", "score.html"):
+        shown = re.sub(r"<[^>]*>", " ", Path(page).read_text())
+        assert re.search(rf"at most\s+{expected}|{expected}\s+[a-z ,]*at most", shown), page
+    plain = json.loads(
+        shell("score", "model", "rows.csv", "--output", "p.csv", "--json", "--challenger", "model").stdout
+    )
+    described = json.loads(CliRunner().invoke(app, ["info", "model", "--json"]).stdout)
+    rates = [one["promised_false_alarm_rate"] for one in (plain, plain["challenger"], described)]
+    assert [*rates, plain["monitoring"]["promised"]] == [rate] * 4
+
+
+def test_rows_that_no_net_has_seen_bring_the_promise_back_to_alpha():
+    det = AutoencoderDetector(**FAST).fit(ROWS)
+    assert promised(det) == 0.1
+    assert promised(det.recalibrate(ROWS)) == 0.05
+    assert "at most 5% promised" in told(describe(det))
+
+
+def test_what_is_twice_alpha_is_no_rate_above_one_and_a_rule_of_thumb_is_no_promise():
+    assert promised(AutoencoderDetector(**FAST).set_params(threshold__alpha=0.7).fit(ROWS)) == 1
+    det = AutoencoderDetector(**FAST, threshold=Quantile(0.9)).fit(ROWS)
+    assert promised(det) is None
+    assert "promised" not in told(describe(det))
+
+
+def test_of_series_it_is_told_as_well(here):
+    SeriesDetector(views=[View(Mahalanobis(), window=4)], random_state=0).fit(ROWS).save("model")
+    expected = promised(load("model"))
+    ROWS.to_csv("rows.csv", index=False)
+    done = json.loads(shell("score", "model", "rows.csv", "--output", "o.csv", "--json").stdout)
+    refitted = json.loads(shell("refit", "model", "--data", "rows.csv", "--to", "second", "--json").stdout)
+    assert done["promised_false_alarm_rate"] == refitted["promised_false_alarm_rate"] == expected
+    assert done["monitoring"]["promised"] == expected
+    assert f"at most {100 * expected:.3g}% of normal rows above" in told(describe(load("model")))
