@@ -96,6 +96,19 @@ def test_a_sensor_that_is_lost_is_the_one_to_blame(normal, detector):
         assert (verdict.contributions[650] / verdict.contributions[650].sum()).max() > 0.5
 
 
+@pytest.mark.parametrize("detector", [LIVE, SeriesDetector(time="time", random_state=0)], ids=["live", "default"])
+@pytest.mark.parametrize(("usual", "other"), [(0, 1), (False, True), ("RUN", "FAULT"), (7.5, None)], ids=str)
+def test_what_a_flag_never_held_is_an_event_if_it_lasts(normal, detector, usual, other):
+    det = clone(detector).fit(normal[:4320].assign(state=usual))
+    day = normal[4320:].reset_index(drop=True).assign(state=usual)
+    assert not len(det.events(day))
+    day.loc[600:720, "state"] = other
+    (event,) = det.events(day).to_dict("records")
+    assert event["channel_1"] == "state"
+    assert pd.Timestamp(event["end"]) == pd.Timestamp(day["time"][720])
+    assert pd.Timestamp(event["start"]) <= pd.Timestamp(day["time"][620])
+
+
 @pytest.mark.parametrize("channel", ["speed_rpm", "discharge_bar", "winding_c"])
 def test_an_event_begins_and_ends_where_it_did(normal, channel):
     """Though means over windows are strange before and after."""

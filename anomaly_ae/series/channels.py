@@ -18,10 +18,11 @@ Array = NDArray[np.float64]
 
 
 class Standing(NamedTuple):
-    """What each channel last held, and for how many rows by now: both `(d,)`."""
+    """What each channel last held, for how many rows by now, and for how many it cost something: each `(d,)`."""
 
     value: Array
     rows: Array
+    costly: Array
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Channels:
     others are measured. Windows hold measured channels alone, for flags would drown them, and all where none is
     measured. What a row costs by itself (another value in a constant column, a value beyond all seen, an unseen level,
     an unexpected gap) is charged to any column, at most as much as something that was never seen,
-    :math:`\\ln (n / L + 1)` for `n` fit rows, of which `L`, the rows of a window, are worth one, for they are alike. So
-    is a measured channel that stands still for longer than it ever did at fit.
+    :math:`\\ln (n r / L + 1)` for `n` fit rows, of which `L`, the rows of a window, are worth one, for they are alike,
+    and `r` is 1, or of flags and gaps, of which no window tells how long they last, for how many rows they have cost
+    something, at most `L`. So is a measured channel that stands still for longer than it ever did at fit.
     """
 
     length = 1  # rows of a window; the fold that looks through windows sets it
@@ -61,6 +63,7 @@ class Channels:
         kinds = [kind for kind, width in encoding.groups for _ in range(width)]
         whole = len(self.used) == encoding.width
         self.groups = encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used)
+        self.is_flag = np.isin(np.arange(self.columns), self.flags)
         numeric = np.arange(len(encoding.numeric), dtype=np.intp)
         self.fixed = numeric[np.isfinite(encoding.state["fixed"][encoding.owner[numeric]])]
 
@@ -76,7 +79,7 @@ class Channels:
         longest = np.ones(encoding.columns)
         repeats = np.zeros(encoding.columns)
         for first, last in runs:
-            stood, _ = standing(rows[first:last], None)
+            stood = standing(rows[first:last], None)
             longest = np.maximum(longest, stood.max(axis=0))
             repeats += (stood > 1).sum(axis=0)
         price = -np.log((repeats + 1) / (len(fit) + 2))
@@ -84,10 +87,9 @@ class Channels:
             price[np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
         return cls(encoding, {"used": used, "longest": longest, "price": price})
 
-    @property
-    def most(self) -> float:
-        """What a row's column costs by itself, at most."""
-        return float(np.log(self.encoding.state["rows"][0] / self.length + 1))
+    def most(self, lasted: Array) -> Array:
+        """What a row's column costs by itself, at most, where it has cost something for so many rows."""
+        return np.log(self.encoding.state["rows"][0] * np.minimum(lasted, self.length) / self.length + 1)
 
     @property
     def flags(self) -> NDArray[np.intp]:
@@ -108,9 +110,13 @@ class Channels:
     def encode(self, rows: Array, before: Standing | None = None) -> tuple[Encoded, Standing]:
         """Rows `(T, d)` that follow each other, as cells; `before` is how the channels stood, if rows came before."""
         cells = self.encoding.transform(rows)
-        stood, after = standing(rows, before)
+        before = before or Standing(np.full(self.columns, np.nan), *np.zeros((2, self.columns)))
+        stood = standing(rows, before)
         still = np.maximum(stood - self.own["longest"], 0) * self.own["price"]
-        surprise = np.minimum(cells.surprise + still, self.most)
+        asked = cells.surprise + still
+        costly = _unbroken(asked <= 0, before.costly)
+        lasted = np.where(np.isnan(rows) | self.is_flag, costly, 1)  # of others windows tell how long
+        surprise = np.minimum(asked, self.most(lasted))
         held = cells.x
         if len(self.fixed):  # a net never saw them change, but windows tell by how much they do
             column = self.encoding.owner[self.fixed]
@@ -119,7 +125,7 @@ class Channels:
             held[:, self.fixed] = bent(off, self.encoding.rule.bends)
         x = torch.from_numpy(np.ascontiguousarray(held[:, self.used]))
         mask = None if cells.mask is None else torch.from_numpy(np.ascontiguousarray(cells.mask[:, self.used]))
-        return Encoded(x, mask, surprise), after
+        return Encoded(x, mask, surprise), Standing(*(told[-1].copy() for told in (rows, stood, costly)))
 
     def by_column(self, cells: Array) -> Array:
         """Channels `(n, channels)` added up to the columns that own them: `(n, d)`."""
@@ -136,12 +142,15 @@ class Channels:
         return codes
 
 
-def standing(rows: Array, before: Standing | None) -> tuple[Array, Standing]:
-    """For how many rows each channel has held what it holds, `(T, d)`, and how it stands after them."""
-    n, d = rows.shape
-    before = before or Standing(np.full(d, np.nan), np.zeros(d))
-    changed = np.vstack([rows[:1] != before.value, rows[1:] != rows[:-1]])  # a gap ends what stood
-    place = np.arange(n)[:, None]
-    began = np.maximum.accumulate(np.where(changed, place, -1), axis=0)
-    stood = np.where(began < 0, before.rows + place + 1, place - began + 1).astype(np.float64)
-    return stood, Standing(rows[-1].copy(), stood[-1].copy())
+def standing(rows: Array, before: Standing | None) -> Array:
+    """For how many rows each channel has held what it holds, `(T, d)`."""
+    value, held = (np.nan, 0.0) if before is None else before[:2]
+    changed = np.vstack([rows[:1] != value, rows[1:] != rows[:-1]])  # a gap ends what stood
+    return _unbroken(changed, held - 1) + 1
+
+
+def _unbroken(broken: NDArray[np.bool_], before: Array | float) -> Array:
+    """For how many rows nothing has been broken, `(T, d)`; it had been for so many `before`."""
+    place = np.arange(len(broken))[:, None]
+    last = np.maximum.accumulate(np.where(broken, place, -1), axis=0)
+    return np.where(last < 0, before + place + 1, place - last).astype(np.float64)
