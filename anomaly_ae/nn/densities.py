@@ -34,7 +34,8 @@ class Likelihood(Part):
         there is: 0 for the likeliest level, and for any level where all are as likely. The squared error of a unit
         normal has the same tails, so that columns of all kinds add up.
         """
-        return (x - px.mean).abs().pow(power)
+        off = x - px.mean
+        return off.square() if power == 2 else off.abs().pow(power)
 
 
 class Density(D.Distribution):

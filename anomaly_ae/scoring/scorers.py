@@ -237,7 +237,7 @@ class StandardizedError(AdditiveScorer):
         errors = p.net.likelihood.error(p.px, p.batch.x, 2)
         if self.conditional and self.discrete:
             errors = self._conditional(p, errors)
-        return 0.5 * present(p, errors) / self.square
+        return present(p, errors) * (0.5 / self.square)
 
     def _conditional(self, p: Pass, errors: Tensor) -> Tensor:
         x = p.batch.x
