@@ -1,12 +1,16 @@
 """Live: rows as they come have the scores that they would have together; and the pipe around it."""
 
 import json
+import signal
+import subprocess
+import sys
 import tracemalloc
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from test_series import QUICK, plant, table
@@ -23,8 +27,10 @@ from anomaly_ae import (
     load,
 )
 from anomaly_ae.cli import app
+from anomaly_ae.cli.ending import Ending
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.errors import ConfigError, DataError, OutputError
+from anomaly_ae.ops import watch as watching
 from anomaly_ae.ops.series_plot import plot
 from anomaly_ae.ops.watch import watch
 from anomaly_ae.series.events import Unfolding
@@ -200,6 +206,68 @@ def test_a_watch_goes_on_where_it_stopped(model, tmp_path):
     _, first, _ = watched(model, lines[:51], state=tmp_path / "state.json")
     _, second, _ = watched(model, [lines[0], *lines[51:]], state=tmp_path / "state.json")
     assert [record["anomaly_score"] for record in first + second] == [record["anomaly_score"] for record in whole]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_watch_as_the_end_of_its_input_does(model, tmp_path, number, code):
+    lines, state = rows(60).to_csv(index=False).splitlines(keepends=True), tmp_path / "state.json"
+    command = [sys.executable, "-c", "from anomaly_ae.cli import app; app()", "watch", model, "--state", state]
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
+    process.stdin.writelines(lines[:41])
+    process.stdin.flush()
+    first = [json.loads(process.stdout.readline()) for _ in range(40)]
+    process.send_signal(number)  # it waits for the next row
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "watched   40 rows" in said
+    assert "error" not in said
+    _, second, _ = watched(model, [lines[0], *lines[41:]], state=state)
+    assert first + second == watched(model, lines)[1]
+
+
+def test_a_signal_ends_lines_between_two_of_them():
+    """At once where there is nothing to finish: before the first, or where it comes again."""
+    given = []
+
+    def lines(at):
+        for number in range(4):
+            if number == at:
+                signal.raise_signal(signal.SIGTERM)
+            yield number
+
+    with Ending(lines(2)) as some:
+        given = list(some)
+    assert (given, some.exit_code) == ([0, 1], 143)
+    with Ending(lines(0)) as some, pytest.raises(typer.Exit):
+        list(some)
+    with Ending(lines(9)) as some:
+        for line in some:
+            signal.raise_signal(signal.SIGINT)
+            given.append(line)
+            with pytest.raises(typer.Exit):
+                signal.raise_signal(signal.SIGINT)
+    assert (given, some.exit_code) == ([0, 1, 0], 130)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_state_is_saved_by_and_by_and_where_an_event_opens_or_closes(model, tmp_path, monkeypatch, seconds):
+    """What is killed at once goes on from there."""
+    monkeypatch.setattr(watching, "SAVE_EVERY", seconds)
+    monkeypatch.setattr(watching, "PATIENCE", 0.0)
+    state, seen = tmp_path / "state.json", []
+
+    def lines():
+        for line in rows(120).to_csv(index=False).splitlines(keepends=True):
+            yield line
+            seen.append(json.loads(state.read_text())["note"]["rows"] if state.exists() else 0)
+
+    _, records, _ = watched(model, lines(), state=state)
+    after = seen[1:]  # each row
+    if seconds:
+        assert set(after) == {0, *(record["row"] for record in records if record["event"] in ("opens", "closes"))}
+    else:
+        assert after == list(range(1, 121))
 
 
 def test_rows_that_cannot_all_be_taken_are_none(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -25,7 +26,8 @@ from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.events import Unfolding
 from anomaly_ae.series.stream import Stream
 
-SAVE_EVERY = 1000  # rows
+SAVE_EVERY = 5.0  # seconds
+PATIENCE = 10.0  # times as long as the last save took, at the least
 
 
 @dataclass
@@ -46,6 +48,24 @@ class Alert(Unfolding):
     blamed: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
+@dataclass
+class Saved:
+    """When a state was saved last, and how long that took."""
+
+    at: float = field(default_factory=time.monotonic)
+    took: float = 0.0
+
+    def is_old(self, matters: bool) -> bool:
+        """Whether it is time to save again; sooner where what happened since `matters`."""
+        return time.monotonic() - self.at >= max(0.0 if matters else SAVE_EVERY, PATIENCE * self.took)
+
+    def __enter__(self) -> None:
+        self.at = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self.took, self.at = time.monotonic() - self.at, time.monotonic()
+
+
 def watch(
     model: str | Path,
     lines: Iterable[str],
@@ -60,8 +80,8 @@ def watch(
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
     ("opens", "goes on", "closes" or None) and, of alarms and events, the blamed channels with their shares; of a row
     that cannot be scored, its `error`. `tell` gets a sentence where an event opens or closes. With `state` the stream
-    goes on from that file where there is one, with rows and events counted on, and is saved to it every 1000 rows and
-    at the end.
+    goes on from that file where there is one, with rows and events counted on, and is saved to it every five seconds,
+    where an event opens or closes, and at the end.
 
     Raises
     ------
@@ -82,11 +102,14 @@ def watch(
         for key, alert in stream.note.get("alerts", {}).items()
     }
 
+    saved = Saved()
+
     def save() -> None:
         told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in alerts.items()}
         stream.note = {"rows": summary.rows, "events": summary.events, "alerts": told}
         if state is not None:
-            stream.save(state)
+            with saved:
+                stream.save(state)
 
     try:
         for cells in _records(lines, [*keys, *names], dialect):
@@ -113,8 +136,10 @@ def watch(
             if ended:
                 tell(f"event {alert.number} closes before row {summary.rows}, for rows are missing")
             told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
-            write(record | told | ({"event": told["event"] or "closes"} if ended else {}))
-            if summary.rows % SAVE_EVERY == 0:
+            if ended:
+                told["event"] = told["event"] or "closes"
+            write(record | told)
+            if saved.is_old(told["event"] in ("opens", "closes")):
                 save()
     finally:
         save()
@@ -230,9 +255,9 @@ def _cell(cells: dict[str, Any], name: str, is_number: bool, dialect: Dialect) -
     return number
 
 
-def _as_number(time: Any, dialect: Dialect) -> Any:
+def _as_number(said: Any, dialect: Dialect) -> Any:
     """A time as a number, where it is written as one."""
     try:
-        return float(dialect.pointed(time))
+        return float(dialect.pointed(said))
     except (OverflowError, TypeError, ValueError):
-        return time
+        return said
