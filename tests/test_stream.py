@@ -337,6 +337,25 @@ def test_two_bursts_make_the_event_of_a_watch_that_they_make_in_a_file(tmp_path)
     assert [record["row"] for record in records if record["event"] in ("opens", "closes")] == [27, 39]
 
 
+@pytest.mark.parametrize("copies", [2, 3])
+def test_a_row_that_comes_again_counts_once_towards_an_event(tmp_path, copies):
+    """As in a file: two strange rows are none, however often they come."""
+    det = SeriesDetector(
+        views=[View(Mahalanobis(), window=1)], reduce="last", time="time", on_duplicate="first", random_state=0
+    ).fit(table(1200))
+    new = table(120, seed=1)
+    new.loc[20:21, "sensor_2"] += 9
+    new.loc[60:63, "sensor_2"] += 9
+    twice = new.loc[np.sort([*range(120), *[20, 21, 60, 61] * (copies - 1)])]
+    found = det.events(twice)
+    assert found["rows"].tolist() == [4]
+    summary, records, _ = watched(det.save(tmp_path / "model"), twice.to_csv(index=False).splitlines(True))
+    assert summary.events == 1
+    assert summary.alarms == det.assess(twice).is_anomaly.sum()
+    opens = next(record for record in records if record["event"] == "opens")
+    assert opens["time"] == new.loc[62, "time"]
+
+
 @pytest.mark.parametrize("quiet", [0, 40])
 def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
     """As in a file; rows on its other side may be strange at once, or not at all."""

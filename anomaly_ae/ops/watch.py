@@ -24,7 +24,7 @@ from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.series import loaded
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.events import Unfolding
-from anomaly_ae.series.stream import Stream
+from anomaly_ae.series.stream import Came, Stream
 
 SAVE_EVERY = 5.0  # seconds
 PATIENCE = 10.0  # times as long as the last save took, at the least
@@ -124,15 +124,13 @@ def watch(
                     held[detector.time] = _as_number(held[detector.time], dialect)
                 frame = pd.DataFrame({name: [value] for name, value in held.items()})
                 group = str(record.get(detector.group or "", ""))
-                tail = stream.tails.get(group)
                 verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
             except AnomalyError as error:
                 summary.bad_rows += 1
                 write(record | {"error": str(error)})
                 continue
             alert = alerts.setdefault(group, Alert())
-            # where rows are missing the stream has begun anew
-            ended = stream.tails.get(group) is not tail and alert.end(stream.calibrated.events)
+            ended = stream.came is Came.ANEW and alert.end(stream.calibrated.events)
             if ended:
                 tell(f"event {alert.number} closes before row {summary.rows}, for rows are missing")
             told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
@@ -158,9 +156,12 @@ def _told(
 ) -> dict[str, Any]:
     score, rule = float(verdict.anomaly_score[0]), stream.calibrated.events
     beyond = np.maximum(verdict.contributions[0] - stream.calibrated.usual, 0)
-    is_new = not alert.strange
-    event = alert.add(rule, score)
-    alert.blamed = beyond if is_new else alert.blamed + beyond
+    if stream.came is Came.AGAIN:
+        event = alert.now(rule)
+    else:
+        is_new = not alert.strange
+        event = alert.add(rule, score)
+        alert.blamed = beyond if is_new else alert.blamed + beyond
     where = ", ".join(str(value) for value in record.values())
     if event == "opens":
         summary.events += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 import os
@@ -26,6 +27,15 @@ from anomaly_ae.series.timeline import GAP, MISSED
 Array = NDArray[np.float64]
 FORMAT = "anomaly_ae stream"
 VERSION = 2
+
+
+class Came(enum.Enum):
+    """How a row came after the one before it of its series."""
+
+    FIRST = enum.auto()  # there is none
+    NEXT = enum.auto()
+    AGAIN = enum.auto()  # at the same time, so that the one before counts in its place
+    ANEW = enum.auto()  # so late that it begins anew
 
 
 @dataclass
@@ -81,6 +91,7 @@ class Stream:
         self.detector = detector
         self.calibrated = detector.calibrated_["last"]
         self.tails: dict[str, Tail] = {}
+        self.came = Came.FIRST  # the last row that was taken
         self.note: dict[str, Any] = {}  # plain data that who uses the stream wants to be kept with it
 
     @property
@@ -134,9 +145,8 @@ class Stream:
     def _at(self, key: str, row: Array, time: float | None, number: int, explained: bool) -> Reading:
         """A row at a time: what happened since the last one of its series decides whether it goes on."""
         tail, detector = self.tails.get(key), self.detector
-        if tail is None or tail.time is None or time is None:
-            told = self._next(key, row, explained)
-        else:
+        came = Came.FIRST if tail is None else Came.NEXT
+        if tail is not None and tail.time is not None and time is not None:
             steps = (time - tail.time) / detector.step_
             if steps < 0:
                 raise DataError(
@@ -149,6 +159,7 @@ class Stream:
                     'Choose on_duplicate="first" or "keep".'
                 )
             if steps == 0 and detector.on_duplicate == "first":
+                self.came = Came.AGAIN
                 return Reading(tail.scores.mean(keepdims=True), tail.columns.mean(axis=0, keepdims=True))
             if steps > GAP and detector.on_gap == "error":
                 raise DataError(
@@ -159,9 +170,10 @@ class Stream:
             if 0 < missed <= detector.window_:
                 row = np.vstack([np.full((missed, row.shape[1]), np.nan), row])
             elif steps > GAP:
+                came = Came.ANEW
                 del self.tails[key]
-            told = self._next(key, row, explained)
-        self.tails[key].time = time
+        told = self._next(key, row, explained)
+        self.tails[key].time, self.came = time, came
         return told
 
     def _next(self, key: str, rows: Array, explained: bool) -> Reading:
