@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -142,6 +143,41 @@ def test_duplicates_cannot_be_taken_back():
     det = SeriesDetector(views=QUICK, time="time", on_duplicate="last", random_state=0).fit(table(300))
     with pytest.raises(ConfigError, match="cannot take back a row"):
         det.stream()
+
+
+@pytest.mark.parametrize("on_gap", ["split", "fill"])
+@pytest.mark.parametrize(
+    ("rows", "ahead"),
+    [([50], "10min"), ([50], "3650D"), (range(50, 70), "3650D"), ([50, 51], None), ([0], "3650D")],
+    ids=["a little", "far", "far for long", "twice", "at first"],
+)
+def test_a_clock_that_jumps_ahead_and_back_costs_the_rows_that_it_was_wrong_in(on_gap, rows, ahead, tmp_path):
+    det = SeriesDetector(views=VIEWS, reduce="last", time="time", on_gap=on_gap, window=16, random_state=0)
+    det.fit(table(600))
+    right = table(120, seed=1)
+    new, rows = right.copy(), list(rows)
+    jumps = pd.to_timedelta(["3650D", "7300D"] if ahead is None else [ahead] * len(rows))
+    new.loc[rows, "time"] = (pd.to_datetime(right["time"][rows]) + jumps).astype(str)
+    stream, scores = det.stream(), []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for at in range(120):
+            scores += [*stream.update(new[at : at + 1])]
+            stream = det.stream().restore(stream.save(tmp_path / "state.json"))
+    assert ["look at the clock" in str(one.message) for one in told] == [True]
+    np.testing.assert_allclose(np.delete(scores, rows), det.anomaly_score(right.drop(index=rows)), atol=1e-6)
+
+
+def test_a_row_that_is_late_is_not_the_clock():
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(600))
+    new = table(200, seed=1)
+    for first in ([*range(50), 100, 101], [*range(50), 100]):  # a gap that the next row agrees with, or that is short
+        stream = det.stream()
+        stream.update(new.iloc[first])
+        with pytest.raises(DataError, match=r"this row is .* earlier"):
+            stream.update(new[90:91])
+    with pytest.raises(DataError, match="row 2 of these is 1 steps earlier"):
+        stream.update(new.iloc[[101, 100]])
 
 
 # --- the pipe -------------------------------------------------------------------------------------------------------
@@ -372,6 +408,29 @@ def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
     assert records[30]["event"] == "closes"
     assert any("closes before row 31" in sentence for sentence in sentences)
     assert [record["row"] for record in records if record["event"] == "opens"] == ([23] if quiet else [23, 33])
+
+
+@pytest.mark.filterwarnings("ignore:A stream needs a clock")
+def test_one_wrong_stamp_does_not_end_a_watch_nor_the_next_one(model, tmp_path):
+    new, state = table(200, seed=1), tmp_path / "state.json"
+    new.loc[99, "time"] = "2036-01-01T00:00Z"
+    lines = new.to_csv(index=False).splitlines(True)
+    for first, last in ((0, 100), (100, 150), (150, 200)):  # the first day ends with it
+        summary, records, _ = watched(model, [lines[0], *lines[first + 1 : last + 1]], state=state)
+        assert summary.bad_rows == 0
+        assert len(records) == last - first
+
+
+@pytest.mark.filterwarnings("ignore:A stream needs a clock")
+def test_an_event_does_not_reach_from_a_wrong_clock_to_the_right_one(tmp_path):
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", time="time", random_state=0).fit(table(1200))
+    new = table(60, seed=1)
+    new.loc[20:30, "time"] = table(60, start="2036-01-01T00:00Z")["time"][20:31]
+    new.loc[20:32, "sensor_2"] += 9
+    _, records, sentences = watched(det.save(tmp_path / "model"), new.to_csv(index=False).splitlines(True))
+    assert [record["event"] for record in records[22:32]] == ["opens", *["goes on"] * 8, "closes"]
+    assert any("closes before row 32" in sentence for sentence in sentences)
 
 
 def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):

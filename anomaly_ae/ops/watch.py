@@ -130,9 +130,10 @@ def watch(
                 write(record | {"error": str(error)})
                 continue
             alert = alerts.setdefault(group, Alert())
-            ended = stream.came is Came.ANEW and alert.end(stream.calibrated.events)
+            ended = stream.came in (Came.ANEW, Came.BACK) and alert.end(stream.calibrated.events)
             if ended:
-                tell(f"event {alert.number} closes before row {summary.rows}, for rows are missing")
+                why = "rows are missing" if stream.came is Came.ANEW else "its clock was wrong"
+                tell(f"event {alert.number} closes before row {summary.rows}, for {why}")
             told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
             if ended:
                 told["event"] = told["event"] or "closes"
