@@ -180,6 +180,26 @@ def test_a_row_that_is_late_is_not_the_clock():
         stream.update(new.iloc[[101, 100]])
 
 
+@pytest.mark.parametrize(
+    ("unit", "every", "said"),
+    [(1000, 1, "about 1000 times"), (1, 10, "about 10 times"), (1 / 60, 1, "about 0.01667 times"), (1, 1, None)],
+    ids=["milliseconds", "each tenth", "minutes", "right"],
+)
+def test_a_stream_of_another_unit_or_rate_is_warned_of_once(unit, every, said, tmp_path):
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(600))
+    new = table(400, seed=1)[::every]
+    new["time"] = pd.to_datetime(new["time"]).map(lambda time: time.timestamp() * unit)
+    stream, heard = det.stream(), []
+    for at in range(40):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            stream.update(new[at : at + 1])
+        heard += [(at, str(one.message)) for one in told]
+        if at == 4:
+            stream = det.stream().restore(stream.save(tmp_path / "state.json"))
+    assert [(at, said in sentence) for at, sentence in heard] == ([(10, True)] if said else [])
+
+
 # --- the pipe -------------------------------------------------------------------------------------------------------
 
 
@@ -408,6 +428,19 @@ def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
     assert records[30]["event"] == "closes"
     assert any("closes before row 31" in sentence for sentence in sentences)
     assert [record["row"] for record in records if record["event"] == "opens"] == ([23] if quiet else [23, 33])
+
+
+def test_a_watch_of_another_unit_says_so_in_the_end_as_well(model):
+    new = rows(40)
+    seconds = pd.to_datetime(new["time"]).map(lambda time: time.timestamp())
+    for unit, gaps in ((1, 0), (1000, 39)):
+        lines = new.assign(time=seconds * unit).to_csv(index=False)
+        done = CliRunner().invoke(app, ["watch", str(model)], input=lines)
+        assert done.exit_code == 0, done.output
+        assert ("warning: A stream needs rows about as far apart" in done.stderr) == bool(gaps)
+        assert ("39 began the series anew" in done.stderr) == bool(gaps)
+        assert ("not as far apart as at fit" in done.stderr) == bool(gaps)
+        assert sum("begins_anew" in json.loads(line) for line in done.stdout.splitlines()) == gaps
 
 
 @pytest.mark.filterwarnings("ignore:A stream needs a clock")

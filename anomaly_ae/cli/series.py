@@ -83,7 +83,7 @@ def watch(
                 dialect,
             )
     if not quiet:
-        typer.echo(f"watched   {summary.rows:,} rows: {summary.alarms:,} alarms, {summary.events} events", err=True)
+        typer.echo(watching.told_watch(summary), err=True)
     if lines.exit_code is not None:
         raise typer.Exit(lines.exit_code)
     if summary.bad_rows:

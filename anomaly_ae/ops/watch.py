@@ -38,6 +38,8 @@ class WatchSummary:
     bad_rows: int = 0
     alarms: int = 0
     events: int = 0
+    gaps: int = 0  # where rows were missing, so that the series began anew
+    is_other_step: bool = False  # whether many rows in a row came at another step than at fit
 
 
 @dataclass
@@ -78,10 +80,10 @@ def watch(
     """Score rows of CSV (with a header) or JSON lines as they come; `dialect` is how these are written.
 
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
-    ("opens", "goes on", "closes" or None) and, of alarms and events, the blamed channels with their shares; of a row
-    that cannot be scored, its `error`. `tell` gets a sentence where an event opens or closes. With `state` the stream
-    goes on from that file where there is one, with rows and events counted on, and is saved to it every five seconds,
-    where an event opens or closes, and at the end.
+    ("opens", "goes on", "closes" or None), of alarms and events the blamed channels with their shares, and
+    `begins_anew` where rows were missing before it; of a row that cannot be scored, its `error`. `tell` gets a sentence
+    where an event opens or closes. With `state` the stream goes on from that file where there is one, with rows and
+    events counted on, and is saved to it every five seconds, where an event opens or closes, and at the end.
 
     Raises
     ------
@@ -130,6 +132,7 @@ def watch(
                 write(record | {"error": str(error)})
                 continue
             alert = alerts.setdefault(group, Alert())
+            summary.is_other_step = stream.is_warned
             ended = stream.came in (Came.ANEW, Came.BACK) and alert.end(stream.calibrated.events)
             if ended:
                 why = "rows are missing" if stream.came is Came.ANEW else "its clock was wrong"
@@ -137,12 +140,23 @@ def watch(
             told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
             if ended:
                 told["event"] = told["event"] or "closes"
+            if stream.came is Came.ANEW:
+                summary.gaps += 1
+                told["begins_anew"] = True
             write(record | told)
             if saved.is_old(told["event"] in ("opens", "closes")):
                 save()
     finally:
         save()
     return replace(summary, rows=summary.rows - before.rows, events=summary.events - before.events)
+
+
+def told_watch(s: WatchSummary) -> str:
+    """A watch for a person."""
+    told = f"watched   {s.rows:,} rows: {s.alarms:,} alarms, {s.events:,} events"
+    if s.gaps:
+        told += f"; {s.gaps:,} began the series anew, for rows were missing before them"
+    return told + ("\nnote      rows are not as far apart as at fit: see the warning" if s.is_other_step else "")
 
 
 def _told(

@@ -23,6 +23,7 @@ from anomaly_ae.explanation import Verdict, known
 from anomaly_ae.series.calibrated import smoothed
 from anomaly_ae.series.channels import Encoded, Standing
 from anomaly_ae.series.fold import Reading
+from anomaly_ae.series.rows import TELLING
 from anomaly_ae.series.timeline import GAP, MISSED
 
 Array = NDArray[np.float64]
@@ -48,6 +49,7 @@ class Tail:
     standing: Standing | None = None
     time: float | None = None
     begun: float | None = None  # the first row since rows were missing
+    astray: int = 0  # rows in a row that came at another step than at fit, fewer than 0 if sooner
     before: Tail | None = None  # what was kept where rows were missing, as long as it may have been the clock
     scores: Array = field(default_factory=lambda: np.empty(0))  # before smoothing
     columns: Array = field(default_factory=lambda: np.empty((0, 0)))
@@ -73,6 +75,7 @@ class Tail:
             "standing": None if self.standing is None else [_listed(values) for values in self.standing],
             "time": self.time,
             "begun": self.begun,
+            "astray": self.astray,
             "before": self.before and self.before.state,
             "scores": _listed(self.scores),
             "columns": _listed(self.columns),
@@ -86,6 +89,7 @@ class Tail:
             None if state["standing"] is None else Standing(*map(_array, state["standing"])),
             state["time"],
             state["begun"],
+            state["astray"],
             None if state["before"] is None else cls.from_state(state["before"], width, columns),
             _array(state["scores"]),
             _array(state["columns"]).reshape(-1, columns),
@@ -137,6 +141,7 @@ class Stream:
         self.detector = detector
         self.calibrated = detector.calibrated_["last"]
         self.tails: dict[str, Tail] = {}
+        self.is_warned = False  # of times in another unit
         self.came = Came.FIRST  # the last row that was taken
         self.note: dict[str, Any] = {}  # plain data that who uses the stream wants to be kept with it
 
@@ -192,10 +197,11 @@ class Stream:
     def _at(self, key: str, row: Array, time: float | None, which: str, explained: bool) -> Reading:
         """A row at a time: what happened since the last one of its series decides whether it goes on."""
         detector, (tail, came) = self.detector, self._followed(key, time)
-        begun, before, missed = time, None, 0
+        begun, before, missed, astray, steps = time, None, 0, 0, 1.0
         if tail is not None and tail.time is not None and time is not None:
             steps = (time - tail.time) / detector.step_
             self._refuse(steps, which)
+            astray = _astray(tail.astray, steps)
             if steps == 0 and detector.on_duplicate == "first":
                 self.came = Came.AGAIN
                 return Reading(tail.scores.mean(keepdims=True), tail.columns.mean(axis=0, keepdims=True))
@@ -210,8 +216,22 @@ class Stream:
                 del self.tails[key]
         told = self._next(key, np.vstack([np.full((missed, row.shape[1]), np.nan), row]), explained)
         kept = self.tails[key]
-        kept.time, kept.begun, kept.before, self.came = time, begun, before, came
+        kept.time, kept.begun, kept.astray, kept.before, self.came = time, begun, astray, before, came
+        if abs(astray) == TELLING and not self.is_warned:
+            self._warn_of_step(steps)
         return told
+
+    def _warn_of_step(self, steps: float) -> None:
+        """Warn, once, of times in another unit or rows at another rate."""
+        self.is_warned = True
+        so = "each begins anew and no event opens" if self.came is Came.ANEW else "windows are others"
+        warnings.warn(
+            f"A stream needs rows about as far apart as at fit, however: the last {TELLING} are about {steps:.4g} "
+            f"times as far, so that {so}. Give times in the same unit, and rows at the same step "
+            f"({self.detector.step_:.6g} in that unit, seconds where they are dates).",
+            UserWarning,
+            stacklevel=5,
+        )
 
     def _followed(self, key: str, time: float | None) -> tuple[Tail | None, Came]:
         """What a row of that time follows, and how: where the clock had jumped ahead, what came before that."""
@@ -326,6 +346,15 @@ class Stream:
     def _model(self) -> str:
         """What no other fit has: its calibrate scores."""
         return hashlib.sha256(self.calibrated.scores.tobytes()).hexdigest()[:16]
+
+
+def _astray(rows: int, steps: float) -> int:
+    """How many rows in a row came too late, or, below 0, too soon, with one more after so many steps."""
+    if steps == 0:  # a duplicate says nothing
+        return rows
+    if steps > GAP:
+        return max(rows, 0) + 1
+    return min(rows, 0) - 1 if steps < 1 / GAP else 0
 
 
 def _listed(values: Array) -> list[Any]:
