@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output
-from anomaly_ae.data.streams import NO_TEXT
 from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
+from anomaly_ae.ops.lines import as_number, cell, records
 from anomaly_ae.ops.series import loaded
 from anomaly_ae.scoring.attribution import top
+from anomaly_ae.series.detector import SeriesDetector
 from anomaly_ae.series.events import Unfolding
-from anomaly_ae.series.stream import Came, Stream
+from anomaly_ae.series.stream import Came
 
+Array = NDArray[np.float64]
 SAVE_EVERY = 5.0  # seconds
 PATIENCE = 10.0  # times as long as the last save took, at the least
 
@@ -47,7 +45,7 @@ class Alert(Unfolding):
     """An event as it unfolds, its number once it is open, and how far each channel has been beyond its usual level."""
 
     number: int = 0
-    blamed: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    blamed: Array = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass
@@ -90,65 +88,9 @@ def watch(
     AnomalyError
         When the model is none of a series, the header lacks a column, or the state is of another model.
     """
-    detector, dialect = loaded(model), dialect or Dialect()
-    stream = detector.stream()
-    if state is not None and check_output(state).exists():
-        stream.restore(state)
-    names = detector.contract_.names
-    keys = [name for name in (detector.time, detector.group) if name is not None]
-    numbers = {column.name for column in detector.contract_.columns if column.kind == "number"}
-    summary = WatchSummary(stream.note.get("rows", 0), events=stream.note.get("events", 0))
-    before = replace(summary)
-    alerts = {
-        key: Alert(alert["strange"], alert["quiet"], alert["number"], np.array(alert["blamed"]))
-        for key, alert in stream.note.get("alerts", {}).items()
-    }
-
-    saved = Saved()
-
-    def save() -> None:
-        told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in alerts.items()}
-        stream.note = {"rows": summary.rows, "events": summary.events, "alerts": told}
-        if state is not None:
-            with saved:
-                stream.save(state)
-
-    try:
-        for cells in _records(lines, [*keys, *names], dialect):
-            summary.rows += 1
-            record: dict[str, Any] = {"row": summary.rows}
-            try:
-                if isinstance(cells, DataError):
-                    raise cells
-                record |= {key: cells.get(key) for key in keys}
-                held = {name: _cell(cells, name, name in numbers, dialect) for name in [*keys, *names]}
-                if detector.time is not None:
-                    held[detector.time] = _as_number(held[detector.time], dialect)
-                frame = pd.DataFrame({name: [value] for name, value in held.items()})
-                group = str(record.get(detector.group or "", ""))
-                verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
-            except AnomalyError as error:
-                summary.bad_rows += 1
-                write(record | {"error": str(error)})
-                continue
-            alert = alerts.setdefault(group, Alert())
-            summary.is_other_step = stream.is_warned
-            ended = stream.came in (Came.ANEW, Came.BACK) and alert.end(stream.calibrated.events)
-            if ended:
-                why = "rows are missing" if stream.came is Came.ANEW else "its clock was wrong"
-                tell(f"event {alert.number} closes before row {summary.rows}, for {why}")
-            told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
-            if ended:
-                told["event"] = told["event"] or "closes"
-            if stream.came is Came.ANEW:
-                summary.gaps += 1
-                told["begins_anew"] = True
-            write(record | told)
-            if saved.is_old(told["event"] in ("opens", "closes")):
-                save()
-    finally:
-        save()
-    return replace(summary, rows=summary.rows - before.rows, events=summary.events - before.events)
+    watch = Watch(loaded(model), write, tell, None if state is None else check_output(state), top_channels)
+    watch.run(lines, dialect or Dialect())
+    return watch.summary
 
 
 def told_watch(s: WatchSummary) -> str:
@@ -159,121 +101,112 @@ def told_watch(s: WatchSummary) -> str:
     return told + ("\nnote      rows are not as far apart as at fit: see the warning" if s.is_other_step else "")
 
 
-def _told(
-    stream: Stream,
-    verdict: Verdict,
-    names: list[str],
-    alert: Alert,
-    summary: WatchSummary,
-    record: dict[str, Any],
-    tell: Callable[[str], None],
-    top_channels: int,
-) -> dict[str, Any]:
-    score, rule = float(verdict.anomaly_score[0]), stream.calibrated.events
-    beyond = np.maximum(verdict.contributions[0] - stream.calibrated.usual, 0)
-    if stream.came is Came.AGAIN:
-        event = alert.now(rule)
-    else:
+class Watch:
+    """A stream, and what is told of its rows and events."""
+
+    def __init__(
+        self,
+        detector: SeriesDetector,
+        write: Callable[[dict[str, Any]], None],
+        tell: Callable[[str], None],
+        state: Path | None,
+        top_channels: int,
+    ) -> None:
+        self.detector, self.write, self.tell, self.state, self.top = detector, write, tell, state, top_channels
+        self.stream = detector.stream()
+        if state is not None and state.exists():
+            self.stream.restore(state)
+        note = self.stream.note
+        self.rows, self.events = note.get("rows", 0), note.get("events", 0)  # with those of watches before
+        self.alerts = {
+            key: Alert(**alert | {"blamed": np.array(alert["blamed"])}) for key, alert in note.get("alerts", {}).items()
+        }
+        self.summary, self.saved = WatchSummary(), Saved()
+        self.names = detector.contract_.names
+        self.keys = [name for name in (detector.time, detector.group) if name is not None]
+        self._numbers = {column.name for column in detector.contract_.columns if column.kind == "number"}
+        self._is_table = bool(self.keys) or hasattr(detector, "feature_names_in_")
+
+    def run(self, lines: Iterable[str], dialect: Dialect) -> None:
+        """Take all rows, and save where the stream stands then."""
+        try:
+            for cells in records(lines, [*self.keys, *self.names], dialect):
+                self._take(cells, dialect)
+        finally:
+            self.save()
+
+    def save(self) -> None:
+        """Write where the stream stands, where that is asked for."""
+        told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in self.alerts.items()}
+        self.stream.note = {"rows": self.rows, "events": self.events, "alerts": told}
+        if self.state is not None:
+            with self.saved:
+                self.stream.save(self.state)
+
+    def _take(self, cells: dict[str, Any] | DataError, dialect: Dialect) -> None:
+        self.rows += 1
+        self.summary.rows += 1
+        record: dict[str, Any] = {"row": self.rows}
+        try:
+            if isinstance(cells, DataError):
+                raise cells
+            record |= {key: cells.get(key) for key in self.keys}
+            verdict = self.stream.assess(self._row(cells, dialect))
+        except AnomalyError as error:
+            self.summary.bad_rows += 1
+            self.write(record | {"error": str(error)})
+            return
+        told = self._told(verdict, str(record.get(self.detector.group or "", "")), record)
+        self.write(record | told)
+        if self.saved.is_old(told["event"] in ("opens", "closes")):
+            self.save()
+
+    def _row(self, cells: dict[str, Any], dialect: Dialect) -> Any:
+        """A row as the stream takes it."""
+        held = {name: cell(cells, name, name in self._numbers, dialect) for name in [*self.keys, *self.names]}
+        if self.detector.time is not None:
+            held[self.detector.time] = as_number(held[self.detector.time], dialect)
+        frame = pd.DataFrame({name: [value] for name, value in held.items()})
+        return frame if self._is_table else frame.to_numpy()
+
+    def _told(self, verdict: Verdict, group: str, record: dict[str, Any]) -> dict[str, Any]:
+        """What is said of a row beside what it is."""
+        score, alarm, came = float(verdict.anomaly_score[0]), bool(verdict.is_anomaly[0]), self.stream.came
+        self.summary.alarms += alarm
+        self.summary.is_other_step = self.stream.is_warned
+        told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
+        beyond = np.maximum(verdict.contributions[0] - self.stream.calibrated.usual, 0)
+        event = told["event"] = self._event(self.alerts.setdefault(group, Alert()), score, beyond, record)
+        if (alarm or event) and self.top:
+            which, share = top(beyond[None] if beyond.any() else verdict.contributions, self.top)
+            told["blamed"] = {self.names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
+        if came is Came.ANEW:
+            self.summary.gaps += 1
+            told["begins_anew"] = True
+        return told
+
+    def _event(self, alert: Alert, score: float, beyond: Array, record: dict[str, Any]) -> str | None:
+        """What becomes of an event with a row, which is told of."""
+        rule, came = self.stream.calibrated.events, self.stream.came
+        if came is Came.AGAIN:
+            return alert.now(rule)
+        ended = came in (Came.ANEW, Came.BACK) and alert.end(rule)
+        if ended:
+            why = "rows are missing" if came is Came.ANEW else "its clock was wrong"
+            self.tell(f"event {alert.number} closes before row {self.rows}, for {why}")
         is_new = not alert.strange
         event = alert.add(rule, score)
         alert.blamed = beyond if is_new else alert.blamed + beyond
-    where = ", ".join(str(value) for value in record.values())
-    if event == "opens":
-        summary.events += 1
-        alert.number = summary.events
-        which, share = top(alert.blamed[None], top_channels or 1)
-        blamed = ", ".join(f"{names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
-        tell(f"event {alert.number} opens at row {where}: score {score:.4g}, level {rule.level_:.4g}; {blamed}")
-    elif event == "closes":
-        tell(f"event {alert.number} closes at row {where}")
-    alarm = bool(verdict.is_anomaly[0])
-    summary.alarms += alarm
-    told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
-    told["event"] = event
-    if (alarm or event) and top_channels:
-        which, share = top(beyond[None] if beyond.any() else verdict.contributions, top_channels)
-        told["blamed"] = {names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
-    return told
-
-
-def _records(lines: Iterable[str], names: list[str], dialect: Dialect) -> Iterator[dict[str, Any] | DataError]:
-    """Rows as mappings; of those that are none, why."""
-    lines = (line for line in lines if line.strip())
-    first = next(lines, None)
-    if first is None:
-        raise DataError("A watch needs rows, however: standard input has none. Pipe CSV with a header, or JSON lines.")
-    first = first.lstrip("\ufeff")
-    read: Callable[[str], dict[str, Any] | DataError] = _json
-    if first.lstrip().startswith("{"):
-        lines = chain([first], lines)
-    else:
-        dialect = dialect.of(first)
-        header = next(csv.reader([first], delimiter=dialect.separator))
-        if missing := [name for name in names if name not in header]:
-            raise DataError(
-                f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}: name them "
-                "as at fit, or say what is between them (--delimiter)."
+        where = ", ".join(str(value) for value in record.values())
+        if event == "opens":
+            self.events += 1
+            self.summary.events += 1
+            alert.number = self.events
+            which, share = top(alert.blamed[None], self.top or 1)
+            blamed = ", ".join(f"{self.names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
+            self.tell(
+                f"event {alert.number} opens at row {where}: score {score:.4g}, level {rule.level_:.4g}; {blamed}"
             )
-        read = partial(_fields, header=header, separator=dialect.separator)
-    for line in lines:
-        if NO_TEXT in line:
-            yield DataError(f"A row needs text, however: {_shown(line)} is none. Give its encoding (--encoding).")
-        else:
-            yield read(line)
-
-
-def _fields(line: str, header: list[str], separator: str) -> dict[str, Any] | DataError:
-    try:
-        cells = next(csv.reader([line], delimiter=separator))
-    except csv.Error as error:
-        return DataError(f"A row needs fields, however: {_shown(line)} ({error}). Repair what writes it.")
-    if len(cells) != len(header):
-        return DataError(
-            f"A row needs {len(header)} fields, however: {len(cells)} ({_shown(line)}). Give each column one, empty "
-            "where it is missing, and quote delimiters."
-        )
-    return dict(zip(header, cells, strict=True))
-
-
-def _json(line: str) -> dict[str, Any] | DataError:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return DataError(f"A row needs JSON, however: {_shown(line)} ({error}). Write an object a line.")
-    if isinstance(row, dict):
-        return row
-    return DataError(f"A row needs a JSON object, however: {_shown(line)}. Write values by their columns' names.")
-
-
-def _shown(line: str) -> str:
-    return repr(line.strip()[:80])
-
-
-def _cell(cells: dict[str, Any], name: str, is_number: bool, dialect: Dialect) -> Any:
-    if name not in cells:
-        raise DataError(
-            f"A row needs the column {name!r}, however: it has {sorted(cells)}. Give it, as null where it is missing."
-        )
-    value = cells[name]
-    if value is None or (isinstance(value, str) and value.strip() in dialect.nulls):
-        return np.nan if is_number else None
-    if not is_number:
-        return value
-    try:
-        number = float(dialect.pointed(value))
-    except (OverflowError, TypeError, ValueError):
-        number = math.inf
-    if math.isinf(number):
-        raise DataError(
-            f"A row needs finite numbers, however: column {name!r} has {value!r:.60}. Leave it empty where it is "
-            "missing, or say how decimals and missing values are written (--decimal, --missing)."
-        )
-    return number
-
-
-def _as_number(said: Any, dialect: Dialect) -> Any:
-    """A time as a number, where it is written as one."""
-    try:
-        return float(dialect.pointed(said))
-    except (OverflowError, TypeError, ValueError):
-        return said
+        elif event == "closes":
+            self.tell(f"event {alert.number} closes at row {where}")
+        return event or ("closes" if ended else None)
