@@ -430,6 +430,62 @@ def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
     assert [record["row"] for record in records if record["event"] == "opens"] == ([23] if quiet else [23, 33])
 
 
+def test_a_file_that_grows_may_be_given_again(model, tmp_path):
+    """Each day all rows so far: those of the days before are left out, damaged ones among them as well."""
+    lines, state = rows(100).to_csv(index=False).splitlines(keepends=True), tmp_path / "state.json"
+    _, whole, _ = watched(model, lines)
+    job = ["watch", str(model), "--state", str(state)]
+    days = []
+    for last in (41, 41, 75, 101):
+        done = CliRunner().invoke(app, job, input="".join(lines[:last]))
+        assert done.exit_code == 0, done.output
+        assert len(done.stderr.splitlines()) < 4
+        days += [json.loads(line) for line in done.stdout.splitlines()]
+    assert "26 rows" in done.stderr
+    assert "74 rows already seen, for the state ends at " + whole[73]["time"] in done.stderr
+    assert days == whole
+    damaged = [*lines[:20], "one,two\n", lines[20].replace("Z,", "Z,oops", 1), lines[20].replace("2026", "yester")]
+    done = CliRunner().invoke(app, job, input="".join([*damaged, *lines[20:]]))
+    assert (done.exit_code, done.stdout) == (0, "")
+    done = CliRunner().invoke(app, job, input="".join([*lines, "one,two\n"]))
+    assert done.exit_code == 3
+    assert "row 101: A row needs 5 fields" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:A stream needs a clock")
+@pytest.mark.parametrize("late", ["2036-01-01", "2026-01-02"])
+def test_a_wrong_stamp_in_a_file_that_grows_is_known_as_well(model, tmp_path, late):
+    """A row that is right and far ahead is not."""
+    new, state = rows(60), tmp_path / "state.json"
+    new.loc[20, "time"] = f"{late}T12:00Z"
+    new.loc[50:, "time"] = table(60, start="2026-01-04T00:00Z")["time"][50:]
+    lines = new.to_csv(index=False).splitlines(keepends=True)
+    for last, seen in ((40, 0), (50, 40), (51, 50), (60, 51)):
+        summary, records, _ = watched(model, lines[: last + 1], state=state)
+        assert (summary.seen, summary.rows, summary.bad_rows) == (seen, last - seen, 0)
+        assert [record["row"] for record in records] == list(range(seen + 1, last + 1))
+
+
+def test_what_a_state_knows_is_known_of_each_group(tmp_path):
+    X = pd.concat([table(500).assign(pump="a"), table(500, seed=5).assign(pump="b")])
+    det = SeriesDetector(views=QUICK, time="time", group="pump", random_state=0).fit(X)
+    folder, state = det.save(tmp_path / "model"), tmp_path / "state.json"
+    new = pd.concat([table(30, seed=6).assign(pump="a"), table(30, seed=7).assign(pump="b")])
+    first = pd.concat([new[:20], new[30:35]]).to_csv(index=False).splitlines(keepends=True)
+    watched(folder, first, state=state)
+    summary, records, _ = watched(folder, new.to_csv(index=False).splitlines(keepends=True), state=state)
+    assert (summary.seen, summary.rows, summary.bad_rows) == (25, 35, 0)
+    assert [record["pump"] for record in records] == ["a"] * 10 + ["b"] * 25
+
+
+def test_a_row_that_goes_back_in_time_is_named(model, tmp_path):
+    lines = rows(60).to_csv(index=False).splitlines(keepends=True)
+    watched(model, lines[:31], state=tmp_path / "state.json")
+    summary, records, _ = watched(model, [lines[0], *lines[31:51], lines[40]], state=tmp_path / "state.json")
+    assert (summary.rows, summary.bad_rows, summary.seen) == (21, 1, 0)
+    assert records[-1]["error"].startswith("row 51: Rows need to be in order of time, however: this row is 10 steps")
+
+
 def test_a_watch_of_another_unit_says_so_in_the_end_as_well(model):
     new = rows(40)
     seconds = pd.to_datetime(new["time"]).map(lambda time: time.timestamp())

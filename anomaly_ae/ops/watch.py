@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ from anomaly_ae.ops.series import loaded
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.detector import SeriesDetector
 from anomaly_ae.series.events import Unfolding
-from anomaly_ae.series.stream import Came
+from anomaly_ae.series.stream import Came, Tail
+from anomaly_ae.series.timeline import GAP, moments
 
 Array = NDArray[np.float64]
 SAVE_EVERY = 5.0  # seconds
@@ -37,7 +38,18 @@ class WatchSummary:
     alarms: int = 0
     events: int = 0
     gaps: int = 0  # where rows were missing, so that the series began anew
+    seen: int = 0  # rows that were left out, for the state knows them
+    seen_until: str = ""  # where that ends
     is_other_step: bool = False  # whether many rows in a row came at another step than at fit
+
+
+class Row(NamedTuple):
+    """A row that came: its time and group as they were written, its cells, or why it has none."""
+
+    said: dict[str, Any]
+    group: str
+    time: float | None
+    cells: dict[str, Any] | AnomalyError
 
 
 @dataclass
@@ -80,8 +92,11 @@ def watch(
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
     ("opens", "goes on", "closes" or None), of alarms and events the blamed channels with their shares, and
     `begins_anew` where rows were missing before it; of a row that cannot be scored, its `error`. `tell` gets a sentence
-    where an event opens or closes. With `state` the stream goes on from that file where there is one, with rows and
-    events counted on, and is saved to it every five seconds, where an event opens or closes, and at the end.
+    where an event opens or closes.
+
+    With `state` the stream goes on from that file where there is one, with rows and events counted on, and is saved to
+    it every five seconds, where an event opens or closes, and at the end. Rows at or before the time where it ended are
+    left out and counted, so that a file that grows may be given again.
 
     Raises
     ------
@@ -96,6 +111,8 @@ def watch(
 def told_watch(s: WatchSummary) -> str:
     """A watch for a person."""
     told = f"watched   {s.rows:,} rows: {s.alarms:,} alarms, {s.events:,} events"
+    if s.seen:
+        told += f"; {s.seen:,} rows already seen, for the state ends at {s.seen_until}"
     if s.gaps:
         told += f"; {s.gaps:,} began the series anew, for rows were missing before them"
     return told + ("\nnote      rows are not as far apart as at fit: see the warning" if s.is_other_step else "")
@@ -116,8 +133,10 @@ class Watch:
         self.stream = detector.stream()
         if state is not None and state.exists():
             self.stream.restore(state)
+        self._ended = {key: replace(tail) for key, tail in self.stream.tails.items()}
         note = self.stream.note
         self.rows, self.events = note.get("rows", 0), note.get("events", 0)  # with those of watches before
+        self._ends = note.get("ends", {})  # the last times, as they were written
         self.alerts = {
             key: Alert(**alert | {"blamed": np.array(alert["blamed"])}) for key, alert in note.get("alerts", {}).items()
         }
@@ -130,44 +149,81 @@ class Watch:
     def run(self, lines: Iterable[str], dialect: Dialect) -> None:
         """Take all rows, and save where the stream stands then."""
         try:
-            for cells in records(lines, [*self.keys, *self.names], dialect):
-                self._take(cells, dialect)
+            given = records(lines, [*self.keys, *self.names], dialect)
+            for row in self._new(self._row(cells, dialect) for cells in given):
+                self._take(row)
         finally:
             self.save()
 
     def save(self) -> None:
         """Write where the stream stands, where that is asked for."""
         told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in self.alerts.items()}
-        self.stream.note = {"rows": self.rows, "events": self.events, "alerts": told}
+        self.stream.note = {"rows": self.rows, "events": self.events, "ends": self._ends, "alerts": told}
         if self.state is not None:
             with self.saved:
                 self.stream.save(self.state)
 
-    def _take(self, cells: dict[str, Any] | DataError, dialect: Dialect) -> None:
+    def _new(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Rows that the state does not know.
+
+        After some that it does, those without a time and one that does not come next are held until another tells: if
+        it is known, so were they.
+        """
+        held: list[Row] = []
+        last_is_seen = False
+        for row in rows:
+            ended = self._ended.get(row.group)
+            if row.time is not None and ended is not None and ended.has_seen(row.time):
+                last_is_seen = True
+                self.summary.seen += 1 + len(held)
+                self.summary.seen_until = self._ends.get(row.group, "")
+                held.clear()
+            elif last_is_seen and all(one.time is None for one in held) and self._may_be_known(row, ended):
+                held.append(row)
+            else:
+                last_is_seen = False
+                yield from [*held, row]
+                held.clear()
+        yield from held
+
+    def _may_be_known(self, row: Row, ended: Tail | None) -> bool:
+        if row.time is None or ended is None or ended.time is None:
+            return row.time is None
+        return not 0 <= row.time - ended.time <= GAP * self.detector.step_
+
+    def _take(self, row: Row) -> None:
         self.rows += 1
         self.summary.rows += 1
-        record: dict[str, Any] = {"row": self.rows}
+        record: dict[str, Any] = {"row": self.rows} | row.said
         try:
-            if isinstance(cells, DataError):
-                raise cells
-            record |= {key: cells.get(key) for key in self.keys}
-            verdict = self.stream.assess(self._row(cells, dialect))
+            if isinstance(row.cells, AnomalyError):
+                raise row.cells
+            frame = pd.DataFrame({name: [value] for name, value in row.cells.items()})
+            verdict = self.stream.assess(frame if self._is_table else frame.to_numpy())
         except AnomalyError as error:
             self.summary.bad_rows += 1
-            self.write(record | {"error": str(error)})
+            self.write(record | {"error": f"row {self.rows}: {error}"})
             return
-        told = self._told(verdict, str(record.get(self.detector.group or "", "")), record)
+        if self.detector.time is not None:
+            self._ends[row.group] = str(row.said[self.detector.time])
+        told = self._told(verdict, row.group, record)
         self.write(record | told)
         if self.saved.is_old(told["event"] in ("opens", "closes")):
             self.save()
 
-    def _row(self, cells: dict[str, Any], dialect: Dialect) -> Any:
-        """A row as the stream takes it."""
-        held = {name: cell(cells, name, name in self._numbers, dialect) for name in [*self.keys, *self.names]}
-        if self.detector.time is not None:
-            held[self.detector.time] = as_number(held[self.detector.time], dialect)
-        frame = pd.DataFrame({name: [value] for name, value in held.items()})
-        return frame if self._is_table else frame.to_numpy()
+    def _row(self, given: dict[str, Any] | DataError, dialect: Dialect) -> Row:
+        if isinstance(given, DataError):
+            return Row({}, "", None, given)
+        said, time = {key: given.get(key) for key in self.keys}, None
+        group = str(said.get(self.detector.group or "", ""))
+        try:
+            cells = {key: cell(given, key, False, dialect) for key in self.keys}
+            if (name := self.detector.time) is not None:
+                time = cells[name] = float(moments(pd.Series([as_number(cells[name], dialect)]), name)[0])
+            cells |= {name: cell(given, name, name in self._numbers, dialect) for name in self.names}
+        except AnomalyError as error:
+            return Row(said, group, time, error)
+        return Row(said, group, time, cells)
 
     def _told(self, verdict: Verdict, group: str, record: dict[str, Any]) -> dict[str, Any]:
         """What is said of a row beside what it is."""

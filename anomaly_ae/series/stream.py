@@ -67,6 +67,16 @@ class Tail:
             return self.is_alone
         return 0 <= time - self.before.time <= self.time - time
 
+    def has_seen(self, time: float) -> bool:
+        """Whether a row of that time was taken or is older than those that were."""
+        if self.time is None or self.begun is None:
+            return False
+        if self.begun <= time <= self.time:
+            return True
+        if self.before is not None:
+            return self.before.time is not None and time <= self.before.time
+        return time <= self.time and not self.is_alone
+
     @property
     def state(self) -> dict[str, Any]:
         """All of it as JSON has it."""
