@@ -231,7 +231,7 @@ def test_csv_and_json_lines_say_what_batch_says(model):
         assert np.allclose([record["anomaly_score"] for record in records], load(model).anomaly_score(new), atol=1e-6)
         assert summary.rows == 120
         assert summary.events == 1
-        assert "opens" in sentences[0]
+        assert "is confirmed at row" in sentences[0]
         assert "sensor_2" in sentences[0]
         assert [record["time"] for record in records] == new["time"].tolist()
         assert max(records[70]["blamed"], key=records[70]["blamed"].get) == "sensor_2"
@@ -391,6 +391,34 @@ def test_two_bursts_make_the_event_of_a_watch_that_they_make_in_a_file(tmp_path)
     summary, records, _ = watched(folder, lines)
     assert summary.events == 1
     assert [record["row"] for record in records if record["event"] in ("opens", "closes")] == [27, 39]
+
+
+def test_a_watch_says_of_an_event_what_a_table_says(tmp_path):
+    """Since when, while it goes on; from when to when and how severe, in the end, also where it was stopped within."""
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", time="time", event_rule=Events(merge=10), random_state=0)
+    det.fit(table(1200))
+    new, state = table(200, seed=1), tmp_path / "state.json"
+    new.loc[20:21, "sensor_2"] += 9
+    new.loc[26:28, "sensor_2"] += 12
+    new.loc[100:103, "sensor_2"] += 9  # until rows are missing
+    new = new.drop(index=range(104, 110)).reset_index(drop=True)
+    found, folder = det.events(new), det.save(tmp_path / "model")
+    lines = new.to_csv(index=False).splitlines(keepends=True)
+    records, sentences = [], []
+    for first, last in ((0, 24), (24, 102), (102, len(new))):
+        watch(folder, [lines[0], *lines[first + 1 : last + 1]], records.append, sentences.append, state=state)
+    closed = pd.DataFrame([record for record in records if record["event"] == "closes"])
+    assert closed["event_number"].tolist() == [1, 2]
+    assert closed[["start", "end"]].equals(found[["start", "end"]])
+    np.testing.assert_allclose(closed["severity"], found["severity"])
+    for record in records:
+        if record["event"]:
+            assert record["since"] == found["start"][record["event_number"] - 1]
+    start, end = found["start"], found["end"]
+    assert f"event 1, since {start[0]}, is confirmed at row 27, {new['time'][26]}" in sentences[0]
+    assert f"event 1 closes at row 40, {new['time'][39]}: {start[0]} to {end[0]}, severity" in sentences[1]
+    assert f"event 2 closes before row 105, for rows are missing: {start[1]} to {end[1]}" in sentences[3]
 
 
 @pytest.mark.parametrize("copies", [2, 3])

@@ -20,7 +20,7 @@ from anomaly_ae.ops.lines import as_number, cell, records
 from anomaly_ae.ops.series import loaded
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.detector import SeriesDetector
-from anomaly_ae.series.events import Unfolding
+from anomaly_ae.series.events import Events, Unfolding
 from anomaly_ae.series.stream import Came, Tail
 from anomaly_ae.series.timeline import GAP, moments
 
@@ -54,10 +54,37 @@ class Row(NamedTuple):
 
 @dataclass
 class Alert(Unfolding):
-    """An event as it unfolds, its number once it is open, and how far each channel has been beyond its usual level."""
+    """An event as it unfolds: how far each channel has been beyond its usual level, and what a table of events has."""
 
-    number: int = 0
+    number: int = 0  # once it is open
     blamed: Array = field(default_factory=lambda: np.zeros(0))
+    start: Any = None
+    last: Any = None
+    peak: float = 0.0
+
+    def take(self, rule: Events, score: float, beyond: Array, place: Any) -> str | None:
+        """Take the next row, as `add`."""
+        is_new = not self.strange
+        event = self.add(rule, score)
+        self.blamed = beyond if is_new else self.blamed + beyond
+        if self.strange and is_new:
+            self.start, self.peak = place, score
+        if self.strange and not self.quiet:
+            self.last, self.peak = place, max(self.peak, score)
+        return event
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """By what a record names it."""
+        return {"event_number": self.number, "since": self.start}
+
+    def told(self, rule: Events) -> dict[str, Any]:
+        """What there is to say of it in the end."""
+        return {"start": self.start, "end": self.last, "severity": self.peak / rule.level_}
+
+    def span(self, rule: Events) -> str:
+        """The same for a person."""
+        return f"{self.start} to {self.last}, severity {self.peak / rule.level_:.3g}"
 
 
 @dataclass
@@ -91,8 +118,10 @@ def watch(
 
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
     ("opens", "goes on", "closes" or None), of alarms and events the blamed channels with their shares, and
-    `begins_anew` where rows were missing before it; of a row that cannot be scored, its `error`. `tell` gets a sentence
-    where an event opens or closes.
+    `begins_anew` where rows were missing before it; of a row that cannot be scored, its `error`. Of an event it has its
+    `event_number` and `since` when rows are strange (the time as it was written; without times, the row), and where it
+    closes `start`, `end` and `severity`, as in the table of events: where rows are missing, of the event before them,
+    even if another opens at once. `tell` gets a sentence where an event opens or closes.
 
     With `state` the stream goes on from that file where there is one, with rows and events counted on, and is saved to
     it every five seconds, where an event opens or closes, and at the end. Rows at or before the time where it ended are
@@ -232,8 +261,8 @@ class Watch:
         self.summary.is_other_step = self.stream.is_warned
         told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
         beyond = np.maximum(verdict.contributions[0] - self.stream.calibrated.usual, 0)
-        event = told["event"] = self._event(self.alerts.setdefault(group, Alert()), score, beyond, record)
-        if (alarm or event) and self.top:
+        told |= self._event(self.alerts.setdefault(group, Alert()), score, beyond, record)
+        if (alarm or told["event"]) and self.top:
             which, share = top(beyond[None] if beyond.any() else verdict.contributions, self.top)
             told["blamed"] = {self.names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
         if came is Came.ANEW:
@@ -241,18 +270,15 @@ class Watch:
             told["begins_anew"] = True
         return told
 
-    def _event(self, alert: Alert, score: float, beyond: Array, record: dict[str, Any]) -> str | None:
-        """What becomes of an event with a row, which is told of."""
+    def _event(self, alert: Alert, score: float, beyond: Array, record: dict[str, Any]) -> dict[str, Any]:
+        """What becomes of an event with a row, as the row's record has it; where it opens or closes is told."""
         rule, came = self.stream.calibrated.events, self.stream.came
-        if came is Came.AGAIN:
-            return alert.now(rule)
-        ended = came in (Came.ANEW, Came.BACK) and alert.end(rule)
-        if ended:
+        facts: dict[str, Any] = {"event": None}
+        if came in (Came.ANEW, Came.BACK) and alert.end(rule):
+            facts = {"event": "closes"} | alert.named | alert.told(rule)
             why = "rows are missing" if came is Came.ANEW else "its clock was wrong"
-            self.tell(f"event {alert.number} closes before row {self.rows}, for {why}")
-        is_new = not alert.strange
-        event = alert.add(rule, score)
-        alert.blamed = beyond if is_new else alert.blamed + beyond
+            self.tell(f"event {alert.number} closes before row {self.rows}, for {why}: {alert.span(rule)}")
+        event = alert.now(rule) if came is Came.AGAIN else alert.take(rule, score, beyond, self._place(record))
         where = ", ".join(str(value) for value in record.values())
         if event == "opens":
             self.events += 1
@@ -261,8 +287,14 @@ class Watch:
             which, share = top(alert.blamed[None], self.top or 1)
             blamed = ", ".join(f"{self.names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
             self.tell(
-                f"event {alert.number} opens at row {where}: score {score:.4g}, level {rule.level_:.4g}; {blamed}"
+                f"event {alert.number}, since {alert.start}, is confirmed at row {where}: score {score:.4g}, level "
+                f"{rule.level_:.4g}; {blamed}"
             )
         elif event == "closes":
-            self.tell(f"event {alert.number} closes at row {where}")
-        return event or ("closes" if ended else None)
+            facts |= alert.told(rule)
+            self.tell(f"event {alert.number} closes at row {where}: {alert.span(rule)}")
+        return facts | {"event": event} | alert.named if event else facts
+
+    def _place(self, record: dict[str, Any]) -> Any:
+        """The time of a row as it was written, or its number where there are no times."""
+        return record["row"] if self.detector.time is None else record[self.detector.time]
