@@ -198,6 +198,11 @@ def test_a_stream_of_another_unit_or_rate_is_warned_of_once(unit, every, said, t
         if at == 4:
             stream = det.stream().restore(stream.save(tmp_path / "state.json"))
     assert [(at, said in sentence) for at, sentence in heard] == ([(10, True)] if said else [])
+    stream = det.stream().restore(stream.save(tmp_path / "state.json"))  # the next day
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        stream.update(new[39:40].assign(time=new["time"][39 * every] + 60 * unit * every))
+    assert len(told) == bool(said)
 
 
 # --- the pipe -------------------------------------------------------------------------------------------------------

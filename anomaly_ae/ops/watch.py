@@ -186,11 +186,12 @@ class Watch:
 
     def save(self) -> None:
         """Write where the stream stands, where that is asked for."""
+        if self.state is None:
+            return
         told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in self.alerts.items()}
         self.stream.note = {"rows": self.rows, "events": self.events, "ends": self._ends, "alerts": told}
-        if self.state is not None:
-            with self.saved:
-                self.stream.save(self.state)
+        with self.saved:
+            self.stream.save(self.state)
 
     def _new(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Rows that the state does not know.

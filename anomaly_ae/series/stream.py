@@ -227,7 +227,7 @@ class Stream:
         told = self._next(key, np.vstack([np.full((missed, row.shape[1]), np.nan), row]), explained)
         kept = self.tails[key]
         kept.time, kept.begun, kept.astray, kept.before, self.came = time, begun, astray, before, came
-        if abs(astray) == TELLING and not self.is_warned:
+        if abs(astray) >= TELLING and not self.is_warned:
             self._warn_of_step(steps)
         return told
 
