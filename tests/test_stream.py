@@ -2,12 +2,17 @@
 
 import gc
 import json
+import signal
+import subprocess
+import sys
 import tracemalloc
+import warnings
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from test_series import QUICK, plant, table
@@ -24,8 +29,10 @@ from anomaly_ae import (
     load,
 )
 from anomaly_ae.cli import app
+from anomaly_ae.cli.ending import Ending
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.errors import ConfigError, DataError, OutputError
+from anomaly_ae.ops import watch as watching
 from anomaly_ae.ops.series_plot import plot
 from anomaly_ae.ops.watch import watch
 from anomaly_ae.series.events import Unfolding
@@ -140,6 +147,66 @@ def test_duplicates_cannot_be_taken_back():
         det.stream()
 
 
+@pytest.mark.parametrize("on_gap", ["split", "fill"])
+@pytest.mark.parametrize(
+    ("rows", "ahead"),
+    [([50], "10min"), ([50], "3650D"), (range(50, 70), "3650D"), ([50, 51], None), ([0], "3650D")],
+    ids=["a little", "far", "far for long", "twice", "at first"],
+)
+def test_a_clock_that_jumps_ahead_and_back_costs_the_rows_that_it_was_wrong_in(on_gap, rows, ahead, tmp_path):
+    det = SeriesDetector(views=VIEWS, reduce="last", time="time", on_gap=on_gap, window=16, random_state=0)
+    det.fit(table(600))
+    right = table(120, seed=1)
+    new, rows = right.copy(), list(rows)
+    jumps = pd.to_timedelta(["3650D", "7300D"] if ahead is None else [ahead] * len(rows))
+    new.loc[rows, "time"] = (pd.to_datetime(right["time"][rows]) + jumps).astype(str)
+    stream, scores = det.stream(), []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for at in range(120):
+            scores += [*stream.update(new[at : at + 1])]
+            stream = det.stream().restore(stream.save(tmp_path / "state.json"))
+    assert ["look at the clock" in str(one.message) for one in told] == [True]
+    np.testing.assert_allclose(np.delete(scores, rows), det.anomaly_score(right.drop(index=rows)), atol=1e-6)
+
+
+def test_a_row_that_is_late_is_not_the_clock():
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(600))
+    new = table(200, seed=1)
+    for first in ([*range(50), 100, 101], [*range(50), 100]):  # a gap that the next row agrees with, or that is short
+        stream = det.stream()
+        stream.update(new.iloc[first])
+        with pytest.raises(DataError, match=r"this row is .* earlier"):
+            stream.update(new[90:91])
+    with pytest.raises(DataError, match="row 2 of these is 1 steps earlier"):
+        stream.update(new.iloc[[101, 100]])
+
+
+@pytest.mark.parametrize(
+    ("unit", "every", "said"),
+    [(1000, 1, "about 1000 times"), (1, 10, "about 10 times"), (1 / 60, 1, "about 0.01667 times"), (1, 1, None)],
+    ids=["milliseconds", "each tenth", "minutes", "right"],
+)
+def test_a_stream_of_another_unit_or_rate_is_warned_of_once(unit, every, said, tmp_path):
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(600))
+    new = table(400, seed=1)[::every]
+    new["time"] = pd.to_datetime(new["time"]).map(lambda time: time.timestamp() * unit)
+    stream, heard = det.stream(), []
+    for at in range(40):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            stream.update(new[at : at + 1])
+        heard += [(at, str(one.message)) for one in told]
+        if at == 4:
+            stream = det.stream().restore(stream.save(tmp_path / "state.json"))
+    assert [(at, said in sentence) for at, sentence in heard] == ([(10, True)] if said else [])
+    stream = det.stream().restore(stream.save(tmp_path / "state.json"))  # the next day
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        stream.update(new[39:40].assign(time=new["time"][39 * every] + 60 * unit * every))
+    assert len(told) == bool(said)
+
+
 # --- the pipe -------------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +238,7 @@ def test_csv_and_json_lines_say_what_batch_says(model):
         assert np.allclose([record["anomaly_score"] for record in records], load(model).anomaly_score(new), atol=1e-6)
         assert summary.rows == 120
         assert summary.events == 1
-        assert "opens" in sentences[0]
+        assert "is confirmed at row" in sentences[0]
         assert "sensor_2" in sentences[0]
         assert [record["time"] for record in records] == new["time"].tolist()
         assert max(records[70]["blamed"], key=records[70]["blamed"].get) == "sensor_2"
@@ -202,6 +269,68 @@ def test_a_watch_goes_on_where_it_stopped(model, tmp_path):
     _, first, _ = watched(model, lines[:51], state=tmp_path / "state.json")
     _, second, _ = watched(model, [lines[0], *lines[51:]], state=tmp_path / "state.json")
     assert [record["anomaly_score"] for record in first + second] == [record["anomaly_score"] for record in whole]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_watch_as_the_end_of_its_input_does(model, tmp_path, number, code):
+    lines, state = rows(60).to_csv(index=False).splitlines(keepends=True), tmp_path / "state.json"
+    command = [sys.executable, "-c", "from anomaly_ae.cli import app; app()", "watch", model, "--state", state]
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True)
+    process.stdin.writelines(lines[:41])
+    process.stdin.flush()
+    first = [json.loads(process.stdout.readline()) for _ in range(40)]
+    process.send_signal(number)  # it waits for the next row
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "watched   40 rows" in said
+    assert "error" not in said
+    _, second, _ = watched(model, [lines[0], *lines[41:]], state=state)
+    assert first + second == watched(model, lines)[1]
+
+
+def test_a_signal_ends_lines_between_two_of_them():
+    """At once where there is nothing to finish: before the first, or where it comes again."""
+    given = []
+
+    def lines(at):
+        for number in range(4):
+            if number == at:
+                signal.raise_signal(signal.SIGTERM)
+            yield number
+
+    with Ending(lines(2)) as some:
+        given = list(some)
+    assert (given, some.exit_code) == ([0, 1], 143)
+    with Ending(lines(0)) as some, pytest.raises(typer.Exit):
+        list(some)
+    with Ending(lines(9)) as some:
+        for line in some:
+            signal.raise_signal(signal.SIGINT)
+            given.append(line)
+            with pytest.raises(typer.Exit):
+                signal.raise_signal(signal.SIGINT)
+    assert (given, some.exit_code) == ([0, 1, 0], 130)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_state_is_saved_by_and_by_and_where_an_event_opens_or_closes(model, tmp_path, monkeypatch, seconds):
+    """What is killed at once goes on from there."""
+    monkeypatch.setattr(watching, "SAVE_EVERY", seconds)
+    monkeypatch.setattr(watching, "PATIENCE", 0.0)
+    state, seen = tmp_path / "state.json", []
+
+    def lines():
+        for line in rows(120).to_csv(index=False).splitlines(keepends=True):
+            yield line
+            seen.append(json.loads(state.read_text())["note"]["rows"] if state.exists() else 0)
+
+    _, records, _ = watched(model, lines(), state=state)
+    after = seen[1:]  # each row
+    if seconds:
+        assert set(after) == {0, *(record["row"] for record in records if record["event"] in ("opens", "closes"))}
+    else:
+        assert after == list(range(1, 121))
 
 
 def test_rows_that_cannot_all_be_taken_are_none(model):
@@ -271,6 +400,53 @@ def test_two_bursts_make_the_event_of_a_watch_that_they_make_in_a_file(tmp_path)
     assert [record["row"] for record in records if record["event"] in ("opens", "closes")] == [27, 39]
 
 
+def test_a_watch_says_of_an_event_what_a_table_says(tmp_path):
+    """Since when, while it goes on; from when to when and how severe, in the end, also where it was stopped within."""
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", time="time", event_rule=Events(merge=10), random_state=0)
+    det.fit(table(1200))
+    new, state = table(200, seed=1), tmp_path / "state.json"
+    new.loc[20:21, "sensor_2"] += 9
+    new.loc[26:28, "sensor_2"] += 12
+    new.loc[100:103, "sensor_2"] += 9  # until rows are missing
+    new = new.drop(index=range(104, 110)).reset_index(drop=True)
+    found, folder = det.events(new), det.save(tmp_path / "model")
+    lines = new.to_csv(index=False).splitlines(keepends=True)
+    records, sentences = [], []
+    for first, last in ((0, 24), (24, 102), (102, len(new))):
+        watch(folder, [lines[0], *lines[first + 1 : last + 1]], records.append, sentences.append, state=state)
+    closed = pd.DataFrame([record for record in records if record["event"] == "closes"])
+    assert closed["event_number"].tolist() == [1, 2]
+    assert closed[["start", "end"]].equals(found[["start", "end"]])
+    np.testing.assert_allclose(closed["severity"], found["severity"])
+    for record in records:
+        if record["event"]:
+            assert record["since"] == found["start"][record["event_number"] - 1]
+    start, end = found["start"], found["end"]
+    assert f"event 1, since {start[0]}, is confirmed at row 27, {new['time'][26]}" in sentences[0]
+    assert f"event 1 closes at row 40, {new['time'][39]}: {start[0]} to {end[0]}, severity" in sentences[1]
+    assert f"event 2 closes before row 105, for rows are missing: {start[1]} to {end[1]}" in sentences[3]
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_a_row_that_comes_again_counts_once_towards_an_event(tmp_path, copies):
+    """As in a file: two strange rows are none, however often they come."""
+    det = SeriesDetector(
+        views=[View(Mahalanobis(), window=1)], reduce="last", time="time", on_duplicate="first", random_state=0
+    ).fit(table(1200))
+    new = table(120, seed=1)
+    new.loc[20:21, "sensor_2"] += 9
+    new.loc[60:63, "sensor_2"] += 9
+    twice = new.loc[np.sort([*range(120), *[20, 21, 60, 61] * (copies - 1)])]
+    found = det.events(twice)
+    assert found["rows"].tolist() == [4]
+    summary, records, _ = watched(det.save(tmp_path / "model"), twice.to_csv(index=False).splitlines(True))
+    assert summary.events == 1
+    assert summary.alarms == det.assess(twice).is_anomaly.sum()
+    opens = next(record for record in records if record["event"] == "opens")
+    assert opens["time"] == new.loc[62, "time"]
+
+
 @pytest.mark.parametrize("quiet", [0, 40])
 def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
     """As in a file; rows on its other side may be strange at once, or not at all."""
@@ -287,6 +463,98 @@ def test_no_event_of_a_watch_reaches_over_a_gap(tmp_path, quiet):
     assert records[30]["event"] == "closes"
     assert any("closes before row 31" in sentence for sentence in sentences)
     assert [record["row"] for record in records if record["event"] == "opens"] == ([23] if quiet else [23, 33])
+
+
+def test_a_file_that_grows_may_be_given_again(model, tmp_path):
+    """Each day all rows so far: those of the days before are left out, damaged ones among them as well."""
+    lines, state = rows(100).to_csv(index=False).splitlines(keepends=True), tmp_path / "state.json"
+    _, whole, _ = watched(model, lines)
+    job = ["watch", str(model), "--state", str(state)]
+    days = []
+    for last in (41, 41, 75, 101):
+        done = CliRunner().invoke(app, job, input="".join(lines[:last]))
+        assert done.exit_code == 0, done.output
+        assert len(done.stderr.splitlines()) < 4
+        days += [json.loads(line) for line in done.stdout.splitlines()]
+    assert "26 rows" in done.stderr
+    assert "74 rows already seen, for the state ends at " + whole[73]["time"] in done.stderr
+    assert days == whole
+    damaged = [*lines[:20], "one,two\n", lines[20].replace("Z,", "Z,oops", 1), lines[20].replace("2026", "yester")]
+    done = CliRunner().invoke(app, job, input="".join([*damaged, *lines[20:]]))
+    assert (done.exit_code, done.stdout) == (0, "")
+    done = CliRunner().invoke(app, job, input="".join([*lines, "one,two\n"]))
+    assert done.exit_code == 3
+    assert "row 101: A row needs 5 fields" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:A stream needs a clock")
+@pytest.mark.parametrize("late", ["2036-01-01", "2026-01-02"])
+def test_a_wrong_stamp_in_a_file_that_grows_is_known_as_well(model, tmp_path, late):
+    """A row that is right and far ahead is not."""
+    new, state = rows(60), tmp_path / "state.json"
+    new.loc[20, "time"] = f"{late}T12:00Z"
+    new.loc[50:, "time"] = table(60, start="2026-01-04T00:00Z")["time"][50:]
+    lines = new.to_csv(index=False).splitlines(keepends=True)
+    for last, seen in ((40, 0), (50, 40), (51, 50), (60, 51)):
+        summary, records, _ = watched(model, lines[: last + 1], state=state)
+        assert (summary.seen, summary.rows, summary.bad_rows) == (seen, last - seen, 0)
+        assert [record["row"] for record in records] == list(range(seen + 1, last + 1))
+
+
+def test_what_a_state_knows_is_known_of_each_group(tmp_path):
+    X = pd.concat([table(500).assign(pump="a"), table(500, seed=5).assign(pump="b")])
+    det = SeriesDetector(views=QUICK, time="time", group="pump", random_state=0).fit(X)
+    folder, state = det.save(tmp_path / "model"), tmp_path / "state.json"
+    new = pd.concat([table(30, seed=6).assign(pump="a"), table(30, seed=7).assign(pump="b")])
+    first = pd.concat([new[:20], new[30:35]]).to_csv(index=False).splitlines(keepends=True)
+    watched(folder, first, state=state)
+    summary, records, _ = watched(folder, new.to_csv(index=False).splitlines(keepends=True), state=state)
+    assert (summary.seen, summary.rows, summary.bad_rows) == (25, 35, 0)
+    assert [record["pump"] for record in records] == ["a"] * 10 + ["b"] * 25
+
+
+def test_a_row_that_goes_back_in_time_is_named(model, tmp_path):
+    lines = rows(60).to_csv(index=False).splitlines(keepends=True)
+    watched(model, lines[:31], state=tmp_path / "state.json")
+    summary, records, _ = watched(model, [lines[0], *lines[31:51], lines[40]], state=tmp_path / "state.json")
+    assert (summary.rows, summary.bad_rows, summary.seen) == (21, 1, 0)
+    assert records[-1]["error"].startswith("row 51: Rows need to be in order of time, however: this row is 10 steps")
+
+
+def test_a_watch_of_another_unit_says_so_in_the_end_as_well(model):
+    new = rows(40)
+    seconds = pd.to_datetime(new["time"]).map(lambda time: time.timestamp())
+    for unit, gaps in ((1, 0), (1000, 39)):
+        lines = new.assign(time=seconds * unit).to_csv(index=False)
+        done = CliRunner().invoke(app, ["watch", str(model)], input=lines)
+        assert done.exit_code == 0, done.output
+        assert ("warning: A stream needs rows about as far apart" in done.stderr) == bool(gaps)
+        assert ("39 began the series anew" in done.stderr) == bool(gaps)
+        assert ("not as far apart as at fit" in done.stderr) == bool(gaps)
+        assert sum("begins_anew" in json.loads(line) for line in done.stdout.splitlines()) == gaps
+
+
+@pytest.mark.filterwarnings("ignore:A stream needs a clock")
+def test_one_wrong_stamp_does_not_end_a_watch_nor_the_next_one(model, tmp_path):
+    new, state = table(200, seed=1), tmp_path / "state.json"
+    new.loc[99, "time"] = "2036-01-01T00:00Z"
+    lines = new.to_csv(index=False).splitlines(True)
+    for first, last in ((0, 100), (100, 150), (150, 200)):  # the first day ends with it
+        summary, records, _ = watched(model, [lines[0], *lines[first + 1 : last + 1]], state=state)
+        assert summary.bad_rows == 0
+        assert len(records) == last - first
+
+
+@pytest.mark.filterwarnings("ignore:A stream needs a clock")
+def test_an_event_does_not_reach_from_a_wrong_clock_to_the_right_one(tmp_path):
+    view = [View(Mahalanobis(), window=1)]
+    det = SeriesDetector(views=view, reduce="last", time="time", random_state=0).fit(table(1200))
+    new = table(60, seed=1)
+    new.loc[20:30, "time"] = table(60, start="2036-01-01T00:00Z")["time"][20:31]
+    new.loc[20:32, "sensor_2"] += 9
+    _, records, sentences = watched(det.save(tmp_path / "model"), new.to_csv(index=False).splitlines(True))
+    assert [record["event"] for record in records[22:32]] == ["opens", *["goes on"] * 8, "closes"]
+    assert any("closes before row 32" in sentence for sentence in sentences)
 
 
 def test_a_state_of_another_fit_of_the_same_columns_is_refused(model, tmp_path):

@@ -24,6 +24,7 @@ from anomaly_ae.cli.app import (
     names,
     reported,
 )
+from anomaly_ae.cli.ending import Ending
 
 
 @app.command()
@@ -61,25 +62,29 @@ def watch(
     missing: Missing = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
-    """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error."""
+    """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error.
+
+    Ctrl-C and SIGTERM end it between two rows, with the state saved; the exit code is then 130 or 143.
+    """
     with reported(quiet=True):
         from anomaly_ae.data.streams import MARK_IT
         from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import watch as watching
 
         dialect = dialect_of(delimiter, decimal, encoding, missing)
-        lines = io.TextIOWrapper(sys.stdin.buffer, encoding or "utf-8", MARK_IT)
-
-        summary = watching.watch(
-            resolve(model),
-            lines,
-            lambda record: print(json.dumps(record, default=str), flush=True),
-            lambda sentence: None if quiet else typer.echo(sentence, err=True),
-            state,
-            top,
-            dialect,
-        )
+        with Ending(io.TextIOWrapper(sys.stdin.buffer, encoding or "utf-8", MARK_IT)) as lines:
+            summary = watching.watch(
+                resolve(model),
+                lines,
+                lambda record: print(json.dumps(record, default=str), flush=True),
+                lambda sentence: None if quiet else typer.echo(sentence, err=True),
+                state,
+                top,
+                dialect,
+            )
     if not quiet:
-        typer.echo(f"watched   {summary.rows:,} rows: {summary.alarms:,} alarms, {summary.events} events", err=True)
+        typer.echo(watching.told_watch(summary), err=True)
+    if lines.exit_code is not None:
+        raise typer.Exit(lines.exit_code)
     if summary.bad_rows:
         fail(f"A watch needs rows that can be scored, however: {summary.bad_rows} cannot. Look at their error.", 3)

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output
-from anomaly_ae.data.streams import NO_TEXT
 from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
+from anomaly_ae.ops.lines import as_number, cell, records
 from anomaly_ae.ops.series import loaded
 from anomaly_ae.scoring.attribution import top
-from anomaly_ae.series.events import Unfolding
-from anomaly_ae.series.stream import Stream
+from anomaly_ae.series.detector import SeriesDetector
+from anomaly_ae.series.events import Events, Unfolding
+from anomaly_ae.series.stream import Came, Tail
+from anomaly_ae.series.timeline import GAP, moments
 
-SAVE_EVERY = 1000  # rows
+Array = NDArray[np.float64]
+SAVE_EVERY = 5.0  # seconds
+PATIENCE = 10.0  # times as long as the last save took, at the least
 
 
 @dataclass
@@ -36,14 +37,72 @@ class WatchSummary:
     bad_rows: int = 0
     alarms: int = 0
     events: int = 0
+    gaps: int = 0  # where rows were missing, so that the series began anew
+    seen: int = 0  # rows that were left out, for the state knows them
+    seen_until: str = ""  # where that ends
+    is_other_step: bool = False  # whether many rows in a row came at another step than at fit
+
+
+class Row(NamedTuple):
+    """A row that came: its time and group as they were written, its cells, or why it has none."""
+
+    said: dict[str, Any]
+    group: str
+    time: float | None
+    cells: dict[str, Any] | AnomalyError
 
 
 @dataclass
 class Alert(Unfolding):
-    """An event as it unfolds, its number once it is open, and how far each channel has been beyond its usual level."""
+    """An event as it unfolds: how far each channel has been beyond its usual level, and what a table of events has."""
 
-    number: int = 0
-    blamed: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    number: int = 0  # once it is open
+    blamed: Array = field(default_factory=lambda: np.zeros(0))
+    start: Any = None
+    last: Any = None
+    peak: float = 0.0
+
+    def take(self, rule: Events, score: float, beyond: Array, place: Any) -> str | None:
+        """Take the next row, as `add`."""
+        is_new = not self.strange
+        event = self.add(rule, score)
+        self.blamed = beyond if is_new else self.blamed + beyond
+        if self.strange and is_new:
+            self.start, self.peak = place, score
+        if self.strange and not self.quiet:
+            self.last, self.peak = place, max(self.peak, score)
+        return event
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """By what a record names it."""
+        return {"event_number": self.number, "since": self.start}
+
+    def told(self, rule: Events) -> dict[str, Any]:
+        """What there is to say of it in the end."""
+        return {"start": self.start, "end": self.last, "severity": self.peak / rule.level_}
+
+    def span(self, rule: Events) -> str:
+        """The same for a person."""
+        return f"{self.start} to {self.last}, severity {self.peak / rule.level_:.3g}"
+
+
+@dataclass
+class Saved:
+    """When a state was saved last, and how long that took."""
+
+    at: float = field(default_factory=time.monotonic)
+    took: float = 0.0
+
+    def is_old(self, matters: bool) -> bool:
+        """Whether it is time to save again; sooner where what happened since `matters`."""
+        return time.monotonic() - self.at >= max(0.0 if matters else SAVE_EVERY, PATIENCE * self.took)
+
+    def __enter__(self) -> None:
+        self.at = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self.took, self.at = time.monotonic() - self.at, time.monotonic()
 
 
 def watch(
@@ -58,181 +117,185 @@ def watch(
     """Score rows of CSV (with a header) or JSON lines as they come; `dialect` is how these are written.
 
     `write` gets one record a row: `row` (from 1), time and group, `anomaly_score`, `p_value`, `is_anomaly`, `event`
-    ("opens", "goes on", "closes" or None) and, of alarms and events, the blamed channels with their shares; of a row
-    that cannot be scored, its `error`. `tell` gets a sentence where an event opens or closes. With `state` the stream
-    goes on from that file where there is one, with rows and events counted on, and is saved to it every 1000 rows and
-    at the end.
+    ("opens", "goes on", "closes" or None), of alarms and events the blamed channels with their shares, and
+    `begins_anew` where rows were missing before it; of a row that cannot be scored, its `error`. Of an event it has its
+    `event_number` and `since` when rows are strange (the time as it was written; without times, the row), and where it
+    closes `start`, `end` and `severity`, as in the table of events: where rows are missing, of the event before them,
+    even if another opens at once. `tell` gets a sentence where an event opens or closes.
+
+    With `state` the stream goes on from that file where there is one, with rows and events counted on, and is saved to
+    it every five seconds, where an event opens or closes, and at the end. Rows at or before the time where it ended are
+    left out and counted, so that a file that grows may be given again.
 
     Raises
     ------
     AnomalyError
         When the model is none of a series, the header lacks a column, or the state is of another model.
     """
-    detector, dialect = loaded(model), dialect or Dialect()
-    stream = detector.stream()
-    if state is not None and check_output(state).exists():
-        stream.restore(state)
-    names = detector.contract_.names
-    keys = [name for name in (detector.time, detector.group) if name is not None]
-    numbers = {column.name for column in detector.contract_.columns if column.kind == "number"}
-    summary = WatchSummary(stream.note.get("rows", 0), events=stream.note.get("events", 0))
-    before = replace(summary)
-    alerts = {
-        key: Alert(alert["strange"], alert["quiet"], alert["number"], np.array(alert["blamed"]))
-        for key, alert in stream.note.get("alerts", {}).items()
-    }
-
-    def save() -> None:
-        told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in alerts.items()}
-        stream.note = {"rows": summary.rows, "events": summary.events, "alerts": told}
-        if state is not None:
-            stream.save(state)
-
-    try:
-        for cells in _records(lines, [*keys, *names], dialect):
-            summary.rows += 1
-            record: dict[str, Any] = {"row": summary.rows}
-            try:
-                if isinstance(cells, DataError):
-                    raise cells
-                record |= {key: cells.get(key) for key in keys}
-                held = {name: _cell(cells, name, name in numbers, dialect) for name in [*keys, *names]}
-                if detector.time is not None:
-                    held[detector.time] = _as_number(held[detector.time], dialect)
-                frame = pd.DataFrame({name: [value] for name, value in held.items()})
-                group = str(record.get(detector.group or "", ""))
-                tail = stream.tails.get(group)
-                verdict = stream.assess(frame if hasattr(detector, "feature_names_in_") or keys else frame.to_numpy())
-            except AnomalyError as error:
-                summary.bad_rows += 1
-                write(record | {"error": str(error)})
-                continue
-            alert = alerts.setdefault(group, Alert())
-            # where rows are missing the stream has begun anew
-            ended = stream.tails.get(group) is not tail and alert.end(stream.calibrated.events)
-            if ended:
-                tell(f"event {alert.number} closes before row {summary.rows}, for rows are missing")
-            told = _told(stream, verdict, names, alert, summary, record, tell, top_channels)
-            write(record | told | ({"event": told["event"] or "closes"} if ended else {}))
-            if summary.rows % SAVE_EVERY == 0:
-                save()
-    finally:
-        save()
-    return replace(summary, rows=summary.rows - before.rows, events=summary.events - before.events)
+    watch = Watch(loaded(model), write, tell, None if state is None else check_output(state), top_channels)
+    watch.run(lines, dialect or Dialect())
+    return watch.summary
 
 
-def _told(
-    stream: Stream,
-    verdict: Verdict,
-    names: list[str],
-    alert: Alert,
-    summary: WatchSummary,
-    record: dict[str, Any],
-    tell: Callable[[str], None],
-    top_channels: int,
-) -> dict[str, Any]:
-    score, rule = float(verdict.anomaly_score[0]), stream.calibrated.events
-    beyond = np.maximum(verdict.contributions[0] - stream.calibrated.usual, 0)
-    is_new = not alert.strange
-    event = alert.add(rule, score)
-    alert.blamed = beyond if is_new else alert.blamed + beyond
-    where = ", ".join(str(value) for value in record.values())
-    if event == "opens":
-        summary.events += 1
-        alert.number = summary.events
-        which, share = top(alert.blamed[None], top_channels or 1)
-        blamed = ", ".join(f"{names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
-        tell(f"event {alert.number} opens at row {where}: score {score:.4g}, level {rule.level_:.4g}; {blamed}")
-    elif event == "closes":
-        tell(f"event {alert.number} closes at row {where}")
-    alarm = bool(verdict.is_anomaly[0])
-    summary.alarms += alarm
-    told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
-    told["event"] = event
-    if (alarm or event) and top_channels:
-        which, share = top(beyond[None] if beyond.any() else verdict.contributions, top_channels)
-        told["blamed"] = {names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
-    return told
+def told_watch(s: WatchSummary) -> str:
+    """A watch for a person."""
+    told = f"watched   {s.rows:,} rows: {s.alarms:,} alarms, {s.events:,} events"
+    if s.seen:
+        told += f"; {s.seen:,} rows already seen, for the state ends at {s.seen_until}"
+    if s.gaps:
+        told += f"; {s.gaps:,} began the series anew, for rows were missing before them"
+    return told + ("\nnote      rows are not as far apart as at fit: see the warning" if s.is_other_step else "")
 
 
-def _records(lines: Iterable[str], names: list[str], dialect: Dialect) -> Iterator[dict[str, Any] | DataError]:
-    """Rows as mappings; of those that are none, why."""
-    lines = (line for line in lines if line.strip())
-    first = next(lines, None)
-    if first is None:
-        raise DataError("A watch needs rows, however: standard input has none. Pipe CSV with a header, or JSON lines.")
-    first = first.lstrip("\ufeff")
-    read: Callable[[str], dict[str, Any] | DataError] = _json
-    if first.lstrip().startswith("{"):
-        lines = chain([first], lines)
-    else:
-        dialect = dialect.of(first)
-        header = next(csv.reader([first], delimiter=dialect.separator))
-        if missing := [name for name in names if name not in header]:
-            raise DataError(
-                f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}: name them "
-                "as at fit, or say what is between them (--delimiter)."
+class Watch:
+    """A stream, and what is told of its rows and events."""
+
+    def __init__(
+        self,
+        detector: SeriesDetector,
+        write: Callable[[dict[str, Any]], None],
+        tell: Callable[[str], None],
+        state: Path | None,
+        top_channels: int,
+    ) -> None:
+        self.detector, self.write, self.tell, self.state, self.top = detector, write, tell, state, top_channels
+        self.stream = detector.stream()
+        if state is not None and state.exists():
+            self.stream.restore(state)
+        self._ended = {key: replace(tail) for key, tail in self.stream.tails.items()}
+        note = self.stream.note
+        self.rows, self.events = note.get("rows", 0), note.get("events", 0)  # with those of watches before
+        self._ends = note.get("ends", {})  # the last times, as they were written
+        self.alerts = {
+            key: Alert(**alert | {"blamed": np.array(alert["blamed"])}) for key, alert in note.get("alerts", {}).items()
+        }
+        self.summary, self.saved = WatchSummary(), Saved()
+        self.names = detector.contract_.names
+        self.keys = [name for name in (detector.time, detector.group) if name is not None]
+        self._numbers = {column.name for column in detector.contract_.columns if column.kind == "number"}
+        self._is_table = bool(self.keys) or hasattr(detector, "feature_names_in_")
+
+    def run(self, lines: Iterable[str], dialect: Dialect) -> None:
+        """Take all rows, and save where the stream stands then."""
+        try:
+            given = records(lines, [*self.keys, *self.names], dialect)
+            for row in self._new(self._row(cells, dialect) for cells in given):
+                self._take(row)
+        finally:
+            self.save()
+
+    def save(self) -> None:
+        """Write where the stream stands, where that is asked for."""
+        if self.state is None:
+            return
+        told = {key: asdict(alert) | {"blamed": alert.blamed.tolist()} for key, alert in self.alerts.items()}
+        self.stream.note = {"rows": self.rows, "events": self.events, "ends": self._ends, "alerts": told}
+        with self.saved:
+            self.stream.save(self.state)
+
+    def _new(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Rows that the state does not know.
+
+        After some that it does, those without a time and one that does not come next are held until another tells: if
+        it is known, so were they.
+        """
+        held: list[Row] = []
+        last_is_seen = False
+        for row in rows:
+            ended = self._ended.get(row.group)
+            if row.time is not None and ended is not None and ended.has_seen(row.time):
+                last_is_seen = True
+                self.summary.seen += 1 + len(held)
+                self.summary.seen_until = self._ends.get(row.group, "")
+                held.clear()
+            elif last_is_seen and all(one.time is None for one in held) and self._may_be_known(row, ended):
+                held.append(row)
+            else:
+                last_is_seen = False
+                yield from [*held, row]
+                held.clear()
+        yield from held
+
+    def _may_be_known(self, row: Row, ended: Tail | None) -> bool:
+        if row.time is None or ended is None or ended.time is None:
+            return row.time is None
+        return not 0 <= row.time - ended.time <= GAP * self.detector.step_
+
+    def _take(self, row: Row) -> None:
+        self.rows += 1
+        self.summary.rows += 1
+        record: dict[str, Any] = {"row": self.rows} | row.said
+        try:
+            if isinstance(row.cells, AnomalyError):
+                raise row.cells
+            frame = pd.DataFrame({name: [value] for name, value in row.cells.items()})
+            verdict = self.stream.assess(frame if self._is_table else frame.to_numpy())
+        except AnomalyError as error:
+            self.summary.bad_rows += 1
+            self.write(record | {"error": f"row {self.rows}: {error}"})
+            return
+        if self.detector.time is not None:
+            self._ends[row.group] = str(row.said[self.detector.time])
+        told = self._told(verdict, row.group, record)
+        self.write(record | told)
+        if self.saved.is_old(told["event"] in ("opens", "closes")):
+            self.save()
+
+    def _row(self, given: dict[str, Any] | DataError, dialect: Dialect) -> Row:
+        if isinstance(given, DataError):
+            return Row({}, "", None, given)
+        said, time = {key: given.get(key) for key in self.keys}, None
+        group = str(said.get(self.detector.group or "", ""))
+        try:
+            cells = {key: cell(given, key, False, dialect) for key in self.keys}
+            if (name := self.detector.time) is not None:
+                time = cells[name] = float(moments(pd.Series([as_number(cells[name], dialect)]), name)[0])
+            cells |= {name: cell(given, name, name in self._numbers, dialect) for name in self.names}
+        except AnomalyError as error:
+            return Row(said, group, time, error)
+        return Row(said, group, time, cells)
+
+    def _told(self, verdict: Verdict, group: str, record: dict[str, Any]) -> dict[str, Any]:
+        """What is said of a row beside what it is."""
+        score, alarm, came = float(verdict.anomaly_score[0]), bool(verdict.is_anomaly[0]), self.stream.came
+        self.summary.alarms += alarm
+        self.summary.is_other_step = self.stream.is_warned
+        told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
+        beyond = np.maximum(verdict.contributions[0] - self.stream.calibrated.usual, 0)
+        told |= self._event(self.alerts.setdefault(group, Alert()), score, beyond, record)
+        if (alarm or told["event"]) and self.top:
+            which, share = top(beyond[None] if beyond.any() else verdict.contributions, self.top)
+            told["blamed"] = {self.names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
+        if came is Came.ANEW:
+            self.summary.gaps += 1
+            told["begins_anew"] = True
+        return told
+
+    def _event(self, alert: Alert, score: float, beyond: Array, record: dict[str, Any]) -> dict[str, Any]:
+        """What becomes of an event with a row, as the row's record has it; where it opens or closes is told."""
+        rule, came = self.stream.calibrated.events, self.stream.came
+        facts: dict[str, Any] = {"event": None}
+        if came in (Came.ANEW, Came.BACK) and alert.end(rule):
+            facts = {"event": "closes"} | alert.named | alert.told(rule)
+            why = "rows are missing" if came is Came.ANEW else "its clock was wrong"
+            self.tell(f"event {alert.number} closes before row {self.rows}, for {why}: {alert.span(rule)}")
+        event = alert.now(rule) if came is Came.AGAIN else alert.take(rule, score, beyond, self._place(record))
+        where = ", ".join(str(value) for value in record.values())
+        if event == "opens":
+            self.events += 1
+            self.summary.events += 1
+            alert.number = self.events
+            which, share = top(alert.blamed[None], self.top or 1)
+            blamed = ", ".join(f"{self.names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
+            self.tell(
+                f"event {alert.number}, since {alert.start}, is confirmed at row {where}: score {score:.4g}, level "
+                f"{rule.level_:.4g}; {blamed}"
             )
-        read = partial(_fields, header=header, separator=dialect.separator)
-    for line in lines:
-        if NO_TEXT in line:
-            yield DataError(f"A row needs text, however: {_shown(line)} is none. Give its encoding (--encoding).")
-        else:
-            yield read(line)
+        elif event == "closes":
+            facts |= alert.told(rule)
+            self.tell(f"event {alert.number} closes at row {where}: {alert.span(rule)}")
+        return facts | {"event": event} | alert.named if event else facts
 
-
-def _fields(line: str, header: list[str], separator: str) -> dict[str, Any] | DataError:
-    try:
-        cells = next(csv.reader([line], delimiter=separator))
-    except csv.Error as error:
-        return DataError(f"A row needs fields, however: {_shown(line)} ({error}). Repair what writes it.")
-    if len(cells) != len(header):
-        return DataError(
-            f"A row needs {len(header)} fields, however: {len(cells)} ({_shown(line)}). Give each column one, empty "
-            "where it is missing, and quote delimiters."
-        )
-    return dict(zip(header, cells, strict=True))
-
-
-def _json(line: str) -> dict[str, Any] | DataError:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return DataError(f"A row needs JSON, however: {_shown(line)} ({error}). Write an object a line.")
-    if isinstance(row, dict):
-        return row
-    return DataError(f"A row needs a JSON object, however: {_shown(line)}. Write values by their columns' names.")
-
-
-def _shown(line: str) -> str:
-    return repr(line.strip()[:80])
-
-
-def _cell(cells: dict[str, Any], name: str, is_number: bool, dialect: Dialect) -> Any:
-    if name not in cells:
-        raise DataError(
-            f"A row needs the column {name!r}, however: it has {sorted(cells)}. Give it, as null where it is missing."
-        )
-    value = cells[name]
-    if value is None or (isinstance(value, str) and value.strip() in dialect.nulls):
-        return np.nan if is_number else None
-    if not is_number:
-        return value
-    try:
-        number = float(dialect.pointed(value))
-    except (OverflowError, TypeError, ValueError):
-        number = math.inf
-    if math.isinf(number):
-        raise DataError(
-            f"A row needs finite numbers, however: column {name!r} has {value!r:.60}. Leave it empty where it is "
-            "missing, or say how decimals and missing values are written (--decimal, --missing)."
-        )
-    return number
-
-
-def _as_number(time: Any, dialect: Dialect) -> Any:
-    """A time as a number, where it is written as one."""
-    try:
-        return float(dialect.pointed(time))
-    except (OverflowError, TypeError, ValueError):
-        return time
+    def _place(self, record: dict[str, Any]) -> Any:
+        """The time of a row as it was written, or its number where there are no times."""
+        return record["row"] if self.detector.time is None else record[self.detector.time]

@@ -157,6 +157,10 @@ class Unfolding:
         self.strange = self.quiet = 0
         return was_event
 
+    def now(self, rule: Events) -> str | None:
+        """Whether an event that has opened "goes on"."""
+        return "goes on" if self.strange >= rule.shortest else None
+
     def add(self, rule: Events, score: float) -> str | None:
         """Take the next row, where an event "opens" (it has enough strange rows now), "goes on" or "closes", if any."""
         before = self.strange
@@ -166,9 +170,7 @@ class Unfolding:
             self.quiet += 1
         if self.quiet > rule.merge:
             return "closes" if self.end(rule) else None
-        if self.strange < rule.shortest:
-            return None
-        return "opens" if before < rule.shortest else "goes on"
+        return "opens" if before < rule.shortest <= self.strange else self.now(rule)
 
 
 def is_place(name: str) -> bool:

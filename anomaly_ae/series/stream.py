@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,11 +23,22 @@ from anomaly_ae.explanation import Verdict, known
 from anomaly_ae.series.calibrated import smoothed
 from anomaly_ae.series.channels import Encoded, Standing
 from anomaly_ae.series.fold import Reading
+from anomaly_ae.series.rows import TELLING
 from anomaly_ae.series.timeline import GAP, MISSED
 
 Array = NDArray[np.float64]
 FORMAT = "anomaly_ae stream"
-VERSION = 2
+VERSION = 3
+
+
+class Came(enum.Enum):
+    """How a row came after the one before it of its series."""
+
+    FIRST = enum.auto()  # there is none
+    NEXT = enum.auto()
+    AGAIN = enum.auto()  # at the same time, so that the one before counts in its place
+    ANEW = enum.auto()  # so late that it begins anew
+    BACK = enum.auto()  # earlier, from before a jump that was the clock's
 
 
 @dataclass
@@ -35,8 +48,62 @@ class Tail:
     cells: Array  # the last rows' cells (k, channels), NaN where absent
     standing: Standing | None = None
     time: float | None = None
+    begun: float | None = None  # the first row since rows were missing
+    astray: int = 0  # rows in a row that came at another step than at fit, fewer than 0 if sooner
+    before: Tail | None = None  # what was kept where rows were missing, as long as it may have been the clock
     scores: Array = field(default_factory=lambda: np.empty(0))  # before smoothing
     columns: Array = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no row has followed the first one since rows were missing."""
+        return self.begun == self.time
+
+    def was_ahead_of(self, time: float) -> bool:
+        """Whether a row of that time tells that the clock had jumped: it is nearer to what was before that."""
+        if self.time is None or time >= self.time:
+            return False
+        if self.before is None or self.before.time is None:
+            return self.is_alone
+        return 0 <= time - self.before.time <= self.time - time
+
+    def has_seen(self, time: float) -> bool:
+        """Whether a row of that time was taken or is older than those that were."""
+        if self.time is None or self.begun is None:
+            return False
+        if self.begun <= time <= self.time:
+            return True
+        if self.before is not None:
+            return self.before.time is not None and time <= self.before.time
+        return time <= self.time and not self.is_alone
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return {
+            "cells": _listed(self.cells),
+            "standing": None if self.standing is None else [_listed(values) for values in self.standing],
+            "time": self.time,
+            "begun": self.begun,
+            "astray": self.astray,
+            "before": self.before and self.before.state,
+            "scores": _listed(self.scores),
+            "columns": _listed(self.columns),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], width: int, columns: int) -> Tail:
+        """What `state` was taken from, of so many channels and columns."""
+        return cls(
+            _array(state["cells"]).reshape(-1, width),
+            None if state["standing"] is None else Standing(*map(_array, state["standing"])),
+            state["time"],
+            state["begun"],
+            state["astray"],
+            None if state["before"] is None else cls.from_state(state["before"], width, columns),
+            _array(state["scores"]),
+            _array(state["columns"]).reshape(-1, columns),
+        )
 
 
 class Stream:
@@ -45,7 +112,10 @@ class Stream:
     .. math:: s_t = s(x_{t-L+1}, \dots, x_t)
 
     A row's score, p-value and contributions are those of a detector with `reduce="last"`, whatever its own `reduce`,
-    and threshold and events are those calibrated for them. Memory is that of `L` rows a series.
+    and threshold and events are those calibrated for them. Memory is that of `L` rows a series, or twice that.
+
+    A clock that jumps ahead is not believed before the next row agrees with it, nor at all where it jumps over more
+    than the detector has seen at fit: when it comes back, the series goes on from before that, with a warning.
 
     Parameters
     ----------
@@ -81,6 +151,8 @@ class Stream:
         self.detector = detector
         self.calibrated = detector.calibrated_["last"]
         self.tails: dict[str, Tail] = {}
+        self.is_warned = False  # of times in another unit
+        self.came = Came.FIRST  # the last row that was taken
         self.note: dict[str, Any] = {}  # plain data that who uses the stream wants to be kept with it
 
     @property
@@ -121,8 +193,9 @@ class Stream:
         before = {key: replace(self.tails[key]) for key in {*keys} & {*self.tails}}
         try:
             for row in range(n):
+                which = f"row {row + 1} of these" if n > 1 else "this row"
                 time = None if taken.times is None else float(taken.times[row])
-                told = self._at(keys[row], taken.codes[row : row + 1], time, row, explained)
+                told = self._at(keys[row], taken.codes[row : row + 1], time, which, explained)
                 scores[row] = told.scores[-1]
                 if told.columns is not None:
                     columns[row] = told.columns[-1]
@@ -131,38 +204,86 @@ class Stream:
             raise
         return Reading(scores, columns if explained else None)
 
-    def _at(self, key: str, row: Array, time: float | None, number: int, explained: bool) -> Reading:
+    def _at(self, key: str, row: Array, time: float | None, which: str, explained: bool) -> Reading:
         """A row at a time: what happened since the last one of its series decides whether it goes on."""
-        tail, detector = self.tails.get(key), self.detector
-        if tail is None or tail.time is None or time is None:
-            told = self._next(key, row, explained)
-        else:
+        detector, (tail, came) = self.detector, self._followed(key, time)
+        begun, before, missed, astray, steps = time, None, 0, 0, 1.0
+        if tail is not None and tail.time is not None and time is not None:
             steps = (time - tail.time) / detector.step_
-            if steps < 0:
-                raise DataError(
-                    f"Rows need to be in order of time, however: row {number + 1} of these is {-steps:.4g} steps "
-                    "earlier than the one before. Give times in UTC or with their offset."
-                )
-            if steps == 0 and detector.on_duplicate == "error":
-                raise DataError(
-                    f"Rows need times of their own, however: row {number + 1} of these has the time of the one before. "
-                    'Choose on_duplicate="first" or "keep".'
-                )
+            self._refuse(steps, which)
+            astray = _astray(tail.astray, steps)
             if steps == 0 and detector.on_duplicate == "first":
+                self.came = Came.AGAIN
                 return Reading(tail.scores.mean(keepdims=True), tail.columns.mean(axis=0, keepdims=True))
-            if steps > GAP and detector.on_gap == "error":
-                raise DataError(
-                    f"Rows need an even step, however: before row {number + 1} of these are {steps:.4g} steps of the "
-                    'usual length. Choose on_gap="split" or "fill".'
-                )
+            if steps <= GAP:
+                begun, before = tail.begun, tail.before if steps == 0 or self._is_far(tail) else None
+            else:
+                before = tail.before if tail.is_alone and self._is_far(tail) else replace(tail, before=None)
             missed = round(steps) - 1 if detector.on_gap == "fill" and steps > MISSED else 0
-            if 0 < missed <= detector.window_:
-                row = np.vstack([np.full((missed, row.shape[1]), np.nan), row])
-            elif steps > GAP:
+            missed = missed if missed <= detector.window_ else 0
+            if steps > GAP and not missed:
+                came = Came.ANEW
                 del self.tails[key]
-            told = self._next(key, row, explained)
-        self.tails[key].time = time
+        told = self._next(key, np.vstack([np.full((missed, row.shape[1]), np.nan), row]), explained)
+        kept = self.tails[key]
+        kept.time, kept.begun, kept.astray, kept.before, self.came = time, begun, astray, before, came
+        if abs(astray) >= TELLING and not self.is_warned:
+            self._warn_of_step(steps)
         return told
+
+    def _warn_of_step(self, steps: float) -> None:
+        """Warn, once, of times in another unit or rows at another rate."""
+        self.is_warned = True
+        so = "each begins anew and no event opens" if self.came is Came.ANEW else "windows are others"
+        warnings.warn(
+            f"A stream needs rows about as far apart as at fit, however: the last {TELLING} are about {steps:.4g} "
+            f"times as far, so that {so}. Give times in the same unit, and rows at the same step "
+            f"({self.detector.step_:.6g} in that unit, seconds where they are dates).",
+            UserWarning,
+            stacklevel=5,
+        )
+
+    def _followed(self, key: str, time: float | None) -> tuple[Tail | None, Came]:
+        """What a row of that time follows, and how: where the clock had jumped ahead, what came before that."""
+        tail = self.tails.get(key)
+        if tail is None or time is None or tail.time is None or not tail.was_ahead_of(time):
+            return tail, Came.FIRST if tail is None else Came.NEXT
+        ahead, where = (tail.time - time) / self.detector.step_, f" in {key}" if key else ""
+        warnings.warn(
+            f"A stream needs a clock that goes evenly, however: it jumped {ahead:.4g} steps ahead{where}, and back. "
+            "The series goes on from before that; look at the clock.",
+            UserWarning,
+            stacklevel=5,
+        )
+        if tail.before is None:
+            del self.tails[key]
+        else:
+            self.tails[key] = replace(tail.before)
+        return self.tails.get(key), Came.BACK
+
+    def _is_far(self, tail: Tail) -> bool:
+        """Whether more was missing before these rows than all that the detector has seen at fit."""
+        if tail.before is None or tail.before.time is None or tail.begun is None:
+            return False
+        return tail.begun - tail.before.time > self.detector.n_rows_seen_ * self.detector.step_
+
+    def _refuse(self, steps: float, which: str) -> None:
+        """Refuse a row that comes so many steps after the one before."""
+        if steps < 0:
+            raise DataError(
+                f"Rows need to be in order of time, however: {which} is {-steps:.4g} steps earlier than the one "
+                "before. Give times in UTC or with their offset."
+            )
+        if steps == 0 and self.detector.on_duplicate == "error":
+            raise DataError(
+                f"Rows need times of their own, however: {which} has the time of the one before. "
+                'Choose on_duplicate="first" or "keep".'
+            )
+        if steps > GAP and self.detector.on_gap == "error":
+            raise DataError(
+                f"Rows need an even step, however: before {which} are {steps:.4g} steps of the usual length. "
+                'Choose on_gap="split" or "fill".'
+            )
 
     def _next(self, key: str, rows: Array, explained: bool) -> Reading:
         """Rows that follow those of a series so far."""
@@ -199,16 +320,7 @@ class Stream:
             "rows": self.detector.fold_.length,
             "model": self._model,
             "note": self.note,
-            "series": {
-                key: {
-                    "cells": _listed(tail.cells),
-                    "standing": None if tail.standing is None else [_listed(values) for values in tail.standing],
-                    "time": tail.time,
-                    "scores": _listed(tail.scores),
-                    "columns": _listed(tail.columns),
-                }
-                for key, tail in self.tails.items()
-            },
+            "series": {key: tail.state for key, tail in self.tails.items()},
         }
         write_whole(path, json.dumps(state))
         return path
@@ -227,17 +339,8 @@ class Stream:
             fits = fits and state["columns"] == self.detector.contract_.names
             fits = fits and state["rows"] == self.detector.fold_.length and state["model"] == self._model
             note = dict(state["note"])
-            width = self.detector.fold_.channels.width
-            tails = {
-                key: Tail(
-                    _array(tail["cells"]).reshape(-1, width),
-                    None if tail["standing"] is None else Standing(*map(_array, tail["standing"])),
-                    tail["time"],
-                    _array(tail["scores"]),
-                    _array(tail["columns"]).reshape(-1, len(state["columns"])),
-                )
-                for key, tail in state["series"].items()
-            }
+            widths = self.detector.fold_.channels.width, len(state["columns"])
+            tails = {key: Tail.from_state(tail, *widths) for key, tail in state["series"].items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"A stream goes on from a state that it saved, however: {path}: {error}. Begin anew without it."
@@ -253,6 +356,15 @@ class Stream:
     def _model(self) -> str:
         """What no other fit has: its calibrate scores."""
         return hashlib.sha256(self.calibrated.scores.tobytes()).hexdigest()[:16]
+
+
+def _astray(rows: int, steps: float) -> int:
+    """How many rows in a row came too late, or, below 0, too soon, with one more after so many steps."""
+    if steps == 0:  # a duplicate says nothing
+        return rows
+    if steps > GAP:
+        return max(rows, 0) + 1
+    return min(rows, 0) - 1 if steps < 1 / GAP else 0
 
 
 def _listed(values: Array) -> list[Any]:

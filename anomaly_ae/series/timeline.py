@@ -156,9 +156,10 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
         times = np.asarray((dates - pd.Timestamp(0, unit="s", tz="UTC")).dt.total_seconds(), dtype=np.float64)
     if not np.isfinite(times).all():
         row = int(np.flatnonzero(~np.isfinite(times))[0])
+        where = f" in row {row + 1}" if len(values) > 1 else ""
         raise DataError(
-            f"Times need to be numbers or ISO 8601, however: {name!r} has {str(values.iloc[row])!r:.60} in row "
-            f"{row + 1}. Repair it, or leave the row out."
+            f"Times need to be numbers or ISO 8601, however: {name!r} has {str(values.iloc[row])!r:.60}{where}. Repair "
+            "it, or leave the row out."
         )
     return times
 
