@@ -30,8 +30,6 @@ from anomaly_ae.scoring.thresholds import Conformal
 from anomaly_ae.scoring.variational import NegativeELBO
 from anomaly_ae.storage import below
 
-TRAINING = {"max_epochs": 40, "learning_rate": 5e-3}
-
 
 def _efforts(own: Scorer, **fast: Any) -> dict[str, dict[str, Any]]:
     """Defaults of each effort: the net's own scorer, alone or beside others that know what it does not."""
@@ -79,7 +77,8 @@ class AutoencoderDetector(Detector):
     """
 
     _defaults = {
-        **TRAINING,
+        "max_epochs": 40,
+        "learning_rate": 0.005,
         "preprocessing": Preprocessing(),
         "backbone": Dense(),
         "latent": Point(),
@@ -120,7 +119,8 @@ class VAEDetector(Detector):
     """
 
     _defaults = {
-        **TRAINING,
+        "max_epochs": 30,
+        "learning_rate": 0.01,
         "preprocessing": Preprocessing(),
         "backbone": Dense(),
         "latent": Gaussian(),

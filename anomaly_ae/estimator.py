@@ -75,8 +75,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     calibration : {"auto", "split", "cross"}, default="auto"
         Divide the rows once ("split"), or rotate through five folds ("cross"); "auto" rotates below 1000 rows.
     max_epochs : int >= 1 or None, default=None
-        Upper bound on epochs; `None` is 40, and with `effort="fast"` 16, or 10 of a `VAEDetector`. A net in closed form
-        (`RandomFeatures`) takes one.
+        Upper bound on epochs; `None` is 40, of a `VAEDetector` 30, and with `effort="fast"` 16 and 10. A net in closed
+        form (`RandomFeatures`) takes one.
     steps_per_epoch : int >= 1 or None, default=None
         Batches an epoch. `None` is three passes over the fit rows, at most 25 batches, so that training time does not
         grow with the number of rows.
@@ -84,7 +84,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         Rows a batch, at most.
     learning_rate : float > 0 or None, default=None
         Peak of AdamW's learning rate, which rises for 5 % of the steps and then falls along a cosine. `None` is 0.005,
-        or 0.02 of `VAEDetector(effort="fast")`.
+        of a `VAEDetector` 0.01, or 0.02 with `effort="fast"`.
     weight_decay : float >= 0, default=1e-5
         AdamW's decoupled weight decay.
     clip_norm : float > 0 or None, default=1.0
