@@ -1,0 +1,106 @@
+"""What jobs on series were: for people, and for `--json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly_ae.data.contract import listed
+from anomaly_ae.ops.assets import told_drift
+from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise
+from anomaly_ae.ops.tally import nameless
+from anomaly_ae.ops.tracking import told_run
+
+
+@dataclass(frozen=True)
+class SeriesFitSummary:
+    """What a fit on a series was."""
+
+    model: str
+    data: str
+    rows: int
+    columns: list[str]
+    detector: str
+    window: int
+    step: float
+    threshold: float
+    event_level: float
+    promised_false_alarm_rate: float | None
+    seconds: float
+    flag_columns: list[str]  # flags beside measured channels: no window holds them
+    run_id: str | None = None
+    tracking_uri: str | None = None
+    registered: str | None = None  # models:/NAME/VERSION
+    alias: str | None = None
+
+
+@dataclass(frozen=True)
+class SeriesScoreSummary:
+    """What a scoring job on a series was."""
+
+    model: str
+    input: str
+    output: str
+    events_output: str | None
+    rows: int
+    alarms: int
+    alarm_rate: float
+    promised_false_alarm_rate: float | None
+    threshold: float
+    event_level: float
+    events: list[dict[str, Any]]
+    ignored_columns: list[str]
+    seconds: float
+    monitoring: dict[str, Any] | None = None
+    run_id: str | None = None
+    tracking_uri: str | None = None
+
+    def in_a_run(self) -> dict[str, Any]:
+        """What a run may hold of it: names of files instead of paths."""
+        names: dict[str, Any] = {
+            "model": nameless(self.model),
+            "input": Path(self.input).name,
+            "output": Path(self.output).name,
+        }
+        names["events_output"] = self.events_output and Path(self.events_output).name
+        own = ("run_id", "tracking_uri")
+        return {name: value for name, value in vars(self).items() if name not in own} | names
+
+
+def told_fit(s: SeriesFitSummary) -> str:
+    """A fit for a person."""
+    flags, promise = listed(s.flag_columns, 8), told_promise(s.promised_false_alarm_rate)
+    return "\n".join(
+        [
+            f"fitted    {s.detector}",
+            f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s",
+            *([f"note      flags, which count only where they hold what they never held: {flags}"] if flags else []),
+            f"window    a score looks back on at most {s.window} rows",
+            f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
+            f"model     {s.model}",
+            *told_run(s),
+        ]
+    )
+
+
+def told_score(s: SeriesScoreSummary) -> str:
+    """A scoring job for a person: its events, one a line."""
+    lines = [
+        f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
+        *told_ignored(s),
+        told_alarms(s),
+        f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
+        f"output    {s.output}",
+    ]
+    lines += told_drift(s.monitoring) + told_run(s)
+    for event in s.events[:20]:
+        blamed = [
+            f"{event[f'channel_{k}']} {event[f'channel_{k}_share']:.0%} since {event[f'channel_{k}_since']}"
+            for k in (1, 2, 3)
+            if event.get(f"channel_{k}_share", 0) >= 0.1 or (k == 1 and event.get("channel_1"))
+        ]
+        lines.append(f"  {event['start']} to {event['end']}  severity {event['severity']:.2g}  {'; '.join(blamed)}")
+    if len(s.events) > 20:
+        lines.append(f"  and {len(s.events) - 20} more")
+    return "\n".join(lines)
