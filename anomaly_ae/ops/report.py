@@ -214,7 +214,11 @@ def _events(events: Sequence[Mapping[str, Any]]) -> Section:
         [str(event["start"]), str(event["end"]), f"{event['severity']:.3g}", "; ".join(_blamed(event))]
         for event in events
     ]
-    return Section("Events", [Table(["start", "end", "severity", "channels to blame"], told, frozenset({2})).cut(50)])
+    names, right = ["start", "end", "severity", "channels to blame"], 2
+    if "group" in events[0]:
+        told = [[str(event["group"]), *row] for event, row in zip(events, told, strict=True)]
+        names, right = ["machine or group", *names], 3
+    return Section("Events", [Table(names, told, frozenset({right})).cut(50)])
 
 
 def _blamed(event: Mapping[str, Any]) -> list[str]:

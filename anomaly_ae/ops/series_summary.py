@@ -100,7 +100,9 @@ def told_score(s: SeriesScoreSummary) -> str:
             for k in (1, 2, 3)
             if event.get(f"channel_{k}_share", 0) >= 0.1 or (k == 1 and event.get("channel_1"))
         ]
-        lines.append(f"  {event['start']} to {event['end']}  severity {event['severity']:.2g}  {'; '.join(blamed)}")
+        of = f"{event['group']}  " if "group" in event else ""
+        when, severity = f"{event['start']} to {event['end']}", f"severity {event['severity']:.2g}"
+        lines.append(f"  {of}{when}  {severity}  {'; '.join(blamed)}")
     if len(s.events) > 20:
         lines.append(f"  and {len(s.events) - 20} more")
     return "\n".join(lines)
