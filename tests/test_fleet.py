@@ -48,3 +48,12 @@ def test_every_event_is_told_of_its_machine(model, odd, tmp_path):
     heads = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", page[page.index("Events") :])
     assert heads[:3] == ["machine or group", "start", "end"]
     assert re.search(rf"P-102</td>\s*<td[^>]*>{re.escape(start)}", page)
+
+
+def test_a_model_that_is_not_there_is_said_to_be_so_whatever_is_asked_of_it(odd, tmp_path):
+    job = ["score", tmp_path / "no_model", odd, "--output", tmp_path / "o.csv"]
+    plain, events = run(*job), run(*job, "--events", tmp_path / "e.csv")
+    assert (plain.exit_code, events.exit_code) == (2, 2)
+    assert events.stderr == plain.stderr
+    assert "no_model" in plain.stderr
+    assert "--events" not in plain.stderr

@@ -160,7 +160,8 @@ def score(
         when = None if event_time is None else moment(event_time)
         name = pinned(model)
         folder = resolve(name)
-        if storage.kind(folder) == "SeriesDetector":
+        kind = storage.kind(folder)
+        if kind == "SeriesDetector":
             from anomaly_ae.ops import series, series_summary
 
             if len(input) != 1 or output == "-":
@@ -179,7 +180,7 @@ def score(
             )  # fmt: skip
             finish(made, series_summary.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
-        if events is not None:
+        if events is not None and kind is not None:  # what is no model at all the job refuses
             fail(f"--events needs a model of series, however: {name} is none. Leave it out.", 2)
         from anomaly_ae.ops import scoring
 
