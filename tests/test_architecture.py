@@ -59,7 +59,7 @@ FLOORS = [
     ["series.detector"],
     ["composites"],
     ["loading"],
-    ["ops.arguments", "ops.series_table", "ops.verdicts"],
+    ["ops.arguments", "ops.series_table", "ops.series_times", "ops.verdicts"],
     ["adapters", "config"],
     ["mlflow.outbox"],
     ["mlflow.store"],

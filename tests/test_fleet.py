@@ -7,8 +7,10 @@ import pytest
 from test_series import QUICK, table
 from typer.testing import CliRunner
 
-from anomaly_ae import SeriesDetector
+from anomaly_ae import SeriesDetector, load
 from anomaly_ae.cli import app
+from anomaly_ae.config import dumps
+from anomaly_ae.errors import DataError
 from anomaly_ae.ops import series
 from anomaly_ae.ops.series_summary import told_score
 
@@ -57,3 +59,50 @@ def test_a_model_that_is_not_there_is_said_to_be_so_whatever_is_asked_of_it(odd,
     assert events.stderr == plain.stderr
     assert "no_model" in plain.stderr
     assert "--events" not in plain.stderr
+
+
+# --- machines that are not told apart --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_several_machines_without_a_group_are_asked_after_before_anything_else(interleaved):
+    X = fleet(200).drop(columns="unit")
+    X = X.sort_values("time", kind="stable") if interleaved else X
+    with pytest.raises(DataError, match=r"however: .*\. Several machines in one file\? Name their column with --group"):
+        SeriesDetector(views=QUICK, time="time").fit(X)
+
+
+def test_of_one_machine_nothing_is_asked():
+    X = table(200)
+    with pytest.raises(DataError, match=r"\(1 such rows\)\. Choose on_duplicate"):
+        SeriesDetector(views=QUICK, time="time").fit(X.iloc[[*range(100), *range(99, 200)]])
+    with pytest.raises(DataError, match=r"than the one before\. Sort them"):
+        SeriesDetector(views=QUICK, time="time").fit(X[::-1])
+
+
+def test_rows_that_are_left_out_as_duplicates_are_told_of(tmp_path):
+    fleet(300).sort_values("time", kind="stable").to_csv(tmp_path / "X.csv", index=False)
+    config = tmp_path / "c.yaml"
+    config.write_text(dumps(SeriesDetector(views=QUICK, time="time", on_duplicate="first", random_state=0)))
+    fit = run("fit", config, "--data", tmp_path / "X.csv", "--exclude", "unit", "--model", tmp_path / "m", "--no-track")
+    told = r"note      300 of 600 rows left out: they have the time of another .*Name their column with --group\n"
+    assert re.search(told, fit.stderr), fit.stderr
+    job = ["score", tmp_path / "m", tmp_path / "X.csv", "--output", tmp_path / "o.csv", "--no-track"]
+    assert re.search(told, run(*job).stderr)
+    once = table(100, seed=3)
+    once.iloc[[*range(50), *range(49, 100)]].to_csv(tmp_path / "X.csv", index=False)
+    done = run(*job, "--overwrite")
+    assert 'note      1 of 101 rows left out: they have the time of another (on_duplicate="first")\n' in done.stderr
+
+
+def test_rows_that_name_no_machine_are_refused_with_their_place(model, odd, tmp_path):
+    X = pd.read_csv(odd)
+    X.loc[[6, 350], "unit"] = None
+    X.to_csv(odd, index=False)
+    words = r"new.csv: Rows need a group in 'unit', however: row 7 names none \(2 such rows\)\. Say which"
+    with pytest.raises(DataError, match=words):
+        series.score(model, odd, tmp_path / "o.csv")
+    with pytest.raises(DataError, match=words):
+        series.fit(odd, tmp_path / "m", time_column="time", group="unit")
+    with pytest.raises(DataError, match="row 7 names none"):
+        load(model).assess(X)

@@ -35,6 +35,7 @@ from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary
 from anomaly_ae.ops.series_table import named, told_rows
+from anomaly_ae.ops.series_times import check_groups, laid, told_dropped
 from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.promise import promised
@@ -85,6 +86,7 @@ def fit(
     X = table.read(names, BLOCK)
     if detector.group is not None:
         X[detector.group] = table.texts([detector.group], BLOCK)[detector.group]
+    check_groups(detector, X, data)
     learn(detector, data, X, progress)
     publish_model(detector, target, overwrite, page)
     summary = SeriesFitSummary(
@@ -100,6 +102,7 @@ def fit(
         promised_false_alarm_rate=promised(detector),
         seconds=time.perf_counter() - started,
         flag_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
+        notes=told_dropped(detector, X, laid(detector, X)),
     )
     if not track:
         return summary
@@ -173,6 +176,7 @@ def score(
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
         ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
+        notes=told_dropped(detector, X, laid(detector, X)),
         seconds=time.perf_counter() - started,
         monitoring=drift and brief(drift),
     )
@@ -230,6 +234,7 @@ def read(
     X = rows[[*named(detector), *names]]
     if detector.time is not None:
         X = X.assign(**table.read([detector.time], BLOCK))
+    check_groups(detector, X, table.source.name)
     return X, {name: rows[name] for name in wanted}
 
 

@@ -29,6 +29,7 @@ class SeriesFitSummary:
     promised_false_alarm_rate: float | None
     seconds: float
     flag_columns: list[str]  # flags beside measured channels: no window holds them
+    notes: list[str]  # what a person has to know of the rows
     run_id: str | None = None
     tracking_uri: str | None = None
     registered: str | None = None  # models:/NAME/VERSION
@@ -51,6 +52,7 @@ class SeriesScoreSummary:
     event_level: float
     events: list[dict[str, Any]]
     ignored_columns: list[str]
+    notes: list[str]  # what a person has to know of the rows
     seconds: float
     monitoring: dict[str, Any] | None = None
     run_id: str | None = None
@@ -68,6 +70,11 @@ class SeriesScoreSummary:
         return {name: value for name, value in vars(self).items() if name not in own} | names
 
 
+def noted(notes: list[str]) -> list[str]:
+    """Notes for a person, a line each."""
+    return [f"note      {note}" for note in notes]
+
+
 def told_fit(s: SeriesFitSummary) -> str:
     """A fit for a person."""
     flags, promise = listed(s.flag_columns, 8), told_promise(s.promised_false_alarm_rate)
@@ -76,6 +83,7 @@ def told_fit(s: SeriesFitSummary) -> str:
             f"fitted    {s.detector}",
             f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s",
             *([f"note      flags, which count only where they hold what they never held: {flags}"] if flags else []),
+            *noted(s.notes),
             f"window    a score looks back on at most {s.window} rows",
             f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
             f"model     {s.model}",
@@ -89,6 +97,7 @@ def told_score(s: SeriesScoreSummary) -> str:
     lines = [
         f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
         *told_ignored(s),
+        *noted(s.notes),
         told_alarms(s),
         f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
         f"output    {s.output}",

@@ -1,0 +1,39 @@
+"""When rows of a series are, and of which machine: what of it a person has to know who gave a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from anomaly_ae.errors import DataError
+from anomaly_ae.series.detector import SeriesDetector
+from anomaly_ae.series.timeline import Timeline, moments, refuse_nameless, several_machines
+
+
+def check_groups(detector: SeriesDetector, X: pd.DataFrame, file: object) -> None:
+    """Refuse rows of a file that name no group, where the detector asks for one."""
+    if detector.group is not None:
+        try:
+            refuse_nameless(X[detector.group], detector.group)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
+
+
+def laid(detector: SeriesDetector, X: pd.DataFrame) -> Timeline:
+    """Rows of a table as a fitted detector puts them in order."""
+    times = None if detector.time is None else moments(X[detector.time], detector.time)
+    groups = None if detector.group is None else X[detector.group].to_numpy()
+    return Timeline.lay(len(X), times, groups, detector.step_, detector.on_gap, detector.on_duplicate, detector.window_)
+
+
+def told_dropped(detector: SeriesDetector, X: pd.DataFrame, line: Timeline) -> list[str]:
+    """How many rows have the time of another and do not count, if any."""
+    dropped = len(line.place) - len(np.unique(line.place))
+    if not dropped:
+        return []
+    several = detector.group is None and several_machines(moments(X[detector.time], str(detector.time)))
+    question = "; several machines in one file? Name their column with --group" if several else ""
+    return [
+        f'{dropped:,} of {len(X):,} rows left out: they have the time of another (on_duplicate="'
+        f'{detector.on_duplicate}"){question}'
+    ]
