@@ -1,6 +1,7 @@
 """Several machines in one file: which of them it is that something is said of."""
 
 import re
+import warnings
 
 import pandas as pd
 import pytest
@@ -106,3 +107,12 @@ def test_rows_that_name_no_machine_are_refused_with_their_place(model, odd, tmp_
         series.fit(odd, tmp_path / "m", time_column="time", group="unit")
     with pytest.raises(DataError, match="row 7 names none"):
         load(model).assess(X)
+
+
+def test_rows_in_no_order_are_refused_without_a_guess_at_their_step(model):
+    """Which would be of shuffled rows: hundreds of times as far apart as at fit."""
+    X = fleet(300, seed=5).sample(frac=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match="in order of time"):
+            load(model).assess(X)
