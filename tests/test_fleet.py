@@ -116,3 +116,23 @@ def test_rows_in_no_order_are_refused_without_a_guess_at_their_step(model):
         warnings.simplefilter("error")
         with pytest.raises(DataError, match="in order of time"):
             load(model).assess(X)
+
+
+@pytest.mark.parametrize("unit", ["P-103", 7])
+def test_a_machine_that_no_fit_has_seen_is_told_of(model, tmp_path, unit):
+    new = fleet(100, seed=7, units=("P-101", unit))
+    new.to_csv(tmp_path / "new.csv", index=False)
+    job = ["score", model, tmp_path / "new.csv", "--output", tmp_path / "o.csv", "--no-track"]
+    assert f"note      unseen at fit, so that what is normal there is a guess: {unit}\n" in run(*job).stderr
+    new[new["unit"] == "P-101"].to_csv(tmp_path / "new.csv", index=False)
+    assert "unseen at fit" not in run(*job, "--overwrite").stderr
+    assert "groups       2: P-101, P-102" in run("info", model).stdout
+
+
+def test_groups_of_all_types_are_known_by_their_names_and_kept(tmp_path):
+    X = fleet(200, units=(2, 10))
+    for units in (X["unit"], X["unit"].astype(str), X["unit"].astype("category")):
+        det = SeriesDetector(views=QUICK, time="time", group="unit", random_state=0).fit(X.assign(unit=units))
+        assert det.groups_ == ["10", "2"]
+    assert load(det.save(tmp_path / "m")).groups_ == ["10", "2"]
+    assert SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(200)).groups_ is None

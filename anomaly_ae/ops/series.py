@@ -35,7 +35,7 @@ from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary
 from anomaly_ae.ops.series_table import named, told_rows
-from anomaly_ae.ops.series_times import check_groups, laid, told_dropped
+from anomaly_ae.ops.series_times import check_groups, laid, told_dropped, told_unseen
 from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.promise import promised
@@ -162,6 +162,7 @@ def score(
         nameless(called), digest(folder / "manifest.json"), asset, event_time, None if state is None else Path(state)
     )
     proof = evidence(detector, X, verdict)
+    line = laid(detector, X)
     drift, charts = monitored(place, detector, proof, [str(input)], remember or state is not None, track)
     summary = SeriesScoreSummary(
         model=called,
@@ -176,7 +177,7 @@ def score(
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
         ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
-        notes=told_dropped(detector, X, laid(detector, X)),
+        notes=[*told_dropped(detector, X, line), *told_unseen(detector, X)],
         seconds=time.perf_counter() - started,
         monitoring=drift and brief(drift),
     )

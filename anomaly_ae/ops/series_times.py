@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from anomaly_ae.data.contract import listed
 from anomaly_ae.errors import DataError
 from anomaly_ae.series.detector import SeriesDetector
-from anomaly_ae.series.timeline import Timeline, moments, refuse_nameless, several_machines
+from anomaly_ae.series.timeline import Timeline, moments, named_groups, refuse_nameless, several_machines
 
 
 def check_groups(detector: SeriesDetector, X: pd.DataFrame, file: object) -> None:
@@ -37,3 +38,16 @@ def told_dropped(detector: SeriesDetector, X: pd.DataFrame, line: Timeline) -> l
         f'{dropped:,} of {len(X):,} rows left out: they have the time of another (on_duplicate="'
         f'{detector.on_duplicate}"){question}'
     ]
+
+
+def unseen_groups(detector: SeriesDetector, X: pd.DataFrame) -> list[str]:
+    """Groups that no row of the fit was of; none where a model does not know which it has seen."""
+    if detector.group is None or detector.groups_ is None:
+        return []
+    return sorted(set(named_groups(X[detector.group].dropna()) or []) - set(detector.groups_))
+
+
+def told_unseen(detector: SeriesDetector, X: pd.DataFrame) -> list[str]:
+    """Which groups a model has never seen, if any."""
+    names = unseen_groups(detector, X)
+    return [f"unseen at fit, so that what is normal there is a guess: {listed(names, 8)}"] if names else []

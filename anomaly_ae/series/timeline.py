@@ -152,6 +152,11 @@ def refuse_nameless(groups: Any, column: str | None = None) -> None:
         )
 
 
+def named_groups(groups: Any) -> list[str] | None:
+    """Which groups there are, by their names; None where there are none."""
+    return None if groups is None else sorted({str(group) for group in pd.unique(pd.Series(groups))})
+
+
 def usual_step(times: Array | None, groups: NDArray[Any] | None) -> float:
     """The median step between rows of one group; 1 where there are no times.
 
