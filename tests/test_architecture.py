@@ -61,7 +61,7 @@ FLOORS = [
     ["loading"],
     ["ops.arguments", "ops.series_table", "ops.series_times", "ops.verdicts"],
     ["adapters", "config"],
-    ["mlflow.outbox"],
+    ["mlflow.outbox", "ops.series_check"],
     ["mlflow.store"],
     ["mlflow.epochs", "mlflow.registry"],
     ["ops.batches"],

@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_series import QUICK, table
@@ -13,6 +14,7 @@ from anomaly_ae.cli import app
 from anomaly_ae.config import dumps
 from anomaly_ae.errors import DataError
 from anomaly_ae.ops import series
+from anomaly_ae.ops.check import check
 from anomaly_ae.ops.series_summary import told_score
 
 UNITS = ("P-101", "P-102")
@@ -136,3 +138,68 @@ def test_groups_of_all_types_are_known_by_their_names_and_kept(tmp_path):
         assert det.groups_ == ["10", "2"]
     assert load(det.save(tmp_path / "m")).groups_ == ["10", "2"]
     assert SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(200)).groups_ is None
+
+
+# --- what a check finds of times and machines -------------------------------------------------------------------------
+
+
+def later(times):
+    return (pd.to_datetime(times) + pd.Timedelta("1h")).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+ODD_TIMES = {
+    "shuffled": (lambda X: X.sample(frac=1, random_state=0), "time order", True),
+    "one row back": (lambda X: X.iloc[[0, 2, 1, *range(3, 600)]], "time order", True),
+    "twice": (lambda X: X.iloc[[*range(50), *range(49, 600)]], "duplicate time", True),
+    "day first": (lambda X: X.assign(time=X["time"].str.replace("2026-01-01", "01/01/2026")), "unreadable time", True),
+    "a word": (lambda X: X.assign(time=X["time"].mask(X.index == 7, "noon")), "unreadable time", True),
+    "no time": (lambda X: X.assign(time=X["time"].mask(X.index == 7)), "missing time", True),
+    "no machine": (lambda X: X.assign(unit=X["unit"].mask(X.index == 7)), "missing group", True),
+    "another machine": (lambda X: X.assign(unit=X["unit"].replace("P-101", "P-1")), "unseen group", False),
+    "milliseconds": (lambda X: X.assign(time=60_000.0 * np.tile(np.arange(300), 2)), "step", False),
+    "a word among numbers": (
+        lambda X: X.assign(time=pd.Series(np.tile(60 * np.arange(300), 2)).astype(object).mask(X.index == 7, "noon")),
+        "unreadable time",
+        True,
+    ),
+    "hours": (lambda X: X.assign(time=[*pd.date_range("2026", periods=300, freq="h")] * 2), "step", False),
+    "an hour's gap": (lambda X: X.assign(time=X["time"].mask(X.index % 300 > 99, later(X["time"]))), "gap", False),
+}
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("change", ODD_TIMES)
+def test_a_check_finds_what_scoring_refuses_or_begins_anew_at(model, tmp_path, change, ending):
+    changed, kind, refused = ODD_TIMES[change]
+    new = changed(fleet(300, seed=5))
+    path = tmp_path / f"new.{ending}"
+    if ending == "csv":
+        new.to_csv(path, index=False)
+    else:
+        new.astype({"time": str} if change == "a word among numbers" else {}).to_parquet(path)
+    if (change, ending) == ("a word among numbers", "parquet"):
+        kind = "unreadable time"
+    found = [finding for finding in check(model, path).findings if finding.kind != "range"]
+    assert [finding.kind for finding in found] == [kind]
+    assert found[0].sentence.startswith(f"{found[0].column}: ")
+    job = run("score", model, path, "--output", tmp_path / "o.csv", "--no-track")
+    assert job.exit_code == (2 if refused else 0), job.output
+    gate = kind.replace(" ", "-")
+    assert run("check", model, path, "--fail-on", gate).exit_code == 4
+    fleet(300, seed=5).to_csv(tmp_path / "good.csv", index=False)
+    assert run("check", model, tmp_path / "good.csv", "--fail-on", gate).exit_code == 0
+
+
+def test_odd_times_are_told_with_how_many_and_the_first(model, tmp_path):
+    new = fleet(300, seed=5)
+    new["time"] = new["time"].mask(new.index % 300 > 99, later(new["time"]))
+    new.loc[[6, 9], "time"] = "noon"
+    new.to_csv(tmp_path / "new.csv", index=False)
+    told = [f.sentence for f in check(model, tmp_path / "new.csv").findings if f.kind in ("unreadable time", "gap")]
+    assert told == [
+        "time: 2 of 600 rows neither a number nor ISO 8601 (first in row 7: 'noon')",
+        "time: 2 of 600 rows after a gap of more than 3.5 steps (first in row 101); the longest is 61 steps",
+    ]
+    new.assign(time=60_000 * np.tile(np.arange(300), 2)).to_csv(tmp_path / "new.csv", index=False)
+    (told,) = [f.sentence for f in check(model, tmp_path / "new.csv").findings if f.kind == "step"]
+    assert told == "time: rows are 60000 apart, 60 at fit: another unit of time, or another rate"

@@ -70,6 +70,14 @@ class FailOn(enum.StrEnum):
     missing_values = "missing-values"
     range = "range"
     unseen_category = "unseen-category"
+    missing_group = "missing-group"
+    unseen_group = "unseen-group"
+    missing_time = "missing-time"
+    unreadable_time = "unreadable-time"
+    time_order = "time-order"
+    duplicate_time = "duplicate-time"
+    step = "step"
+    gap = "gap"
 
 
 @app.command()
@@ -223,7 +231,7 @@ def check(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories."""
+    """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories, times."""
     with reported(quiet or json_) as progress:
         from anomaly_ae.ops import check as checking
 

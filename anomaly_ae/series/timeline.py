@@ -204,6 +204,18 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
         At a time that is missing or cannot be read.
     """
     values = pd.Series(np.asarray(values) if isinstance(values, pd.Index) and values.dtype == object else values)
+    times = readable_moments(values)
+    if np.isnan(times).any():
+        row = int(np.flatnonzero(np.isnan(times))[0])
+        raise DataError(
+            f"Times need to be numbers or ISO 8601, however: {name!r} has {str(values.iloc[row])!r:.60} in row "
+            f"{row + 1}. Repair it, or leave the row out."
+        )
+    return times
+
+
+def readable_moments(values: pd.Series) -> Array:
+    """Times as `moments` has them, `(n,)`; NaN where one is missing or cannot be read."""
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         times = values.to_numpy(dtype=np.float64, na_value=np.nan)
     elif pd.api.types.is_timedelta64_dtype(values.dtype):
@@ -211,13 +223,7 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
     else:
         dates = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
         times = np.asarray((dates - pd.Timestamp(0, unit="s", tz="UTC")).dt.total_seconds(), dtype=np.float64)
-    if not np.isfinite(times).all():
-        row = int(np.flatnonzero(~np.isfinite(times))[0])
-        raise DataError(
-            f"Times need to be numbers or ISO 8601, however: {name!r} has {str(values.iloc[row])!r:.60} in row "
-            f"{row + 1}. Repair it, or leave the row out."
-        )
-    return times
+    return np.where(np.isfinite(times), times, np.nan)
 
 
 def _runs(begins: NDArray[np.bool_]) -> Places:
