@@ -1,7 +1,9 @@
 """Several machines in one file: which of them it is that something is said of."""
 
+import os
 import re
 import warnings
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from anomaly_ae.config import dumps
 from anomaly_ae.errors import DataError
 from anomaly_ae.ops import series
 from anomaly_ae.ops.check import check
+from anomaly_ae.ops.monitoring import monitor
 from anomaly_ae.ops.series_summary import told_score
 
 UNITS = ("P-101", "P-102")
@@ -203,3 +206,32 @@ def test_odd_times_are_told_with_how_many_and_the_first(model, tmp_path):
     new.assign(time=60_000 * np.tile(np.arange(300), 2)).to_csv(tmp_path / "new.csv", index=False)
     (told,) = [f.sentence for f in check(model, tmp_path / "new.csv").findings if f.kind == "step"]
     assert told == "time: rows are 60000 apart, 60 at fit: another unit of time, or another rate"
+
+
+# --- when a batch was -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_batch_stands_at_its_last_date_unless_it_is_told_another(model, tmp_path, ending):
+    """Files that are copied are all written now."""
+    ends = []
+    for day, zone in ((3, "Z"), (2, "+01:00")):
+        new = fleet(100, seed=day)
+        new["time"] = new["time"].str.replace("2026-01-01", f"2026-01-0{day}").str.replace("Z", zone)
+        path = tmp_path / f"{day}.{ending}"
+        new.to_csv(path, index=False) if ending == "csv" else new.assign(time=pd.to_datetime(new.time)).to_parquet(path)
+        ends += [found["event_time"] for found in monitor(model, path, state=tmp_path / "m.json").batches]
+        done = series.score(model, path, tmp_path / "o.csv", overwrite=True)
+        assert done.monitoring["event_time"] == ends[-1]
+    assert ends == ["2026-01-03T01:39:00+00:00", "2026-01-02T00:39:00+00:00"]
+    asked = monitor(model, path, state=tmp_path / "n.json", event_time=datetime(2025, 12, 1, tzinfo=UTC)).batches
+    assert asked[0]["event_time"] == "2025-12-01T00:00:00+00:00"
+
+
+def test_of_times_that_are_numbers_it_stands_where_its_file_was_written(tmp_path):
+    X = table(200).assign(time=60 * np.arange(200))
+    X.to_csv(tmp_path / "X.csv", index=False)
+    os.utime(tmp_path / "X.csv", (0, 86400))
+    SeriesDetector(views=QUICK, time="time", random_state=0).fit(X).save(tmp_path / "m")
+    (found,) = monitor(tmp_path / "m", tmp_path / "X.csv", state=tmp_path / "m.json").batches
+    assert found["event_time"] == "1970-01-02T00:00:00+00:00"

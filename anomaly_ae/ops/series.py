@@ -35,7 +35,7 @@ from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary
 from anomaly_ae.ops.series_table import named, told_rows
-from anomaly_ae.ops.series_times import check_groups, laid, told_dropped, told_unseen
+from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_dropped, told_unseen
 from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.promise import promised
@@ -159,7 +159,11 @@ def score(
         _write(listing, pa.Table.from_pandas(listed, preserve_index=False))
     _write(target, told)
     place = Place(
-        nameless(called), digest(folder / "manifest.json"), asset, event_time, None if state is None else Path(state)
+        nameless(called),
+        digest(folder / "manifest.json"),
+        asset,
+        event_time or last_moment(detector, X),
+        None if state is None else Path(state),
     )
     proof = evidence(detector, X, verdict)
     line = laid(detector, X)

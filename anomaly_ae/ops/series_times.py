@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pandas as pd
 
@@ -25,6 +27,16 @@ def laid(detector: SeriesDetector, X: pd.DataFrame) -> Timeline:
     times = None if detector.time is None else moments(X[detector.time], detector.time)
     groups = None if detector.group is None else X[detector.group].to_numpy()
     return Timeline.lay(len(X), times, groups, detector.step_, detector.on_gap, detector.on_duplicate, detector.window_)
+
+
+def last_moment(detector: SeriesDetector, X: pd.DataFrame) -> datetime | None:
+    """The last time of a table, where its times are dates; of numbers nobody knows what they are counted from."""
+    if detector.time is None:
+        return None
+    column = X[detector.time]
+    if pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_timedelta64_dtype(column.dtype):
+        return None
+    return datetime.fromtimestamp(float(moments(column, detector.time).max()), UTC)
 
 
 def told_dropped(detector: SeriesDetector, X: pd.DataFrame, line: Timeline) -> list[str]:
