@@ -11,14 +11,16 @@ import pytest
 from test_series import QUICK, table
 from typer.testing import CliRunner
 
-from anomaly_ae import SeriesDetector, load
+from anomaly_ae import Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
 from anomaly_ae.config import dumps
 from anomaly_ae.errors import DataError
+from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, can_tell
 from anomaly_ae.ops import series
 from anomaly_ae.ops.check import check
 from anomaly_ae.ops.monitoring import monitor
 from anomaly_ae.ops.series_summary import told_score
+from anomaly_ae.ops.series_times import laid, told_begun
 
 UNITS = ("P-101", "P-102")
 
@@ -235,3 +237,45 @@ def test_of_times_that_are_numbers_it_stands_where_its_file_was_written(tmp_path
     SeriesDetector(views=QUICK, time="time", random_state=0).fit(X).save(tmp_path / "m")
     (found,) = monitor(tmp_path / "m", tmp_path / "X.csv", state=tmp_path / "m.json").batches
     assert found["event_time"] == "1970-01-02T00:00:00+00:00"
+
+
+# --- what nobody looked at --------------------------------------------------------------------------------------------
+
+
+def test_rows_without_a_window_blame_nobody_and_are_told_of(odd, tmp_path):
+    views = [View(Mahalanobis(), window=32, channels=1)]
+    det = SeriesDetector(views=views, reduce="last", time="time", group="unit", random_state=0).fit(fleet())
+    model = det.save(tmp_path / "model")
+    job = ["score", model, odd, "--output", tmp_path / "o.csv", "--no-track"]
+    told = run(*job).stderr
+    assert (
+        "note      62 rows, where 2 stretches begin, have no full window of 32 rows behind them and count for less"
+        in told
+    )
+    scores = pd.read_csv(tmp_path / "o.csv")
+    nothing = scores["anomaly_score"] == 0
+    assert nothing[0]
+    assert not nothing.all()
+    for column in ("top_1", "top_1_share", "top_3", "top_3_share"):
+        assert (scores[column].isna() == nothing).all()
+    table(1, seed=5).assign(unit="P-101").to_csv(odd, index=False)
+    told = run(*job, "--overwrite", "--report", tmp_path / "r.html").stderr
+    assert "note      all 1 rows have no full window of 32 rows behind them" in told
+    assert "drift     too few rows to tell\n" in told
+    assert "Too few rows to tell" in (tmp_path / "r.html").read_text()
+    assert "too few rows to tell\n" in run("monitor", model, odd, "--state", tmp_path / "s.json", "--no-track").stdout
+
+
+def test_of_means_rows_of_short_series_have_no_full_window(tmp_path):
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(300))
+    notes = {n: told_begun(det, laid(det, table(n))) for n in (7, 8)}
+    assert notes == {7: ["all 7 rows have no full window of 8 rows and count for less"], 8: []}
+
+
+def test_rows_can_tell_where_all_of_them_could_cross_a_gate():
+    told = [can_tell(rows, 0.05, 500) for rows in (1, 2, 3, 4)]
+    assert (
+        told == [alarms_by_chance(rows, rows, 0.05, 500) < LEVEL for rows in (1, 2, 3, 4)] == [False, False, True, True]
+    )
+    assert [can_tell(rows, None, 500) for rows in (3, 4)] == [False, True]
+    assert not can_tell(50, 0.05, 500, time=20)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, feature_drift, rate_interval, score_drift
+from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, can_tell, feature_drift, rate_interval, score_drift
 from anomaly_ae.monitoring.martingale import Martingale
 from anomaly_ae.monitoring.profile import Counts, Profile
 from anomaly_ae.promise import percent, promised
@@ -102,7 +102,10 @@ class History:
 
 
 def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: bool = False) -> dict[str, Any]:
-    """What is found in a batch, as plain data; `already` says that the martingale alarmed before it came."""
+    """What is found in a batch, as plain data; `already` says that the martingale alarmed before it came.
+
+    `tells` says whether there are rows enough to find anything in them.
+    """
     rows, time = evidence.counts.rows, normal.profile.score_time
     low, high = rate_interval(evidence.alarms, rows, time)
     score = score_drift(evidence.scores, normal.calibration, time, normal.profile.factor, evidence.step)
@@ -140,6 +143,7 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
         )
     return {
         "rows": rows,
+        "tells": can_tell(rows, rate, len(normal.calibration), time, normal.profile.factor),
         "alarms": evidence.alarms,
         "alarm_rate": evidence.alarms / rows,
         "alarm_interval": [low, high],

@@ -26,7 +26,7 @@ from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, add, chart
 from anomaly_ae.ops.job import Job
-from anomaly_ae.ops.report import window_page
+from anomaly_ae.ops.report import tells, window_page
 from anomaly_ae.ops.series_times import last_moment
 from anomaly_ae.ops.tally import Allowed, nameless
 from anomaly_ae.ops.tracking import Entry, digest, tracked
@@ -174,7 +174,7 @@ def told(summary: MonitorSummary) -> str:
         low, high = batch["alarm_interval"]
         promise = "" if batch["promised"] is None else f", at most {percent(batch['promised'])} expected"
         again = ", was here before" if batch["repeated"] else ""
-        mood = "quiet" if not batch["crossed"] else " ".join(batch["crossed"])
+        mood = " ".join(batch["crossed"]) or ("quiet" if tells([batch]) else "too few rows to tell")
         lines.append(
             f"{batch['event_time'][:16]}  {batch['name']}{again}  {batch['rows']:,} rows  alarms "
             f"{batch['alarm_rate']:.1%} ({low:.1%} to {high:.1%}{promise})  {mood}"

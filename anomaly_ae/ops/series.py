@@ -35,7 +35,7 @@ from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary
 from anomaly_ae.ops.series_table import named, told_rows
-from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_dropped, told_unseen
+from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_begun, told_dropped, told_unseen
 from anomaly_ae.ops.tally import SAMPLE, nameless
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.promise import promised
@@ -129,7 +129,7 @@ def score(
     """Score every row of a series, and write what happened in it.
 
     Columns out: `row` (1-based), those of time, group and `keep`, `anomaly_score`, `p_value`, `is_anomaly`, `event`
-    (its number, where there is one), then `top_1`, `top_1_share` and so on.
+    (its number, where there is one), then `top_1`, `top_1_share` and so on, empty where no column contributes anything.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def score(
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
         ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
-        notes=[*told_dropped(detector, X, line), *told_unseen(detector, X)],
+        notes=[*told_dropped(detector, X, line), *told_unseen(detector, X), *told_begun(detector, line)],
         seconds=time.perf_counter() - started,
         monitoring=drift and brief(drift),
     )

@@ -52,6 +52,22 @@ def told_dropped(detector: SeriesDetector, X: pd.DataFrame, line: Timeline) -> l
     ]
 
 
+def told_begun(detector: SeriesDetector, line: Timeline) -> list[str]:
+    """How many rows no whole window speaks of, if any: where series begin, or of series that are short."""
+    first, last = line.bounds.T
+    run = np.searchsorted(first, line.place, side="right") - 1
+    rows, where = detector.fold_.length, " behind them" if detector.reduce == "last" else ""
+    known = line.place - first[run] + 1 if detector.reduce == "last" else (last - first)[run]
+    begun = known < rows
+    if not begun.any():
+        return []
+    count, runs = int(begun.sum()), len(np.unique(run[begun]))
+    which = f"the first {count:,} rows" if runs == 1 else f"{count:,} rows, where {runs:,} stretches begin,"
+    if begun.all():
+        which = f"all {count:,} rows"
+    return [f"{which} have no full window of {rows} rows{where} and count for less"]
+
+
 def unseen_groups(detector: SeriesDetector, X: pd.DataFrame) -> list[str]:
     """Groups that no row of the fit was of; none where a model does not know which it has seen."""
     if detector.group is None or detector.groups_ is None:
