@@ -11,7 +11,7 @@ import pytest
 from test_series import QUICK, table
 from typer.testing import CliRunner
 
-from anomaly_ae import Mahalanobis, SeriesDetector, View, load
+from anomaly_ae import Events, Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
 from anomaly_ae.config import dumps
 from anomaly_ae.errors import DataError
@@ -19,7 +19,7 @@ from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, can_tell
 from anomaly_ae.ops import series
 from anomaly_ae.ops.check import check
 from anomaly_ae.ops.monitoring import monitor
-from anomaly_ae.ops.series_summary import told_score
+from anomaly_ae.ops.series_summary import told_fit, told_score
 from anomaly_ae.ops.series_times import laid, told_begun
 
 UNITS = ("P-101", "P-102")
@@ -279,3 +279,47 @@ def test_rows_can_tell_where_all_of_them_could_cross_a_gate():
     )
     assert [can_tell(rows, None, 500) for rows in (3, 4)] == [False, True]
     assert not can_tell(50, 0.05, 500, time=20)
+
+
+# --- why there is no event --------------------------------------------------------------------------------------------
+
+
+def test_many_alarms_without_an_event_are_explained(tmp_path):
+    rule = Events(every=100_000)
+    det = SeriesDetector(views=QUICK, time="time", event_rule=rule, random_state=0).fit(table(400))
+    det.save(tmp_path / "m")
+    new = table(300, seed=5)
+    new.iloc[50:250, 1:] += 0.12 * np.random.default_rng(0).normal(size=(200, 4))
+    new.to_csv(tmp_path / "new.csv", index=False)
+    done = series.score(tmp_path / "m", tmp_path / "new.csv", tmp_path / "o.csv", report=tmp_path / "r.html")
+    assert done.alarm_rate > 0.3
+    assert done.events == []
+    highest = pd.read_csv(tmp_path / "o.csv")["anomaly_score"].max()
+    level = det.events_.level_
+    share = highest / level
+    told = (
+        f"no event: the highest score {highest:.3g} is {share:.2g} of the level {level:.3g} at which one opens; lower "
+    )
+    assert f"note      {told}`every` of the event rule" in told_score(done)
+    assert told in (tmp_path / "r.html").read_text()
+    new.loc[100, "sensor_1"] += 99
+    new.to_csv(tmp_path / "new.csv", index=False)
+    det.set_params(event_rule__shortest=50).fit(table(400)).save(tmp_path / "m", overwrite=True)
+    done = series.score(tmp_path / "m", tmp_path / "new.csv", tmp_path / "o.csv", overwrite=True)
+    assert "; fewer rows than `shortest` of the event rule, 50, are together" in told_score(done)
+    table(300, seed=5).to_csv(tmp_path / "new.csv", index=False)
+    assert "no event" not in told_score(
+        series.score(tmp_path / "m", tmp_path / "new.csv", tmp_path / "o.csv", overwrite=True)
+    )
+
+
+@pytest.mark.parametrize(("every", "guessed"), [(1000, True), (100, False)])
+def test_a_fit_tells_where_events_open_by_a_guess(tmp_path, every, guessed):
+    table(400).to_csv(tmp_path / "X.csv", index=False)
+    (tmp_path / "c.yaml").write_text(
+        dumps(SeriesDetector(views=QUICK, time="time", event_rule=Events(every=every), random_state=0))
+    )
+    done = series.fit(tmp_path / "X.csv", tmp_path / "m", tmp_path / "c.yaml")
+    rows = len(load(tmp_path / "m").calibration_scores_)
+    told = f"note      events open where one in 1,000 rows would, a guess from {rows:,} held-out rows; "
+    assert (told in told_fit(done)) == guessed

@@ -127,6 +127,8 @@ def batch_page(
     if summary.get("rejected"):
         tiles.append(Tile("bad rows, not scored", f"{summary['rejected']:,}", "bad"))
     sections = []
+    if summary.get("notes"):
+        sections.append(Section("Notes", [Listed(summary["notes"])]))
     if monitoring is not None:
         sections.append(_findings(monitoring))
     sections.append(_scores(sample, threshold, reference, "rows"))

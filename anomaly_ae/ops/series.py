@@ -33,7 +33,7 @@ from anomaly_ae.ops.assets import Place, brief, monitored
 from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
-from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary
+from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary, told_guess, told_unopened
 from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_begun, told_dropped, told_unseen
 from anomaly_ae.ops.tally import SAMPLE, nameless
@@ -102,7 +102,7 @@ def fit(
         promised_false_alarm_rate=promised(detector),
         seconds=time.perf_counter() - started,
         flag_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
-        notes=told_dropped(detector, X, laid(detector, X)),
+        notes=[*told_dropped(detector, X, laid(detector, X)), *told_guess(detector)],
     )
     if not track:
         return summary
@@ -181,7 +181,12 @@ def score(
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
         ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
-        notes=[*told_dropped(detector, X, line), *told_unseen(detector, X), *told_begun(detector, line)],
+        notes=[
+            *told_dropped(detector, X, line),
+            *told_unseen(detector, X),
+            *told_begun(detector, line),
+            *told_unopened(detector, verdict, len(found)),
+        ],
         seconds=time.perf_counter() - started,
         monitoring=drift and brief(drift),
     )

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_ae.data.contract import listed
+from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.assets import told_drift
 from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import told_run
+from anomaly_ae.promise import promised
+from anomaly_ae.series.detector import SeriesDetector
+
+MANY = 0.05  # share of alarms from which on it is asked why there is no event, where nothing is promised of them
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,34 @@ class SeriesScoreSummary:
         names["events_output"] = self.events_output and Path(self.events_output).name
         own = ("run_id", "tracking_uri")
         return {name: value for name, value in vars(self).items() if name not in own} | names
+
+
+def told_guess(detector: SeriesDetector) -> list[str]:
+    """That the level of events is an extrapolation, where it is one."""
+    every, rows = detector.events_.every, len(detector.calibration_scores_)
+    if every <= rows:
+        return []
+    return [
+        f"events open where one in {every:,} rows would, a guess from {rows:,} held-out rows; fit on more rows, or "
+        "lower `every` of the event rule"
+    ]
+
+
+def told_unopened(detector: SeriesDetector, verdict: Verdict, events: int) -> list[str]:
+    """Why there is no event, where more rows alarm than do of normal operation."""
+    rate, rule, alarms = promised(detector), detector.events_, verdict.is_anomaly.mean()
+    if events or alarms <= (MANY if rate is None else rate):
+        return []
+    highest, level = float(verdict.anomaly_score.max()), rule.level_
+    if highest > level:
+        return [
+            f"no event: the highest score {highest:.3g} is above the level {level:.3g} at which one opens; fewer rows "
+            f"than `shortest` of the event rule, {rule.shortest}, are together"
+        ]
+    return [
+        f"no event: the highest score {highest:.3g} is {highest / level:.2g} of the level {level:.3g} at which one "
+        "opens; lower `every` of the event rule to have one open sooner"
+    ]
 
 
 def noted(notes: list[str]) -> list[str]:
