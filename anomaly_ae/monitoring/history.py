@@ -19,6 +19,7 @@ from anomaly_ae.promise import percent, promised
 
 Array = NDArray[np.float64]
 EVER = 0.01  # probability that the martingale of exchangeable scores ever alarms
+RARE = f"the chance of that in normal operation is below 1 in {1 / LEVEL:,.0f}"
 GATES = ("alarms", "scores", "features", "martingale")
 KEPT = 1000  # batches that a history has in full
 
@@ -128,18 +129,17 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
             f"{percent(rate)} is expected of normal rows."
         )
     if crossed["scores"]:
-        findings.append(f"Scores are larger than at fit (distance {score.ks:.2f}, p = {score.p_value:.1e}).")
+        findings.append(f"Scores are higher than at fit: {RARE} (distance {score.ks:.2f}, p {_p(score.p_value)}).")
     findings += [
-        f"{feature.name} has drifted: {feature.why} (adjusted p = {feature.adjusted:.1e})."
+        f"{feature.name} has drifted, by {feature.why}: {RARE} (adjusted p {_p(feature.adjusted)})."
         for feature in [feature for feature in features if feature.drifts][:5]
     ]
     if len(drifting) > 5:
         findings.append(f"{len(drifting) - 5} more columns have drifted.")
     if alarm and not already:
         findings.append(
-            "Scores have become stranger over time: a bet on it has multiplied its capital by "
-            f"{10 ** min(martingale.highest, 300):.3g}. Of normal rows {1 / EVER:.0f} is reached with probability "
-            f"{EVER:.0%} at most, ever."
+            "Scores have drifted upward over time: in normal operation the chance that this is ever said is at most "
+            f"{EVER:.0%} (a bet on it has grown {_fold(martingale.highest)}; it is said from {1 / EVER:.0f}-fold on)."
         )
     return {
         "rows": rows,
@@ -155,3 +155,11 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
         "findings": findings,
         "features": [asdict(feature) for feature in features],
     }
+
+
+def _p(p_value: float) -> str:
+    return "< 1e-300" if p_value < 1e-300 else f"= {p_value:.1e}"
+
+
+def _fold(log10: float) -> str:
+    return f"{10**log10:,.0f}-fold" if log10 < 6 else "more than 1,000,000-fold"
