@@ -19,6 +19,8 @@ from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, can_tell
 from anomaly_ae.ops import series
 from anomaly_ae.ops.check import check
 from anomaly_ae.ops.monitoring import monitor
+from anomaly_ae.ops.pictures import score_histogram
+from anomaly_ae.ops.series_plot import draw, machines_of
 from anomaly_ae.ops.series_summary import told_fit, told_score
 from anomaly_ae.ops.series_times import laid, told_begun
 
@@ -323,3 +325,73 @@ def test_a_fit_tells_where_events_open_by_a_guess(tmp_path, every, guessed):
     rows = len(load(tmp_path / "m").calibration_scores_)
     told = f"note      events open where one in 1,000 rows would, a guess from {rows:,} held-out rows; "
     assert (told in told_fit(done)) == guessed
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(model):
+    pytest.importorskip("matplotlib", reason="the extra plot is not installed")
+    new = fleet(300, seed=5).drop(index=range(100, 160)).reset_index(drop=True)
+    new.loc[340:359, "sensor_2"] += 9
+    det, new = load(model), new.sort_values("time", kind="stable").reset_index(drop=True)
+    machines, left_out = machines_of(det, new)
+    assert left_out == 0
+    return det, machines, draw(det, machines, ["sensor_2", "sensor_0"], "a $ and b $")
+
+
+def test_machines_stand_side_by_side_each_with_its_own_rows_and_events(drawn):
+    det, machines, figure = drawn
+    assert [len(machine.score) for machine in machines] == [240, 300]
+    assert [len(machine.events) for machine in machines] == [0, 1]
+    assert machines[1].events["channel_1"].tolist() == ["sensor_2"]
+    assert (machines[1].score[machines[1].spans[0]] > det.threshold_.value_).all()
+    panels = np.array(figure.axes).reshape(3, 2)
+    assert [panel.get_title(loc="left") for panel in panels[0]] == ["P-101", "P-102"]
+    shaded = [[len(panel.patches) for panel in row] for row in panels]
+    assert shaded == [[0, 1]] * 3
+
+
+def test_lines_end_where_rows_are_missing(drawn):
+    _, machines, figure = drawn
+    for row in np.array(figure.axes).reshape(3, 2):
+        first, second = (panel.lines[0].get_ydata() for panel in row)
+        assert (len(first), np.flatnonzero(np.isnan(first)).tolist()) == (241, [100])
+        assert not np.isnan(second).any()
+        assert (np.diff(row[0].lines[0].get_xdata()) >= np.timedelta64(0)).all()
+    assert np.unique(machines[0].run).tolist() == [1, 2]
+
+
+def test_no_name_is_a_formula(drawn):
+    _, _, figure = drawn
+    panels = np.array(figure.axes).reshape(3, 2)
+    texts = [figure._suptitle, panels[0, 0].yaxis.label, panels[0, 0]._left_title]
+    assert not any(text.get_parse_math() for text in texts)
+    assert score_histogram(np.ones(3), 0.5, "$a$").axes[0].get_title().startswith(r"\$a\$")
+
+
+def test_of_many_machines_the_strangest_are_drawn_or_those_that_are_asked_for(model, tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra plot is not installed")
+    new = fleet(100, seed=5, units=[f"P-{number}" for number in range(6)])
+    for number in (1, 2, 4, 5):
+        new.loc[100 * number + 50 : 100 * number + 60 + number, "sensor_2"] += 9 + number
+    new.to_csv(tmp_path / "new.csv", index=False)
+    det = load(model)
+    machines, left_out = machines_of(det, new)
+    assert (sorted(machine.name for machine in machines), left_out) == (["P-1", "P-2", "P-4", "P-5"], 2)
+    machines, left_out = machines_of(det, new, ["P-4", "P-0"])
+    assert ([machine.name for machine in machines], left_out) == (["P-4", "P-0"], 0)
+    assert machines[0].events.index.tolist() == [3]  # as score numbers them
+    job = ["plot", model, tmp_path / "new.csv", "--output", tmp_path / "p.svg", "--overwrite"]
+    assert "drawn     4 events in" in run(*job).stderr
+    assert "(2 machines not drawn: choose with " in (tmp_path / "p.svg").read_text()
+    assert "drawn     1 events in" in run(*job, "--group-value", "P-4").stderr
+    done = run(*job, "--group-value", "P-9")
+    assert done.exit_code == 2
+    assert "however: P-9. It has P-0, P-1, P-2" in done.stderr
+    SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(200)).save(tmp_path / "m")
+    table(100).to_csv(tmp_path / "new.csv", index=False)
+    done = run("plot", tmp_path / "m", tmp_path / "new.csv", "--output", tmp_path / "p.png", "--group-value", "P-4")
+    assert done.exit_code == 2
+    assert "--group-value needs a model that was fitted with --group" in done.stderr
