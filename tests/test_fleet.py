@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from test_series import QUICK, table
 from typer.testing import CliRunner
 
@@ -239,6 +240,36 @@ def test_of_times_that_are_numbers_it_stands_where_its_file_was_written(tmp_path
     SeriesDetector(views=QUICK, time="time", random_state=0).fit(X).save(tmp_path / "m")
     (found,) = monitor(tmp_path / "m", tmp_path / "X.csv", state=tmp_path / "m.json").batches
     assert found["event_time"] == "1970-01-02T00:00:00+00:00"
+
+
+def test_a_sample_of_scores_is_of_all_machines_though_their_rows_take_turns(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(series, "SAMPLE", 200)  # of 400 rows each second one
+    new = fleet(200, seed=5)
+    new.loc[new["unit"] == "P-102", "sensor_2"] += 9
+    seen = []
+    for name, rows in (("apart", new), ("turns", new.sort_values("time", kind="stable").reset_index(drop=True))):
+        det = load(model)
+        evidence = series.evidence(det, rows, det.assess(rows))
+        assert evidence.alarms > 150
+        assert 0.4 < (evidence.scores > det.threshold_.value_).mean() < 0.6
+        seen.append(evidence)
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+        series.score(model, tmp_path / f"{name}.csv", tmp_path / "o.csv", overwrite=True, report=tmp_path / "r.html")
+        beyond, of = re.search(r"(\d+) of (\d+) beyond", (tmp_path / "r.html").read_text()).groups()
+        assert (int(beyond) > 75, of) == (True, "200")
+    np.testing.assert_array_equal(seen[0].scores, seen[1].scores)
+    np.testing.assert_array_equal(seen[0].counts.cells, seen[1].counts.cells)
+
+
+def test_a_profile_is_that_of_the_machines_whether_or_not_their_rows_take_turns():
+    X = fleet(300)
+    X.loc[X["unit"] == "P-102", "sensor_1"] += 9  # row by row it would be to and fro
+    det = SeriesDetector(views=QUICK, time="time", group="unit", random_state=0)
+    apart, turns = (clone(det).fit(rows) for rows in (X, X.sort_values("time", kind="stable").reset_index(drop=True)))
+    np.testing.assert_array_equal(apart.profile_.time, turns.profile_.time)
+    apart.recalibrate(X)
+    turns.recalibrate(X.sort_values("time", kind="stable").reset_index(drop=True))
+    np.testing.assert_array_equal(apart.profile_.time, turns.profile_.time)
 
 
 # --- what nobody looked at --------------------------------------------------------------------------------------------

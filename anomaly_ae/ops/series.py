@@ -190,7 +190,8 @@ def score(
         seconds=time.perf_counter() - started,
         monitoring=drift and brief(drift),
     )
-    sample, reference = verdict.anomaly_score[:: max(1, len(X) // SAMPLE)], detector.calibration_scores_
+    sample = verdict.anomaly_score[line.order][:: max(1, len(X) // SAMPLE)]
+    reference = detector.calibration_scores_
     if page is not None:
         write_whole(page, batch_page(vars(summary), sample, reference, summary.threshold, drift))
     if not track:
@@ -217,10 +218,12 @@ def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict) -> Evi
     if detector.profile_ is None:
         return None
     codes, counts = detector.contract_.codes(X.drop(columns=named(detector))), Counts.none(detector.n_features_in_)
+    order = laid(detector, X).order
     for first in range(0, len(X), BLOCK):
-        counts += detector.profile_.count(codes[first : first + BLOCK], verdict.contributions[first : first + BLOCK])
+        rows = order[first : first + BLOCK]
+        counts += detector.profile_.count(codes[rows], verdict.contributions[rows])
     step = max(1, len(X) // SAMPLE)
-    return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[::step], step)
+    return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[order][::step], step)
 
 
 def read(

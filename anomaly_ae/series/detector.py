@@ -272,7 +272,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             step = 1 if reduce == "mean" else self._step(len(rows))
             self._calibrate(reduce, self.fold_.rarities(seen, step), told)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
-        self.profile_ = self._profile(taken.codes, held_out, len(divided) > 1)
+        self.profile_ = self._profile(taken.codes[line.order], held_out, len(divided) > 1)
         learning.end()
         return self
 
@@ -295,7 +295,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
             self._calibrate(reduce, self._calibrated(reduce).rarities, told)
-        self.profile_ = self._profile(taken.codes, len(taken.codes), False)
+        self.profile_ = self._profile(taken.codes[line.order], len(taken.codes), False)
         return self
 
     @property

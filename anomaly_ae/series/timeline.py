@@ -101,6 +101,11 @@ class Timeline:
         rows[self.place[::-1]] = np.arange(len(self.place))[::-1]
         return rows
 
+    @property
+    def order(self) -> Places:
+        """All given rows, `(n,)`, group by group: of groups that take turns, each second row would be of one."""
+        return np.argsort(self.place, kind="stable")
+
     def over(self, runs: Places) -> Places:
         """Runs `(k, 2)` of rows of a timeline without filled-in ones as runs of this one, across what is filled in."""
         at = np.flatnonzero(self.source >= 0)
