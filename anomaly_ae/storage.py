@@ -3,8 +3,8 @@
 `manifest.json` holds the format's version and the SHA-256 of every other file; `config.json` the constructor call as
 a tree and the fitted facts; `weights.safetensors` the nets; `arrays.safetensors` everything else with a shape;
 `history.csv` the learning curves. Scorers that remember rows (`Neighbours`, `LocalDenoiser`) store them, standardised
-and bent; nothing else of the training rows is in it but each column's range and categories. Loading runs no code from
-the folder.
+and bent; nothing else of the training rows is in it but each column's range and categories, and the names of groups of
+series. Loading runs no code from the folder.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -409,7 +410,13 @@ def test_what_is_found_is_said_in_words_and_crossed_gates_have_names(watched):
     loud = history.add(normal, seen(det, odd), "b", START + timedelta(days=1), "b.csv")
     assert loud["crossed"] == ["alarms", "scores", "features", "martingale"]
     assert loud["drifting"][0] == "head"
-    assert "head has drifted" in " ".join(loud["findings"])
+    said = loud["findings"]
+    rare = "the chance of that in normal operation is below 1 in 1,000 ("
+    assert sum(rare in text for text in said) == 1 + len(loud["drifting"])  # plain words, then figures
+    assert f"Scores are higher than at fit: {rare}distance" in said[1]
+    assert said[2].startswith(f"head has drifted, by values unseen at fit: {rare}adjusted p ")
+    assert "in normal operation the chance that this is ever said is at most 1% (a bet on it has grown " in said[-1]
+    assert not re.search(r"e\+\d| 0\.0e", " ".join(said))
     assert loud["alarm_interval"][0] < loud["alarm_rate"] <= loud["alarm_interval"][1]
     third = history.add(normal, seen(det, table(400, rng)), "c", START + timedelta(days=2), "c.csv")
     assert third["martingale"]["alarm"]  # once is for good

@@ -32,7 +32,9 @@ app = typer.Typer(
 
 Model = Annotated[Path, typer.Argument(help="Folder that fit wrote; or models:/NAME@champion, runs:/ID/model.")]
 Asset = Annotated[str, typer.Option(help="Which machine, site or customer the rows are of: each is watched by itself.")]
-EventTime = Annotated[str | None, typer.Option(help="When the rows were measured (ISO 8601); else the file's time.")]
+EventTime = Annotated[
+    str | None, typer.Option(help="When rows were measured (ISO 8601); else a series' last date, or the file's.")
+]
 State = Annotated[Path | None, typer.Option(help="File that remembers earlier batches; else in anomaly-ae-monitor/.")]
 Remember = Annotated[
     bool, typer.Option("--remember/--no-remember", help="Whether monitoring is to judge later batches beside this one.")

@@ -70,6 +70,14 @@ class FailOn(enum.StrEnum):
     missing_values = "missing-values"
     range = "range"
     unseen_category = "unseen-category"
+    missing_group = "missing-group"
+    unseen_group = "unseen-group"
+    missing_time = "missing-time"
+    unreadable_time = "unreadable-time"
+    time_order = "time-order"
+    duplicate_time = "duplicate-time"
+    step = "step"
+    gap = "gap"
 
 
 @app.command()
@@ -93,14 +101,14 @@ def fit(
 ) -> None:
     """Learn from a file of normal rows and write a model folder."""
     with reported(quiet or json_) as progress:
-        from anomaly_ae.ops import fitting, series
+        from anomaly_ae.ops import fitting, series, series_summary
 
         dialect = dialect_of(delimiter, decimal, encoding, missing)
         if time or group or series.is_series_config(config):
             made = series.fit(
                 data, model, config, time, group, names(exclude), dialect, overwrite, track, register, progress, report
             )
-            return finish(made, series.told_fit, json_, quiet)
+            return finish(made, series_summary.told_fit, json_, quiet)
         summary = fitting.fit(
             data, model, config, names(exclude), dialect, overwrite, track, progress, register, report
         )
@@ -160,8 +168,9 @@ def score(
         when = None if event_time is None else moment(event_time)
         name = pinned(model)
         folder = resolve(name)
-        if storage.kind(folder) == "SeriesDetector":
-            from anomaly_ae.ops import series
+        kind = storage.kind(folder)
+        if kind == "SeriesDetector":
+            from anomaly_ae.ops import series, series_summary
 
             if len(input) != 1 or output == "-":
                 fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
@@ -177,9 +186,9 @@ def score(
                 name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report,
                 progress, remember,
             )  # fmt: skip
-            finish(made, series.told_score, json_, quiet)
+            finish(made, series_summary.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
-        if events is not None:
+        if events is not None and kind is not None:  # what is no model at all the job refuses
             fail(f"--events needs a model of series, however: {name} is none. Leave it out.", 2)
         from anomaly_ae.ops import scoring
 
@@ -222,7 +231,7 @@ def check(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories."""
+    """Compare a file's columns with those of the fit: missing ones, types, gaps, ranges, categories, times."""
     with reported(quiet or json_) as progress:
         from anomaly_ae.ops import check as checking
 

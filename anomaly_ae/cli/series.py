@@ -33,6 +33,9 @@ def plot(
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
     output: Annotated[Path, typer.Option(help="Picture to write: PNG, SVG or PDF by its ending.")],
     channel: Annotated[list[str], typer.Option(help="Channel to draw; may be given again, or a,b.")] = [],  # noqa: B006
+    group_value: Annotated[
+        list[str], typer.Option(help="Machine to draw, as its group is named; may be given again; else the strangest.")
+    ] = [],  # noqa: B006
     delimiter: Delimiter = None,
     decimal: Decimal = ".",
     encoding: Encoding = None,
@@ -40,13 +43,15 @@ def plot(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a series: channels, what was expected of them, the score, its threshold, and events."""
+    """Draw a series: channels, what was expected of them, the score, its threshold, events; machines side by side."""
     with reported(quiet) as progress:
         from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import series_plot
 
         dialect = dialect_of(delimiter, decimal, encoding, missing)
-        target, events = series_plot.plot(resolve(model), input, output, names(channel), overwrite, dialect, progress)
+        target, events = series_plot.plot(
+            resolve(model), input, output, names(channel), overwrite, dialect, progress, group_value
+        )
     if not quiet:
         typer.echo(f"drawn     {len(events)} events in {target}", err=True)
 

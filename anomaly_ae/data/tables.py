@@ -131,6 +131,13 @@ class Table:
             return values
         return values.map(self.dialect.pointed)
 
+    def as_numbers(self, values: pd.Series) -> pd.Series:
+        """A column of text as numbers, NaN for the few cells that are none; as it is where most are none."""
+        if pd.api.types.is_numeric_dtype(values.dtype) or not pd.api.types.is_string_dtype(values.dropna()):
+            return values
+        numbers = pd.to_numeric(self.pointed(values.dropna()), errors="coerce")
+        return numbers.reindex(values.index) if _mostly(~np.isfinite(numbers)) else values
+
     def _typed(self, values: pd.Series) -> pd.Series:
         """A column of text as numbers or booleans, where all of it is."""
         if pd.api.types.is_numeric_dtype(values.dtype):
@@ -140,7 +147,7 @@ class Table:
         wrong = ~np.isfinite(numbers)
         if not wrong.any():
             return pd.to_numeric(self.pointed(values))
-        if wrong.sum() < MOSTLY_NUMBERS * len(wrong):
+        if _mostly(wrong):
             row, value = present.index[wrong][0], present[wrong].iloc[0]
             raise DataError(
                 f"A model needs finite numbers, however: {self.source.name}, row {row}, column {values.name!r} has "
@@ -149,6 +156,11 @@ class Table:
         if present.str.lower().isin(["true", "false"]).all():
             return values.map(lambda text: text.lower() == "true", na_action="ignore")
         return values
+
+
+def _mostly(wrong: pd.Series) -> bool:
+    """Whether so few cells are `wrong` that they are a mistake in a column of numbers."""
+    return bool(wrong.sum() < MOSTLY_NUMBERS * len(wrong))
 
 
 def _infinite(table: pa.Table, numbers: Sequence[str]) -> list[Trouble]:

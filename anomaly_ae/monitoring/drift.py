@@ -130,6 +130,12 @@ def alarms_by_chance(alarms: int, rows: int, promised: float, calibrated: int, t
     return float(stats.betabinom.sf(math.ceil(alarms / rows * n - 1e-9) - 1, n, expected, m + 1 - expected))
 
 
+def can_tell(rows: int, promised: float | None, calibrated: int, time: float = 1.0, factor: float = 1.0) -> bool:
+    """Whether so many rows are enough for alarms or scores to cross their gate, were all of them strange."""
+    alarms = promised is not None and alarms_by_chance(rows, rows, promised, calibrated, time) < LEVEL
+    return alarms or _one_sided(1.0, rows / time, calibrated / time / factor**2) < LEVEL
+
+
 def _compared(profile: Profile, counts: Counts, place: int) -> dict[str, Any]:
     column, reference = profile.columns[place], profile.reference
     seen, normal = counts.cells[place], reference.cells[place]

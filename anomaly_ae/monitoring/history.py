@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, feature_drift, rate_interval, score_drift
+from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, can_tell, feature_drift, rate_interval, score_drift
 from anomaly_ae.monitoring.martingale import Martingale
 from anomaly_ae.monitoring.profile import Counts, Profile
 from anomaly_ae.promise import percent, promised
 
 Array = NDArray[np.float64]
 EVER = 0.01  # probability that the martingale of exchangeable scores ever alarms
+RARE = f"the chance of that in normal operation is below 1 in {1 / LEVEL:,.0f}"
 GATES = ("alarms", "scores", "features", "martingale")
 KEPT = 1000  # batches that a history has in full
 
@@ -102,7 +103,10 @@ class History:
 
 
 def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: bool = False) -> dict[str, Any]:
-    """What is found in a batch, as plain data; `already` says that the martingale alarmed before it came."""
+    """What is found in a batch, as plain data; `already` says that the martingale alarmed before it came.
+
+    `tells` says whether there are rows enough to find anything in them.
+    """
     rows, time = evidence.counts.rows, normal.profile.score_time
     low, high = rate_interval(evidence.alarms, rows, time)
     score = score_drift(evidence.scores, normal.calibration, time, normal.profile.factor, evidence.step)
@@ -125,21 +129,21 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
             f"{percent(rate)} is expected of normal rows."
         )
     if crossed["scores"]:
-        findings.append(f"Scores are larger than at fit (distance {score.ks:.2f}, p = {score.p_value:.1e}).")
+        findings.append(f"Scores are higher than at fit: {RARE} (distance {score.ks:.2f}, p {_p(score.p_value)}).")
     findings += [
-        f"{feature.name} has drifted: {feature.why} (adjusted p = {feature.adjusted:.1e})."
+        f"{feature.name} has drifted, by {feature.why}: {RARE} (adjusted p {_p(feature.adjusted)})."
         for feature in [feature for feature in features if feature.drifts][:5]
     ]
     if len(drifting) > 5:
         findings.append(f"{len(drifting) - 5} more columns have drifted.")
     if alarm and not already:
         findings.append(
-            "Scores have become stranger over time: a bet on it has multiplied its capital by "
-            f"{10 ** min(martingale.highest, 300):.3g}. Of normal rows {1 / EVER:.0f} is reached with probability "
-            f"{EVER:.0%} at most, ever."
+            "Scores have drifted upward over time: in normal operation the chance that this is ever said is at most "
+            f"{EVER:.0%} (a bet on it has grown {_fold(martingale.highest)}; it is said from {1 / EVER:.0f}-fold on)."
         )
     return {
         "rows": rows,
+        "tells": can_tell(rows, rate, len(normal.calibration), time, normal.profile.factor),
         "alarms": evidence.alarms,
         "alarm_rate": evidence.alarms / rows,
         "alarm_interval": [low, high],
@@ -151,3 +155,11 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
         "findings": findings,
         "features": [asdict(feature) for feature in features],
     }
+
+
+def _p(p_value: float) -> str:
+    return "< 1e-300" if p_value < 1e-300 else f"= {p_value:.1e}"
+
+
+def _fold(log10: float) -> str:
+    return f"{10**log10:,.0f}-fold" if log10 < 6 else "more than 1,000,000-fold"

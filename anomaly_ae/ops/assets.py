@@ -20,7 +20,7 @@ from anomaly_ae.errors import AnomalyError, ConfigError, OutputError
 from anomaly_ae.mlflow import runs
 from anomaly_ae.monitoring.history import Evidence, History, Normal
 from anomaly_ae.ops.arguments import Path_
-from anomaly_ae.ops.report import window_page
+from anomaly_ae.ops.report import tells, window_page
 from anomaly_ae.ops.tracking import Entry, digest
 
 FOLDER = "anomaly-ae-monitor"  # in the working directory
@@ -176,5 +176,6 @@ def told_drift(monitoring: dict[str, Any] | None) -> list[str]:
     """What was found of drift, a line a finding."""
     if monitoring is None:
         return []
-    findings = monitoring["findings"] or ["none: alarms, scores and columns are as at fit"]
+    none = "none: alarms, scores and columns are as at fit" if tells([monitoring]) else "too few rows to tell"
+    findings = monitoring["findings"] or [none]
     return [f"drift     {findings[0]}", *(f"          {finding}" for finding in findings[1:])]

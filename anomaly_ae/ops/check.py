@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,12 @@ from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow.registry import resolve
 from anomaly_ae.ops.arguments import Path_, Progress, tell
+from anomaly_ae.ops.series_check import KindInTime, odd_in_time
 from anomaly_ae.ops.series_table import named
 from anomaly_ae.series.detector import SeriesDetector
 
 Kind = Literal["missing column", "extra column", "type", "missing values", "range", "unseen category"]
+KINDS = (*get_args(Kind), *get_args(KindInTime))
 SIGNIFICANT = 1e-3  # of the test whether gaps are more frequent than at fit
 NEIGHBOUR = 1e-12  # relative; readers of text differ in a float's last digits
 
@@ -31,7 +33,7 @@ NEIGHBOUR = 1e-12  # relative; readers of text differ in a float's last digits
 class Finding:
     """One way in which one column is not as it was at fit: in how many rows, their share, and the first (from 1)."""
 
-    kind: Kind
+    kind: Kind | KindInTime
     column: str
     rows: int
     share: float
@@ -53,8 +55,10 @@ class CheckSummary:
 def check(model: Path_, input: Path_, progress: Progress | None = None, dialect: Dialect | None = None) -> CheckSummary:
     r"""Compare the columns of a table with those that a model was fitted on; writes nothing.
 
-    Memory does not grow with the table's length. Cells of another type are counted and are neither gaps nor out of
-    range. Gaps are a finding where `k` or more of them in `n` rows would be a surprise at the rate of the fit:
+    Memory does not grow with the table's length, but for times and groups of a series, which are looked at as scoring
+    does: what it would refuse is a finding, and where it would begin anew. Cells of another type are counted and are
+    neither gaps nor out of range. Gaps in a column are a finding where `k` or more of them in `n` rows would be a
+    surprise at the rate of the fit:
 
     .. math:: P(K \ge k) < 10^{-3}, \quad K \sim \mathrm{Binomial}(n, \max(s, 1 / m))
 
@@ -76,13 +80,17 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     lacking = [column.name for column in known[len(names) :]]
     lacking += [name for name in [*beside, *names] if name not in table.columns]
     extra = [name for name in others if name not in names[: len(known)]]
-    read = [tally.name for tally in tallies] or list(table.columns[:1])  # some column tells how many rows there are
-    rows = 0
+    placed = [name for name in beside if name in table.columns]
+    read = [tally.name for tally in tallies]
+    read += [name for name in placed if name not in read]
+    read = read or list(table.columns[:1])  # some column tells how many rows there are
+    rows, places = 0, []
     for block in table.blocks([], read, BLOCK):
         for tally in tallies:
             values = block.X[tally.name]
             tally.add(table.pointed(values) if tally.column.kind == "number" else values)
         rows += len(block.X)
+        places += [block.X[placed]] if placed else []
         tell(progress, block.share_read, "checking")
     findings = [
         Finding("missing column", name, rows, 1.0, 1, f"{name}: a column of the model that is not in the file")
@@ -93,6 +101,13 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     ]
     for tally in tallies:
         findings += tally.findings(rows, detector)
+    if isinstance(detector, SeriesDetector) and placed:
+        X = pd.concat(places)
+        times = table.as_numbers(X[detector.time]) if detector.time in placed else None
+        findings += [
+            Finding(odd.kind, odd.column, odd.rows, odd.rows / rows, odd.first_row, odd.sentence)
+            for odd in odd_in_time(detector, X, times)
+        ]
     return CheckSummary(str(model), str(input), rows, len(table.columns), findings)
 
 

@@ -51,6 +51,7 @@ def _of_series(detector: SeriesDetector) -> dict[str, Any]:
         "rows_seen": detector.n_rows_seen_,
         "calibrate_rows": len(detector.calibration_scores_),
         "step": detector.step_,
+        "groups": detector.groups_,
         "threshold": threshold.value_,
         "p_value_resolution": threshold.resolution_,
         "promised_false_alarm_rate": promised(detector),
@@ -71,6 +72,8 @@ def told(facts: dict[str, Any]) -> str:
     lines += [f"{axis:<13} {part}" for axis, part in facts["parts"].items()]
     lines += ["", f"columns      {names}"]
     lines.append(f"rows         {facts['rows_seen']:,} seen, calibrated by {facts['calibrate_rows']:,}")
+    if facts.get("groups"):
+        lines.append(f"groups       {len(facts['groups'])}: {listed(facts['groups'], 20)}")
     for parent in reversed(facts["lineage"]):
         anew = {"warm": "went on from", "threshold": "threshold anew for"}.get(parent["how"], "refit of")
         lines.append(f"lineage      {anew} {parent['model']} ({parent['digest'][:12]}) by {parent['data']}")

@@ -26,7 +26,8 @@ from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, add, chart
 from anomaly_ae.ops.job import Job
-from anomaly_ae.ops.report import window_page
+from anomaly_ae.ops.report import tells, window_page
+from anomaly_ae.ops.series_times import last_moment
 from anomaly_ae.ops.tally import Allowed, nameless
 from anomaly_ae.ops.tracking import Entry, digest, tracked
 from anomaly_ae.promise import percent
@@ -75,7 +76,7 @@ def monitor(
     asset : str, default=""
         Which of many alike machines, sites or customers the rows are of.
     event_time : datetime or None, default=None
-        When the batches happened; `None` is when their files were written.
+        When the batches happened; `None` is the last date of a series' column of times, else when a file was written.
     state : path or None, default=None
         The file that remembers; `None` is one in `anomaly-ae-monitor` in the working directory.
     dialect : Dialect or None, default=None
@@ -105,7 +106,8 @@ def monitor(
     for number, file in enumerate(names):
         began = now()
         tell(progress, number / len(names), f"monitoring {Path(file).name}")
-        found, history = add(place, normal, evidence_of(detector, file, dialect or Dialect()), [file])
+        evidence, last = evidence_of(detector, file, dialect or Dialect())
+        found, history = add(replace(place, event_time=event_time or last), normal, evidence, [file])
         summary.batches.append(found)
         if track and not found["repeated"]:
             who = runs.Model(place.model, place.model_digest)
@@ -122,22 +124,26 @@ def _entry(record: Any, files: Mapping[str, str]) -> Entry:
     return record, files, None
 
 
-def evidence_of(detector: Any, file: str, dialect: Dialect) -> Evidence:
-    """What monitoring needs of a file's rows; those that cannot be scored are left out, as far as they are few.
+def evidence_of(detector: Any, file: str, dialect: Dialect) -> tuple[Evidence, datetime | None]:
+    """What monitoring needs of a file's rows, and the last date of a series, if any.
+
+    Rows that cannot be scored are left out, as far as they are few.
 
     Raises
     ------
     BadRowsError
         When more than one in a hundred is bad.
     """
+    last = None
     if isinstance(detector, SeriesDetector):
         X, _ = series.read(detector, Table.open(file, dialect))
+        last = last_moment(detector, X)
         evidence = series.evidence(detector, X, detector.assess(X))
     else:
         job = Job([detector], [file], False, dialect, [], 0)
         evidence = job.run(Nowhere(), NOTHING, Allowed.of("1%"), None).evidence()
     assert evidence is not None  # the model has a profile
-    return evidence
+    return evidence, last
 
 
 class Nowhere:
@@ -168,7 +174,7 @@ def told(summary: MonitorSummary) -> str:
         low, high = batch["alarm_interval"]
         promise = "" if batch["promised"] is None else f", at most {percent(batch['promised'])} expected"
         again = ", was here before" if batch["repeated"] else ""
-        mood = "quiet" if not batch["crossed"] else " ".join(batch["crossed"])
+        mood = " ".join(batch["crossed"]) or ("quiet" if tells([batch]) else "too few rows to tell")
         lines.append(
             f"{batch['event_time'][:16]}  {batch['name']}{again}  {batch['rows']:,} rows  alarms "
             f"{batch['alarm_rate']:.1%} ({low:.1%} to {high:.1%}{promise})  {mood}"

@@ -42,6 +42,7 @@ def score_histogram(
     if logarithmic:
         axes.set_xscale("log")
     alarms = int((scores > threshold).sum())
+    title = title.replace("$", r"\$")  # no formula
     axes.set(
         title=f"{title}: {alarms} of {len(scores)} rows beyond the threshold", xlabel="anomaly score", ylabel="rows"
     )

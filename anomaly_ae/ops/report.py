@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 COLOURS = {"#4878a8": "var(--bar)", "#c8553d": "var(--alarm)", "#000000": "currentColor", "#5d6875": "var(--faint)"}
 MOST_ROWS, MOST_SMALL = 30, 12
 QUIET = "Nothing: alarms, scores and columns are as the model expects."
+TOO_FEW = "Too few rows to tell: were all of them strange, it might still be chance."
 
 
 class Table(NamedTuple):
@@ -126,6 +127,8 @@ def batch_page(
     if summary.get("rejected"):
         tiles.append(Tile("bad rows, not scored", f"{summary['rejected']:,}", "bad"))
     sections = []
+    if summary.get("notes"):
+        sections.append(Section("Notes", [Listed(summary["notes"])]))
     if monitoring is not None:
         sections.append(_findings(monitoring))
     sections.append(_scores(sample, threshold, reference, "rows"))
@@ -149,7 +152,9 @@ def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) ->
     ]
     said = [[_when(batch), batch["name"], text] for batch in batches[::-1] for text in batch["findings"]]
     sections = [
-        Section("What was found", [Table(["when (UTC)", "batch", "what"], said).cut(MOST_ROWS) if said else QUIET]),
+        Section(
+            "What was found", [Table(["when (UTC)", "batch", "what"], said).cut(MOST_ROWS) if said else _quiet(batches)]
+        ),
         Section("Over time", [_svg(pictures.over_time(batches), "Alarm rate, drift and martingale by batch")]),
         _batches(batches),
         *_drift(last),
@@ -175,7 +180,17 @@ def page(title: str, under: str, tiles: Sequence[Tile], sections: Sequence[Secti
 
 
 def _findings(monitoring: Mapping[str, Any]) -> Section:
-    return Section("What was found", [Listed(monitoring["findings"]) if monitoring["findings"] else QUIET])
+    findings = monitoring["findings"]
+    return Section("What was found", [Listed(findings) if findings else _quiet([monitoring])])
+
+
+def tells(batches: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any of these batches has rows enough to find something in them."""
+    return any(batch.get("tells", True) for batch in batches)  # states of before did not say
+
+
+def _quiet(batches: Sequence[Mapping[str, Any]]) -> str:
+    return QUIET if tells(batches) else TOO_FEW
 
 
 def _scores(scores: Floats, threshold: float, reference: Floats | None, of: str) -> Section:
@@ -214,7 +229,11 @@ def _events(events: Sequence[Mapping[str, Any]]) -> Section:
         [str(event["start"]), str(event["end"]), f"{event['severity']:.3g}", "; ".join(_blamed(event))]
         for event in events
     ]
-    return Section("Events", [Table(["start", "end", "severity", "channels to blame"], told, frozenset({2})).cut(50)])
+    names, right = ["start", "end", "severity", "channels to blame"], 2
+    if "group" in events[0]:
+        told = [[str(event["group"]), *row] for event, row in zip(events, told, strict=True)]
+        names, right = ["machine or group", *names], 3
+    return Section("Events", [Table(names, told, frozenset({right})).cut(50)])
 
 
 def _blamed(event: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pyarrow as pa
 
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
-from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft, check_output, publish, write_whole
 from anomaly_ae.data.formats import FORMATS, Groups, format_of
@@ -31,71 +29,17 @@ from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.ops.arguments import Progress, tell
-from anomaly_ae.ops.assets import Place, brief, monitored, told_drift
-from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise
+from anomaly_ae.ops.assets import Place, brief, monitored
 from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
+from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary, told_guess, told_unopened
 from anomaly_ae.ops.series_table import named, told_rows
+from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_begun, told_dropped, told_unseen
 from anomaly_ae.ops.tally import SAMPLE, nameless
-from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
+from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.promise import promised
 from anomaly_ae.series.detector import SeriesDetector
-
-
-@dataclass(frozen=True)
-class SeriesFitSummary:
-    """What a fit on a series was."""
-
-    model: str
-    data: str
-    rows: int
-    columns: list[str]
-    detector: str
-    window: int
-    step: float
-    threshold: float
-    event_level: float
-    promised_false_alarm_rate: float | None
-    seconds: float
-    flag_columns: list[str]  # flags beside measured channels: no window holds them
-    run_id: str | None = None
-    tracking_uri: str | None = None
-    registered: str | None = None  # models:/NAME/VERSION
-    alias: str | None = None
-
-
-@dataclass(frozen=True)
-class SeriesScoreSummary:
-    """What a scoring job on a series was."""
-
-    model: str
-    input: str
-    output: str
-    events_output: str | None
-    rows: int
-    alarms: int
-    alarm_rate: float
-    promised_false_alarm_rate: float | None
-    threshold: float
-    event_level: float
-    events: list[dict[str, Any]]
-    ignored_columns: list[str]
-    seconds: float
-    monitoring: dict[str, Any] | None = None
-    run_id: str | None = None
-    tracking_uri: str | None = None
-
-    def in_a_run(self) -> dict[str, Any]:
-        """What a run may hold of it: names of files instead of paths."""
-        names: dict[str, Any] = {
-            "model": nameless(self.model),
-            "input": Path(self.input).name,
-            "output": Path(self.output).name,
-        }
-        names["events_output"] = self.events_output and Path(self.events_output).name
-        own = ("run_id", "tracking_uri")
-        return {name: value for name, value in vars(self).items() if name not in own} | names
 
 
 def is_series_config(config: str | Path | None) -> bool:
@@ -142,6 +86,7 @@ def fit(
     X = table.read(names, BLOCK)
     if detector.group is not None:
         X[detector.group] = table.texts([detector.group], BLOCK)[detector.group]
+    check_groups(detector, X, data)
     learn(detector, data, X, progress)
     publish_model(detector, target, overwrite, page)
     summary = SeriesFitSummary(
@@ -157,6 +102,7 @@ def fit(
         promised_false_alarm_rate=promised(detector),
         seconds=time.perf_counter() - started,
         flag_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
+        notes=[*told_dropped(detector, X, laid(detector, X)), *told_guess(detector)],
     )
     if not track:
         return summary
@@ -183,7 +129,7 @@ def score(
     """Score every row of a series, and write what happened in it.
 
     Columns out: `row` (1-based), those of time, group and `keep`, `anomaly_score`, `p_value`, `is_anomaly`, `event`
-    (its number, where there is one), then `top_1`, `top_1_share` and so on.
+    (its number, where there is one), then `top_1`, `top_1_share` and so on, empty where no column contributes anything.
 
     Raises
     ------
@@ -213,9 +159,14 @@ def score(
         _write(listing, pa.Table.from_pandas(listed, preserve_index=False))
     _write(target, told)
     place = Place(
-        nameless(called), digest(folder / "manifest.json"), asset, event_time, None if state is None else Path(state)
+        nameless(called),
+        digest(folder / "manifest.json"),
+        asset,
+        event_time or last_moment(detector, X),
+        None if state is None else Path(state),
     )
     proof = evidence(detector, X, verdict)
+    line = laid(detector, X)
     drift, charts = monitored(place, detector, proof, [str(input)], remember or state is not None, track)
     summary = SeriesScoreSummary(
         model=called,
@@ -230,10 +181,17 @@ def score(
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
         ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
+        notes=[
+            *told_dropped(detector, X, line),
+            *told_unseen(detector, X),
+            *told_begun(detector, line),
+            *told_unopened(detector, verdict, len(found)),
+        ],
         seconds=time.perf_counter() - started,
         monitoring=drift and brief(drift),
     )
-    sample, reference = verdict.anomaly_score[:: max(1, len(X) // SAMPLE)], detector.calibration_scores_
+    sample = verdict.anomaly_score[line.order][:: max(1, len(X) // SAMPLE)]
+    reference = detector.calibration_scores_
     if page is not None:
         write_whole(page, batch_page(vars(summary), sample, reference, summary.threshold, drift))
     if not track:
@@ -260,10 +218,12 @@ def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict) -> Evi
     if detector.profile_ is None:
         return None
     codes, counts = detector.contract_.codes(X.drop(columns=named(detector))), Counts.none(detector.n_features_in_)
+    order = laid(detector, X).order
     for first in range(0, len(X), BLOCK):
-        counts += detector.profile_.count(codes[first : first + BLOCK], verdict.contributions[first : first + BLOCK])
+        rows = order[first : first + BLOCK]
+        counts += detector.profile_.count(codes[rows], verdict.contributions[rows])
     step = max(1, len(X) // SAMPLE)
-    return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[::step], step)
+    return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[order][::step], step)
 
 
 def read(
@@ -287,6 +247,7 @@ def read(
     X = rows[[*named(detector), *names]]
     if detector.time is not None:
         X = X.assign(**table.read([detector.time], BLOCK))
+    check_groups(detector, X, table.source.name)
     return X, {name: rows[name] for name in wanted}
 
 
@@ -332,41 +293,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def told_fit(s: SeriesFitSummary) -> str:
-    """A fit for a person."""
-    flags, promise = listed(s.flag_columns, 8), told_promise(s.promised_false_alarm_rate)
-    return "\n".join(
-        [
-            f"fitted    {s.detector}",
-            f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s",
-            *([f"note      flags, which count only where they hold what they never held: {flags}"] if flags else []),
-            f"window    a score looks back on at most {s.window} rows",
-            f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
-            f"model     {s.model}",
-            *told_run(s),
-        ]
-    )
-
-
-def told_score(s: SeriesScoreSummary) -> str:
-    """A scoring job for a person: its events, one a line."""
-    lines = [
-        f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
-        *told_ignored(s),
-        told_alarms(s),
-        f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
-        f"output    {s.output}",
-    ]
-    lines += told_drift(s.monitoring) + told_run(s)
-    for event in s.events[:20]:
-        blamed = [
-            f"{event[f'channel_{k}']} {event[f'channel_{k}_share']:.0%} since {event[f'channel_{k}_since']}"
-            for k in (1, 2, 3)
-            if event.get(f"channel_{k}_share", 0) >= 0.1 or (k == 1 and event.get("channel_1"))
-        ]
-        lines.append(f"  {event['start']} to {event['end']}  severity {event['severity']:.2g}  {'; '.join(blamed)}")
-    if len(s.events) > 20:
-        lines.append(f"  and {len(s.events) - 20} more")
-    return "\n".join(lines)

@@ -6,19 +6,20 @@ import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, MissingExtraError
-from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.arguments import Progress, tell
 from anomaly_ae.ops.series import loaded, new_output, read
+from anomaly_ae.ops.series_times import laid
 from anomaly_ae.series.detector import SeriesDetector
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".svg", ".pdf")
 PANELS = 12  # channels drawn, at most, unless some are asked for
+COLUMNS = 4  # machines drawn, at most, unless some are asked for
 POINTS = 3000  # places along the time axis; in each the smallest and the largest value are kept
 BLUE, ORANGE, RED, GREY = "#2f6690", "#e08e1b", "#c8553d", "#8a8a8a"
 
@@ -39,8 +41,11 @@ def plot(
     overwrite: bool = False,
     dialect: Dialect | None = None,
     progress: Progress | None = None,
+    groups: Sequence[str] = (),
 ) -> tuple[Path, pd.DataFrame]:
-    """Draw a file as a model sees it, to PNG, SVG or PDF by the output's ending; returns the file and the events.
+    """Draw a file as a model sees it, to PNG, SVG or PDF by the output's ending; returns the file and the events drawn.
+
+    Several machines stand side by side, those of `groups` or the strangest; events have their numbers among all.
 
     Raises
     ------
@@ -62,82 +67,156 @@ def plot(
             f"--channel needs columns of the model, however: {unknown}. It has {detector.contract_.names}."
         )
     X, _ = read(detector, Table.open(input, dialect), progress=progress)
-    verdict, events, spans = detector.assess_events(X)
+    machines, left_out = machines_of(detector, X, _asked(detector, X, groups, str(input)))
     tell(progress, 0.9, "drawing")
+    events = pd.concat([machine.events for machine in machines]).sort_index()
+    title = f"{Path(input).name}, {len(events)} events"
+    if left_out:
+        title += f" ({left_out} machines not drawn: choose with --group-value)"
     with mpl.rc_context({"svg.hashsalt": "anomaly-ae", "font.size": 9}):
-        figure = draw(detector, X, verdict, events, spans, channels, f"{Path(input).name}, {len(events)} events")
+        figure = draw(detector, machines, channels, title)
         picture = io.BytesIO()
         figure.savefig(picture, format=target.suffix[1:].lower(), dpi=120)
     write_whole(target, picture.getvalue())
     return target, events
 
 
+class Machine(NamedTuple):
+    """What is drawn of the rows of one group, in order of time; `run` says which of them follow each other."""
+
+    name: str | None
+    times: NDArray[Any]
+    run: NDArray[np.intp]
+    codes: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    score: NDArray[np.float64]
+    contributions: NDArray[np.float64]
+    events: pd.DataFrame  # indexed by their numbers
+    spans: list[NDArray[np.intp]]
+
+
+def _asked(detector: SeriesDetector, X: pd.DataFrame, groups: Sequence[str], file: str) -> list[str]:
+    """The groups to draw as they were asked for, if any were."""
+    if groups and detector.group is None:
+        raise ConfigError(
+            f"--group-value needs a model that was fitted with --group, however: this one was not. Leave out "
+            f"{listed(groups, 8)}."
+        )
+    known = [] if detector.group is None else [str(group) for group in X[detector.group].unique()]
+    if unknown := [group for group in groups if group not in known]:
+        raise ConfigError(
+            f"--group-value needs groups of {file}, however: {listed(unknown, 8)}. It has {listed(known, 20)}."
+        )
+    return list(dict.fromkeys(groups))
+
+
+def machines_of(detector: SeriesDetector, X: pd.DataFrame, asked: Sequence[str] = ()) -> tuple[list[Machine], int]:
+    """The groups of a table that were asked for, else all or the strangest; and how many are left out."""
+    verdict, events, spans = detector.assess_events(X)
+    line, names = laid(detector, X), detector.contract_.names
+    run = np.searchsorted(line.bounds[:, 0], line.place, side="right")
+    of: Any = np.zeros(len(X)) if detector.group is None else X[detector.group].map(str).to_numpy()
+    shown = list(asked) or list(dict.fromkeys(of))
+    if not asked and len(shown) > COLUMNS:
+        highest = pd.Series(verdict.anomaly_score).groupby(of).max()
+        shown = sorted(shown, key=lambda group: -highest[group])[:COLUMNS]
+    machines = []
+    for group in shown:
+        rows = np.flatnonzero(of == group)
+        mine = X.iloc[rows]
+        numbers = [number for number, span in enumerate(spans) if of[span[0]] == group]
+        machines.append(
+            Machine(
+                None if detector.group is None else str(group),
+                _axis(detector, mine),
+                run[rows],
+                detector.contract_.codes(mine[names]) if set(names) <= set(mine) else mine.to_numpy(),
+                detector.expected(mine),
+                verdict.anomaly_score[rows],
+                verdict.contributions[rows],
+                events.iloc[numbers].set_index(pd.Index(numbers) + 1),
+                [np.searchsorted(rows, spans[number]) for number in numbers],
+            )
+        )
+    return machines, 0 if asked else len(set(of)) - len(shown)
+
+
 def draw(
-    detector: SeriesDetector,
-    X: pd.DataFrame,
-    verdict: Verdict,
-    events: pd.DataFrame,
-    spans: Sequence[NDArray[np.intp]],
-    channels: Sequence[str] = (),
-    title: str = "",
+    detector: SeriesDetector, machines: Sequence[Machine], channels: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """One panel a channel, the most blamed first, and one for the score; all share the time axis.
+    """A column a machine: one panel a channel, the most blamed first, and one for the score.
 
     Blue is what was measured, orange what the other channels let expect. Events are shaded: red in the panels of the
     channels that they blame, grey elsewhere.
     """
     from matplotlib.figure import Figure
 
-    names, rule = detector.contract_.names, detector.events_
+    names = detector.contract_.names
     blamed = np.zeros(len(names))
-    for rows in spans:
-        blamed += verdict.contributions[rows].sum(axis=0)
+    for machine in machines:
+        for rows in machine.spans:
+            blamed += machine.contributions[rows].sum(axis=0)
     order = [names[j] for j in np.argsort(-blamed, kind="stable")]
     shown = list(channels) or order[:PANELS]
     left_out = len(names) - len(shown)
-    codes, expected = detector.contract_.codes(X[names]) if set(names) <= set(X) else X.to_numpy(), detector.expected(X)
-    times = _axis(detector, X)
-    figure = Figure(figsize=(12, 1.6 + 1.05 * len(shown) + 1.4), layout="constrained")
-    panels: Any = figure.subplots(len(shown) + 1, 1, sharex=True, squeeze=False, height_ratios=[*[1] * len(shown), 1.6])
-    for panel, name in zip(panels[:-1, 0], shown, strict=True):
+    figure = Figure(figsize=(4 + 8 * len(machines), 1.6 + 1.05 * len(shown) + 1.4), layout="constrained")
+    heights = [*[1] * len(shown), 1.6]
+    panels: Any = figure.subplots(
+        len(shown) + 1, len(machines), sharex="col", sharey="row", squeeze=False, height_ratios=heights
+    )
+    for row, name in zip(panels[:-1], shown, strict=True):
         j = names.index(name)
-        _line(panel, times, expected[:, j], ORANGE, "expected from the other channels", 1.2)
-        _line(panel, times, codes[:, j], BLUE, "measured", 0.8)
-        if np.isfinite(codes[:, j]).any():  # where much is wrong, what is expected may be anywhere
-            low, high = np.nanmin(codes[:, j]), np.nanmax(codes[:, j])
+        for panel, machine in zip(row, machines, strict=True):
+            _channel(panel, machine, name, j)
+        values = np.concatenate([machine.codes[:, j] for machine in machines])
+        if np.isfinite(values).any():  # where much is wrong, what is expected may be anywhere
+            low, high = np.nanmin(values), np.nanmax(values)
             room = 0.25 * (high - low) or 1.0
-            panel.set_ylim(low - room, high + room)
-        panel.set_ylabel(name, rotation=0, ha="right", va="center")
-        for number, rows in enumerate(spans):
-            guilty = any(
-                events[f"channel_{k}"].iloc[number] == name and events[f"channel_{k}_share"].iloc[number] >= 0.1
-                for k in (1, 2, 3)
-                if f"channel_{k}" in events
-            )
-            panel.axvspan(
-                times[rows[0]], times[rows[-1]], color=RED if guilty else GREY, alpha=0.25 if guilty else 0.1, lw=0
-            )
-    bottom = panels[-1, 0]
-    _line(bottom, times, verdict.anomaly_score, "black", "score", 0.8)
-    bottom.axhline(detector.threshold_.value_, color=GREY, ls=":", label=f"threshold {detector.threshold_.value_:.3g}")
-    bottom.axhline(rule.level_, color=RED, ls="--", label=f"an event opens {rule.level_:.3g}")
-    if verdict.anomaly_score.max() > 4 * rule.level_:
-        bottom.set_yscale("symlog", linthresh=rule.level_)
-    bottom.set_ylim(bottom=0)
-    bottom.set_ylabel("anomaly\nscore", rotation=0, ha="right", va="center")
-    for number, rows in enumerate(spans, 1):
-        bottom.axvspan(times[rows[0]], times[rows[-1]], color=RED, alpha=0.25, lw=0)
-        middle = times[rows[len(rows) // 2]]
-        bottom.annotate(
-            str(number), (middle, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=RED
-        )
-    for panel in panels[:, 0]:
+            row[0].set_ylim(low - room, high + room)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", parse_math=False)
+    for panel, machine in zip(panels[-1], machines, strict=True):
+        _score(panel, machine, detector)
+    level = detector.events_.level_
+    if max(machine.score.max() for machine in machines) > 4 * level:
+        for panel in panels[-1]:
+            panel.set_yscale("symlog", linthresh=level)
+    panels[-1, 0].set_ylim(bottom=0)
+    panels[-1, 0].set_ylabel("anomaly\nscore", rotation=0, ha="right", va="center")
+    for panel in panels.ravel():
         panel.spines[["top", "right"]].set_visible(False)
         panel.margins(x=0.005)
-    panels[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-    bottom.legend(loc="upper left", ncols=3, frameon=False)
-    figure.suptitle(title + (f" ({left_out} channels not drawn)" if left_out else ""), x=0.01, ha="left")
+    for panel, machine in zip(panels[0], machines, strict=True):
+        if machine.name is not None:
+            panel.set_title(machine.name, loc="left", fontweight="bold", parse_math=False)
+    panels[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    panels[-1, 0].legend(loc="upper left", ncols=3, frameon=False)
+    title += f" ({left_out} channels not drawn)" if left_out else ""
+    figure.suptitle(title, x=0.01, ha="left", parse_math=False)
     return figure
+
+
+def _channel(panel: Axes, machine: Machine, name: str, j: int) -> None:
+    """What was measured and expected of a channel; events are red where they blame it."""
+    _line(panel, machine, machine.expected[:, j], ORANGE, "expected from the other channels", 1.2)
+    _line(panel, machine, machine.codes[:, j], BLUE, "measured", 0.8)
+    for event, rows in zip(machine.events.to_dict("records"), machine.spans, strict=True):
+        guilty = any(event.get(f"channel_{k}") == name and event[f"channel_{k}_share"] >= 0.1 for k in (1, 2, 3))
+        first, last = machine.times[rows[0]], machine.times[rows[-1]]
+        panel.axvspan(first, last, color=RED if guilty else GREY, alpha=0.25 if guilty else 0.1, lw=0)
+
+
+def _score(panel: Axes, machine: Machine, detector: SeriesDetector) -> None:
+    """The score, its threshold, and events with their numbers."""
+    threshold, level = detector.threshold_.value_, detector.events_.level_
+    _line(panel, machine, machine.score, "black", "score", 0.8)
+    panel.axhline(threshold, color=GREY, ls=":", label=f"threshold {threshold:.3g}")
+    panel.axhline(level, color=RED, ls="--", label=f"an event opens {level:.3g}")
+    for number, rows in zip(machine.events.index, machine.spans, strict=True):
+        panel.axvspan(machine.times[rows[0]], machine.times[rows[-1]], color=RED, alpha=0.25, lw=0)
+        middle = machine.times[rows[len(rows) // 2]]
+        panel.annotate(
+            str(number), (middle, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=RED
+        )
 
 
 def _axis(detector: SeriesDetector, X: pd.DataFrame) -> NDArray[Any]:
@@ -150,9 +229,9 @@ def _axis(detector: SeriesDetector, X: pd.DataFrame) -> NDArray[Any]:
     return pd.DatetimeIndex(pd.to_datetime(given, format="ISO8601", utc=True)).tz_localize(None).to_numpy()
 
 
-def _line(panel: Axes, x: NDArray[Any], y: NDArray[np.float64], color: str, label: str, width: float) -> None:
-    """A line through no more points than can be told apart, that keeps every spike."""
-    n = len(x)
+def _line(panel: Axes, machine: Machine, y: NDArray[np.float64], color: str, label: str, width: float) -> None:
+    """A line through no more points than can be told apart, that keeps every spike and ends where rows are missing."""
+    x, run, n = machine.times, machine.run, len(y)
     if n > 4 * POINTS:
         edges = np.linspace(0, n, POINTS + 1).astype(int)
         kept = np.array(
@@ -164,5 +243,10 @@ def _line(panel: Axes, x: NDArray[Any], y: NDArray[np.float64], color: str, labe
             ],
             dtype=np.intp,
         )
-        x, y = x[kept], y[kept]
-    panel.plot(x, y, color=color, lw=width, label=label)
+        x, y, run = x[kept], y[kept], run[kept]
+    ends = np.flatnonzero(np.diff(run)) + 1
+    panel.plot(np.insert(x, ends, x[ends]), np.insert(y, ends, np.nan), color=color, lw=width, label=label)
+    alone = np.isin(
+        run, [number for number, rows in zip(*np.unique(run, return_counts=True), strict=True) if rows == 1]
+    )
+    panel.plot(x[alone], y[alone], ".", color=color, ms=3)

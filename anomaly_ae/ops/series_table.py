@@ -24,7 +24,7 @@ class SeriesTold(NamedTuple):
 
 def told_rows(detector: SeriesDetector, X: Any, kept: Mapping[str, Any], top_columns: int) -> SeriesTold:
     """Columns: `row` (1-based), those of time, group and `kept`, `anomaly_score`, `p_value`, `is_anomaly`, `event` (its
-    number, where there is one), then `top_1`, `top_1_share` and so on."""
+    number, where there is one), then `top_1`, `top_1_share` and so on, empty where no column contributes anything."""
     verdict, found, spans = detector.assess_events(X)
     number = np.zeros(len(X), dtype=np.int64)
     for event, rows in enumerate(spans, 1):
@@ -34,9 +34,11 @@ def told_rows(detector: SeriesDetector, X: Any, kept: Mapping[str, Any], top_col
     columns |= {"anomaly_score": verdict.anomaly_score, "p_value": verdict.p_value, "is_anomaly": verdict.is_anomaly}
     columns["event"] = pa.array(number, mask=number == 0)
     which, share = top(verdict.contributions, top_columns)
+    innocent = ~verdict.contributions.any(axis=1)  # all columns: there is nothing to blame them for
     for k in range(which.shape[1]):
-        columns[f"top_{k + 1}"] = np.asarray(detector.contract_.names, dtype=object)[which[:, k]]
-        columns[f"top_{k + 1}_share"] = share[:, k]
+        blamed = np.asarray(detector.contract_.names, dtype=object)[which[:, k]]
+        columns[f"top_{k + 1}"] = pa.array(blamed, pa.string(), mask=innocent)
+        columns[f"top_{k + 1}_share"] = pa.array(share[:, k], mask=innocent)
     return SeriesTold(pa.table(columns), verdict, found)
 
 

@@ -33,7 +33,7 @@ from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.events import Events
 from anomaly_ae.series.fold import Rarity, Raw, SeriesFold
 from anomaly_ae.series.learning import Learning, check_inner
-from anomaly_ae.series.timeline import Timeline
+from anomaly_ae.series.timeline import Timeline, named_groups
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View, usual_views
 from anomaly_ae.series.windows import automatic, by_thirds, kinds_in_time, longest_window, once
@@ -115,8 +115,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     ----------
     window_ : int
         Rows of a window of the net.
-    step_ : float
-        The usual step from row to row, in seconds or in units of the time column.
+    step_, groups_
+        The usual step from row to row, in seconds or in units of the time column; the names of groups, if any.
     calibration_scores_, threshold_, events_
         Scores of held-out rows, sorted; the fitted threshold and event rule.
 
@@ -235,7 +235,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         check_inner(self._inner())
         taken = self._taken(X, reset=True)
         inner, self.parts_, self.call_ = self._inner(), self.parts(), called(self)
-        self.n_rows_seen_, self.lineage_ = len(taken.codes), []
+        self.n_rows_seen_, self.lineage_, self.groups_ = len(taken.codes), [], named_groups(taken.groups)
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
         measured = self._measured(rows)
@@ -272,7 +272,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             step = 1 if reduce == "mean" else self._step(len(rows))
             self._calibrate(reduce, self.fold_.rarities(seen, step), told)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
-        self.profile_ = self._profile(taken.codes, held_out, len(divided) > 1)
+        self.profile_ = self._profile(taken.codes[line.order], held_out, len(divided) > 1)
         learning.end()
         return self
 
@@ -295,7 +295,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
             self._calibrate(reduce, self._calibrated(reduce).rarities, told)
-        self.profile_ = self._profile(taken.codes, len(taken.codes), False)
+        self.profile_ = self._profile(taken.codes[line.order], len(taken.codes), False)
         return self
 
     @property
@@ -378,7 +378,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         """
         check_is_fitted(self)
         float32 = self.fold_.dtype == torch.float32
-        config = config_of(self, float32=float32, window=self.window_, step=self.step_)
+        config = config_of(self, float32=float32, window=self.window_, step=self.step_, groups=self.groups_)
         config["views"] = [storage.to_tree(view) for view in self.views_]
         arrays = {**self.fold_.channels.state, **arrays_of(self)}
         for reduce, calibrated in self.calibrated_.items():
@@ -395,7 +395,7 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
         fitted = recall(detector, stored)
         detector.parts_ = {axis: storage.from_tree(tree, names) for axis, tree in config["parts"].items()}
         detector.views_ = [storage.from_tree(tree, names) for tree in config["views"]]
-        detector.window_, detector.step_ = fitted["window"], fitted["step"]
+        detector.window_, detector.step_, detector.groups_ = fitted["window"], fitted["step"], fitted.get("groups")
         channels = Channels.from_state(detector.parts_["preprocessing"], arrays)
         detector.fold_ = detector._new_fold(channels, 0).restore(stored.weights)
         detector.calibrated_ = {

@@ -15,6 +15,7 @@ Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 GAP = 3.5  # median steps; less is jitter
 MISSED = 1.5  # median steps from which on a row is missing
+MANY = 0.1  # share of rows that have the time of another, from which on it is no accident
 
 
 @dataclass(frozen=True)
@@ -46,30 +47,23 @@ class Timeline:
         Raises
         ------
         DataError
-            Where time goes back within a group; at a duplicate or a gap, where these are to be errors.
+            Where a row names no group, or time goes back within one; at a duplicate or a gap, where these are to be
+            errors.
         """
-        order = np.arange(n)
-        code = np.zeros(n, dtype=np.intp)
-        if groups is not None:
-            code, _ = pd.factorize(groups)
-            order = np.argsort(code, kind="stable")
-        new = np.append(True, np.diff(code[order]) != 0)
+        order, new = by_groups(n, groups)
         if times is None:
             return cls(order, np.argsort(order), _runs(new))
-        steps = np.append(0.0, np.diff(times[order]))
-        steps[new] = step
-        if (back := np.flatnonzero(steps < 0)).size:
-            raise DataError(
-                f"Rows need to be in order of time, however: row {order[back[0]] + 1} is earlier than the one before. "
-                "Sort them; if clocks were changed between the two, give times in UTC or with their offset."
-            )
+        steps = steps_between(times[order], new, step)
+        _refuse_going_back(times, groups, order, steps)
         same = steps == 0
         if same.any() and on_duplicate == "error":
             row = order[np.flatnonzero(same)[0]] + 1
+            advice = 'choose on_duplicate="first" or "last" to keep one of them, or "keep" for all.'
             raise DataError(
-                f"Rows need times of their own, however: row {row} has the time of the one before ({int(same.sum())} "
-                'such rows). Choose on_duplicate="first" or "last" to keep one of them, or "keep" for all.'
+                f"Rows need times of their own, however: row {row} has the time of the one before "
+                f"({int(same.sum()):,} such rows). {_or_machines(times, groups, advice)}"
             )
+        series = np.cumsum(new)
         kept = np.ones(n, dtype=bool)
         if on_duplicate == "first":
             kept = ~same
@@ -78,9 +72,8 @@ class Timeline:
         number = np.cumsum(~same) - 1 if on_duplicate in ("first", "last") else np.arange(n)
         place = np.empty(n, dtype=np.intp)
         place[order] = number
-        moments, new = times[order][kept], np.append(True, np.diff(code[order][kept]) != 0)
-        steps = np.append(step, np.diff(moments))
-        steps[new] = step
+        new = np.append(True, np.diff(series[kept]) != 0)
+        steps = steps_between(times[order][kept], new, step)
         gaps = steps > GAP * step
         if gaps.any() and on_gap == "error":
             row = order[kept][np.flatnonzero(gaps)[0]] + 1
@@ -108,6 +101,11 @@ class Timeline:
         rows[self.place[::-1]] = np.arange(len(self.place))[::-1]
         return rows
 
+    @property
+    def order(self) -> Places:
+        """All given rows, `(n,)`, group by group: of groups that take turns, each second row would be of one."""
+        return np.argsort(self.place, kind="stable")
+
     def over(self, runs: Places) -> Places:
         """Runs `(k, 2)` of rows of a timeline without filled-in ones as runs of this one, across what is filled in."""
         at = np.flatnonzero(self.source >= 0)
@@ -125,17 +123,81 @@ class Timeline:
         return rows
 
 
+def by_groups(n: int, groups: NDArray[Any] | None) -> tuple[Places, NDArray[np.bool_]]:
+    """`n` rows group by group, `(n,)`, each in the order given, and which of them are the first of one.
+
+    Raises
+    ------
+    DataError
+        Where a row names no group.
+    """
+    if groups is None:
+        return np.arange(n), np.arange(n) == 0
+    refuse_nameless(groups)
+    code, _ = pd.factorize(groups)
+    order = np.argsort(code, kind="stable")
+    return order, np.append(True, np.diff(code[order]) != 0)
+
+
+def steps_between(times: Array, new: NDArray[np.bool_], step: float) -> Array:
+    """The time since the row before, `(n,)`; a usual `step` where a row is the first of a group."""
+    steps = np.append(0.0, np.diff(times))
+    steps[new] = step
+    return steps
+
+
+def refuse_nameless(groups: Any, column: str | None = None) -> None:
+    """Raise DataError where some of `groups` `(n,)`, which are those of a `column`, are missing."""
+    nameless = np.flatnonzero(pd.isna(groups))
+    if len(nameless):
+        named = "a group" if column is None else f"a group in {column!r}"
+        raise DataError(
+            f"Rows need {named}, however: row {nameless[0] + 1} names none ({len(nameless):,} such rows). Say which "
+            "machine they are of, or leave them out."
+        )
+
+
+def named_groups(groups: Any) -> list[str] | None:
+    """Which groups there are, by their names; None where there are none."""
+    return None if groups is None else sorted({str(group) for group in pd.unique(pd.Series(groups))})
+
+
 def usual_step(times: Array | None, groups: NDArray[Any] | None) -> float:
-    """The median step between rows of one group; 1 where there are no times."""
+    """The median step between rows of one group; 1 where there are no times.
+
+    Raises
+    ------
+    DataError
+        Where a row names no group, or time goes back within one: steps then mean nothing.
+    """
     if times is None or len(times) < 2:
         return 1.0
-    steps = np.diff(times)
-    if groups is not None:
-        code, _ = pd.factorize(groups)
-        order = np.argsort(code, kind="stable")
-        steps = np.diff(times[order])[np.diff(code[order]) == 0]
+    order, new = by_groups(len(times), groups)
+    steps = steps_between(times[order], new, 0.0)
+    _refuse_going_back(times, groups, order, steps)
     steps = steps[steps > 0]
     return float(np.median(steps)) if len(steps) else 1.0
+
+
+def several_machines(times: Array) -> bool:
+    """Whether so many rows, which no group tells apart, have the time of another that they may be of several."""
+    return len(times) - len(np.unique(times)) >= MANY * len(times)
+
+
+def _refuse_going_back(times: Array, groups: NDArray[Any] | None, order: Places, steps: Array) -> None:
+    if (back := np.flatnonzero(steps < 0)).size:
+        advice = "sort them; if clocks were changed between the two, give times in UTC or with their offset."
+        raise DataError(
+            f"Rows need to be in order of time, however: row {order[back[0]] + 1} is earlier than the one before. "
+            f"{_or_machines(times, groups, advice)}"
+        )
+
+
+def _or_machines(times: Array, groups: NDArray[Any] | None, advice: str) -> str:
+    """Advice on times, after a question where it would be bad advice."""
+    if groups is None and several_machines(times):
+        return f"Several machines in one file? Name their column with --group (group=). If it is one: {advice}"
+    return advice[0].upper() + advice[1:]
 
 
 def moments(values: pd.Series | pd.Index, name: str) -> Array:
@@ -147,6 +209,19 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
         At a time that is missing or cannot be read.
     """
     values = pd.Series(np.asarray(values) if isinstance(values, pd.Index) and values.dtype == object else values)
+    times = readable_moments(values)
+    if np.isnan(times).any():
+        row = int(np.flatnonzero(np.isnan(times))[0])
+        where = f" in row {row + 1}" if len(values) > 1 else ""
+        raise DataError(
+            f"Times need to be numbers or ISO 8601, however: {name!r} has {str(values.iloc[row])!r:.60}{where}. Repair "
+            "it, or leave the row out."
+        )
+    return times
+
+
+def readable_moments(values: pd.Series) -> Array:
+    """Times as `moments` has them, `(n,)`; NaN where one is missing or cannot be read."""
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         times = values.to_numpy(dtype=np.float64, na_value=np.nan)
     elif pd.api.types.is_timedelta64_dtype(values.dtype):
@@ -154,14 +229,7 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
     else:
         dates = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
         times = np.asarray((dates - pd.Timestamp(0, unit="s", tz="UTC")).dt.total_seconds(), dtype=np.float64)
-    if not np.isfinite(times).all():
-        row = int(np.flatnonzero(~np.isfinite(times))[0])
-        where = f" in row {row + 1}" if len(values) > 1 else ""
-        raise DataError(
-            f"Times need to be numbers or ISO 8601, however: {name!r} has {str(values.iloc[row])!r:.60}{where}. Repair "
-            "it, or leave the row out."
-        )
-    return times
+    return np.where(np.isfinite(times), times, np.nan)
 
 
 def _runs(begins: NDArray[np.bool_]) -> Places:

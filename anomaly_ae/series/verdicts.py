@@ -30,6 +30,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
     calibrated_: dict[str, Calibrated]
     profile_: Profile | None
     lineage_: list[dict[str, Any]]
+    groups_: list[str] | None
     call_: Any  # the detector as it was when it was fitted, whatever has been set since
     reduce: str
     stride: int | str
