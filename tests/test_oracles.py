@@ -264,7 +264,7 @@ def test_patience_stops_training_early():
         det = VAEDetector(patience=patience, learning_rate=0.2, calibration="split", random_state=0)
         return len(det.fit(X).history_)
 
-    assert epochs(1) < epochs(None) == 40
+    assert epochs(1) < epochs(None) == 30
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch():

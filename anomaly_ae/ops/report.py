@@ -28,12 +28,14 @@ TOO_FEW = "Too few rows to tell: were all of them strange, it might still be cha
 
 
 class Table(NamedTuple):
-    """Rows of cells; columns in `right` are flush right, those in `bad` stand out; `more` rows are not shown."""
+    """Rows of cells; columns in `right` are flush right, those in `bad` stand out, and cells of columns in `whole` are
+    in one line; `more` rows are not shown."""
 
     names: Sequence[str]
     rows: Sequence[Sequence[str]]
     right: frozenset[int] = frozenset()
     bad: frozenset[int] = frozenset()
+    whole: frozenset[int] = frozenset()
     more: int = 0
     kind: str = "table"
 
@@ -226,21 +228,22 @@ def _strangest(rows: Sequence[Mapping[str, Any]]) -> Section:
 
 def _events(events: Sequence[Mapping[str, Any]]) -> Section:
     told = [
-        [str(event["start"]), str(event["end"]), f"{event['severity']:.3g}", "; ".join(_blamed(event))]
+        [str(event["start"]), str(event["end"]), f"{event['severity']:.3g}", "; ".join(blamed(event))]
         for event in events
     ]
-    names, right = ["start", "end", "severity", "channels to blame"], 2
+    names, first = ["start", "end", "severity", "channels to blame"], 0
     if "group" in events[0]:
         told = [[str(event["group"]), *row] for event, row in zip(events, told, strict=True)]
-        names, right = ["machine or group", *names], 3
-    return Section("Events", [Table(names, told, frozenset({right})).cut(50)])
+        names, first = ["machine or group", *names], 1
+    return Section("Events", [Table(names, told, frozenset({first + 2}), whole=frozenset({first, first + 1})).cut(50)])
 
 
-def _blamed(event: Mapping[str, Any]) -> list[str]:
+def blamed(event: Mapping[str, Any]) -> list[str]:
+    """The channels to blame for an event, in words; beside the first those of a tenth or more."""
     return [
         f"{event[f'channel_{k}']} {event[f'channel_{k}_share']:.0%} since {event[f'channel_{k}_since']}"
         for k in (1, 2, 3)
-        if event.get(f"channel_{k}")
+        if event.get(f"channel_{k}_share", 0) >= 0.1 or (k == 1 and event.get("channel_1"))
     ]
 
 

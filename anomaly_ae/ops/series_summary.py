@@ -10,6 +10,7 @@ from anomaly_ae.data.contract import listed
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.assets import told_drift
 from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise
+from anomaly_ae.ops.report import blamed
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import told_run
 from anomaly_ae.promise import promised
@@ -137,14 +138,9 @@ def told_score(s: SeriesScoreSummary) -> str:
     ]
     lines += told_drift(s.monitoring) + told_run(s)
     for event in s.events[:20]:
-        blamed = [
-            f"{event[f'channel_{k}']} {event[f'channel_{k}_share']:.0%} since {event[f'channel_{k}_since']}"
-            for k in (1, 2, 3)
-            if event.get(f"channel_{k}_share", 0) >= 0.1 or (k == 1 and event.get("channel_1"))
-        ]
         of = f"{event['group']}  " if "group" in event else ""
         when, severity = f"{event['start']} to {event['end']}", f"severity {event['severity']:.2g}"
-        lines.append(f"  {of}{when}  {severity}  {'; '.join(blamed)}")
+        lines.append(f"  {of}{when}  {severity}  {'; '.join(blamed(event))}")
     if len(s.events) > 20:
         lines.append(f"  and {len(s.events) - 20} more")
     return "\n".join(lines)
