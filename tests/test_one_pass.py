@@ -62,7 +62,7 @@ def test_a_pass_over_the_series_says_what_windows_say_one_by_one(case):
         assert alone.scores[-1] == pytest.approx(scores[row], rel=1e-9)
         assert alone.columns[-1] == pytest.approx(columns[row], rel=1e-9, abs=1e-9 * abs(columns).max())
     some = np.array([WINDOW - 1, 77, 241])
-    assert fold.raw_some(X, some).views[0].scores == pytest.approx(scores[some], rel=1e-9)
+    assert fold.raw_at(fold.channels.encode(X)[0], some).views[0].scores == pytest.approx(scores[some], rel=1e-9)
 
 
 @EACH

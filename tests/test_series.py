@@ -630,6 +630,24 @@ def test_a_channel_that_is_always_noisy_is_not_blamed_for_it():
     assert (det.explain(new)[604:616].argmax(axis=1) == 0).all()
 
 
+@pytest.mark.parametrize(("first", "last"), [(0, 40), (300, 301), (300, 340), (560, 600), (0, 600)])
+@pytest.mark.parametrize("gap", ["split", "fill"])
+def test_an_event_has_its_own_edges_wherever_it_lies(first, last, gap):
+    det = SeriesDetector(time="time", on_gap=gap, random_state=0).fit(table(1500))
+    new = table(600, seed=1).drop(index=range(200, 205)).reset_index(drop=True)  # a gap
+    row = new["time"].isin(table(600)["time"][first:last]).to_numpy()
+    new.loc[row, "sensor_1"] += 3.0
+    _, events, rows = det.assess_events(new)
+    strange = np.concatenate(rows)
+    assert len(np.unique(strange)) == len(strange)
+    assert row[strange].mean() > 0.9
+    assert np.isin(np.flatnonzero(row), strange).mean() > 0.9
+    assert set(events["channel_1"]) == {"sensor_1"}
+    assert (events["rows"] == [len(some) for some in rows]).all()
+    assert (pd.to_datetime(events["start"]) <= pd.to_datetime(events["peak"])).all()
+    assert (pd.to_datetime(events["peak"]) <= pd.to_datetime(events["end"])).all()
+
+
 @pytest.mark.parametrize(
     ("rule", "fewer"),
     [(Events(every=10**9), True), (Events(shortest=50), True), (Events(merge=0), False), (Events(hysteresis=1), False)],

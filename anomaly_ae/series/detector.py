@@ -363,7 +363,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             if reduce == "mean" or len(run) < 2 * fold.length:
                 told.append(fold.raw(run, reduce, self.stride).at(given))
             else:
-                told.append(fold.raw_some(run, given[given >= fold.length - 1][:: self._step(len(rows))]))
+                ends = given[given >= fold.length - 1][:: self._step(len(rows))]
+                told.append(fold.raw_at(fold.channels.encode(run)[0], ends))
         return told
 
     # --- keeping -----------------------------------------------------------------------------------------------------

@@ -248,20 +248,25 @@ class SeriesFold:
         encoded = self.channels.encode(rows)[0]
         return Raw([self._read(eye, encoded, reduce, stride, explained) for eye in self.eyes], encoded.surprise)
 
-    def raw_some(self, rows: Array, ends: Places) -> Raw:
-        """What each view says of those rows that `ends` names, which have a whole past, by the windows that end there.
+    def raw_at(self, encoded: Encoded, at: Places, begin: bool = False, explained: bool = True) -> Raw:
+        """What each view says of some of the rows, by the windows that end, or `begin`, there.
 
-        `rows` follow each other.
+        There are as many rows as a window has, or more. Where there are too few before, or after, for a longer view, it
+        says nothing, and the shortest says what its first window says, or its last.
         """
-        encoded, views = self.channels.encode(rows)[0], []
+        n, views, shortest = len(encoded.x), [], min(eye.length for eye in self.eyes)
+        known = n - at if begin else at + 1
         for eye in self.eyes:
-            first = ends - eye.length + 1
+            first = np.clip(at if begin else at - eye.length + 1, 0, n - eye.length)
+            start, told = int(first.min()), explained or eye.top is not None
             if eye.warm_up is None:
-                views.append(self._judge(eye, self._over(encoded, eye, first), True))
+                mine = self._judge(eye, self._over(encoded, eye, first), told)
             else:  # all of them are as quick
-                every = self._judge(eye, self._over(encoded, eye, slice(0, len(rows) - eye.length + 1)), True)
-                views.append(every.at(first))
-        return Raw(views, encoded.surprise[ends])
+                every = self._over(encoded, eye, slice(start, int(first.max()) + 1))
+                mine = self._judge(eye, every, told).at(first - start)
+            says = (known >= eye.length) | (eye.length == shortest)
+            views.append(mine.each(lambda told, says=says: (told.T * says).T))
+        return Raw(views, encoded.surprise[at])
 
     def raw_next(self, encoded: Encoded, new: int, explained: bool = True) -> Raw:
         """What each view says of the last `new` of some rows, by the windows that end there: as `raw` by "last"."""

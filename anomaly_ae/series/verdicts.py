@@ -13,7 +13,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.monitoring.profile import Profile
 from anomaly_ae.series.calibrated import Calibrated
-from anomaly_ae.series.edges import edges
+from anomaly_ae.series.edges import Look
 from anomaly_ae.series.events import Events, is_place
 from anomaly_ae.series.fold import SeriesFold
 from anomaly_ae.series.rows import SeriesRowsMixin, Taken
@@ -125,18 +125,24 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         """The verdict on rows, the table of events, and the rows of each event."""
         taken = self._taken(X)
         verdict, line, mine = self._assess(taken, True), self._timeline(taken), self._mine
-        given = line.given()
+        given, whole = line.given(), line.rows(taken.codes)
         found: list[tuple[dict[str, Any], Places]] = []
         for first, last in line.bounds:
             place = np.flatnonzero(given[first:last] >= 0)  # of rows that were given, among those that were filled in
             rows = given[first:last][place]
             scores, cells = verdict.anomaly_score[rows], verdict.contributions[rows]
-            for begin, end in mine.events.spans(scores):
+            spans, look = mine.events.spans(scores), None
+            if len(spans) and self.reduce != "last" and last - first >= self.fold_.length:
+                encoded = self.fold_.channels.encode(whole[first:last])[0]
+                encoded.surprise[given[first:last] < 0] = 0  # what was filled in is no news
+                look = Look(self.fold_, self._calibrated("last"), encoded)
+            for begin, end in spans:
                 began = None
-                if self.reduce != "last":
-                    run, causal = line.rows(taken.codes)[first:last], self._calibrated("last")
-                    sharp = edges(self.fold_, causal, run, place[begin], place[end - 1] + 1)
-                    begin, end, began = (np.searchsorted(place, found) for found in sharp)
+                if look is not None:
+                    edges = look.edges(int(place[begin]), int(place[end - 1]) + 1)
+                    opened, past, since = (np.searchsorted(place, edge) for edge in edges)
+                    if opened < past:  # else all of it was filled in
+                        begin, end, began = opened, past, since
                 told = mine.events.told(scores, cells, mine.usual, self.contract_.names, begin, end, began)
                 found.append(({k: rows[v] if is_place(k) else v for k, v in told.items()}, rows[begin:end]))
         found.sort(key=lambda event: int(event[0]["start"]))
