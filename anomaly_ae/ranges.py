@@ -13,9 +13,9 @@ from anomaly_ae.errors import ConfigError
 
 def whole(low: int, high: int | None = None) -> Interval:
     """Whole numbers from `low` on, or from `low` to `high`."""
-    if high is None:
-        return Interval(Integral, low, None, closed="left")
-    return Interval(Integral, low - 1, high, closed="right")  # which may be the same
+    if low == high:  # as an interval there is no such
+        return Interval(Integral, low - 1, high, closed="right")
+    return Interval(Integral, low, high, closed="left" if high is None else "both")
 
 
 COUNT = whole(1)

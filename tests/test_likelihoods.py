@@ -1,6 +1,7 @@
 """Likelihoods of numbers, booleans, categories and shares, and what corruptions do to such rows, against oracles."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 import torch
+import torch.distributions as D
 from sklearn.base import clone
 
+from anomaly_ae import AutoencoderDetector, Gaussian, Preprocessing, ReconstructionError, VAEDetector
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes
 from anomaly_ae.nn.corruptions import Chain, GaussianNoise, Masking, Swapping
+from anomaly_ae.nn.densities import Likelihood
 from anomaly_ae.nn.discrete import Bernoulli, Categorical, Mixed, Multinomial
 from anomaly_ae.nn.divergences import KL
 from anomaly_ae.nn.likelihoods import Huber, Laplace, LearnedNormal, Normal, StudentT
@@ -537,6 +541,41 @@ def test_chain_does_one_after_the_other():
 def test_every_hyperparameter_moves_what_the_encoder_sees(part, change):
     batch = Batch(rows("mixed", 500))
     assert not torch.equal(corrupted(part, batch).x, corrupted(clone(part).set_params(**change), batch).x)
+
+
+def shares(n=200, d=8):
+    return np.random.default_rng(0).dirichlet(np.ones(d), n)
+
+
+@pytest.mark.parametrize("likelihood", [Multinomial(), Mixed(numeric=Multinomial())], ids=repr)
+@pytest.mark.parametrize("odd", [3 * shares(), np.vstack([shares(), shares()[:20] * 2]), shares() - 0.1])
+def test_rows_that_are_no_shares_are_refused(likelihood, odd):
+    plain = Preprocessing(standardize=False, bend=None)
+    det = AutoencoderDetector(plain, likelihood=likelihood, calibration="split", max_epochs=2, random_state=0)
+    with pytest.raises(ConfigError, match="needs rows of shares that add up to 1"):
+        det.fit(np.repeat(odd, 3, axis=0))
+    assert np.isfinite(det.fit(shares().round(3)).anomaly_score(shares())).all()
+
+
+class Prices(Likelihood):
+    """A user's own, of what is above 0."""
+
+    def forward(self, params):
+        return D.LogNormal(params[:, 0], 1.0)
+
+
+class Spread(Gaussian):
+    """A user's own latent, which says nothing of what it needs."""
+
+    needs: ClassVar = {}
+
+
+def test_parts_of_one_s_own_need_to_declare_nothing():
+    X = np.random.default_rng(0).lognormal(size=(60, 3))
+    plain = Preprocessing(standardize=False, bend=None)
+    det = AutoencoderDetector(plain, likelihood=Prices(), scorer=ReconstructionError(), max_epochs=2, random_state=0)
+    assert np.isfinite(det.fit(X).anomaly_score(X)).all()
+    assert np.isfinite(VAEDetector(latent=Spread(), max_epochs=2, random_state=0).fit(X).anomaly_score(X)).all()
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

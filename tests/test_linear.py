@@ -231,6 +231,23 @@ def test_absent_cells_are_where_the_score_is_least(scorer, dtype):
     torch.testing.assert_close(scorer(few), scorer(p)[:7], rtol=1e-9 if dtype == torch.float64 else 1e-3, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "scorer", [Mahalanobis(ridge=1e-3), PrincipalComponents(0.9), PrincipalNeighbours(components=8)]
+)
+def test_many_absent_cells_of_many_columns_are_told_as_well(scorer):
+    rng = np.random.default_rng(0)
+    factors, mix = rng.normal(size=(1000, 8)), rng.normal(size=(8, 40))
+    X = factors @ mix + 0.1 * rng.normal(size=(1000, 40))
+    scorer.build(Sizes((40,)))
+    scorer.double().learn(seen(X[:800]), seen(X[800:]))
+    x, mask = torch.from_numpy(X[900:]), torch.from_numpy(rng.random((100, 40)) > 0.6)
+    gappy = Pass(Batch(torch.where(mask, x, 0.0), mask), Batch(x), x, (), None, None)
+    whole = scorer(seen(X[900:]))
+    filled = scorer(gappy)
+    assert 0.5 * whole.median() < filled.median() < 1.5 * whole.median()
+    assert filled.max() < 3 * whole.max()
+
+
 def test_other_weights_are_other_memories():
     one, two = (learned(PrincipalNeighbours(), n=n) for n in (300, 400))
     new = seen(rows(50, 2))

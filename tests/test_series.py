@@ -648,6 +648,12 @@ def test_an_event_has_its_own_edges_wherever_it_lies(first, last, gap):
     assert (pd.to_datetime(events["peak"]) <= pd.to_datetime(events["end"])).all()
 
 
+def test_an_event_amid_rows_that_were_filled_in_is_one():
+    det = SeriesDetector(time="time", on_gap="fill", random_state=0).fit(table(1500))
+    events = det.events(table(900, seed=1).drop(index=range(300, 490)))
+    assert (events["rows"] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("rule", "fewer"),
     [(Events(every=10**9), True), (Events(shortest=50), True), (Events(merge=0), False), (Events(hysteresis=1), False)],

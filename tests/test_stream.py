@@ -34,7 +34,7 @@ from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.ops import watch as watching
 from anomaly_ae.ops.series_plot import plot
-from anomaly_ae.ops.watch import watch
+from anomaly_ae.ops.watch import told_watch, watch
 from anomaly_ae.series.events import Unfolding
 
 VIEWS = [*QUICK, View(PrincipalComponents(keep=0.9), window=20), View(Neighbours(k=2, exact=1, sample=100), window=5)]
@@ -227,6 +227,33 @@ def rows(n=120):
     new = table(n, seed=1)
     new.loc[60:79, "sensor_2"] += 4
     return new
+
+
+def test_a_line_that_no_parser_takes_is_a_bad_row(model):
+    lines = [json.dumps(row) + "\n" for row in rows(3).to_dict("records")]
+    summary, records, _ = watched(model, [lines[0], "[" * 100_000 + "\n", *lines[1:]])
+    assert (summary.rows, summary.bad_rows) == (4, 1)
+    assert "needs JSON" in records[1]["error"]
+
+
+@pytest.mark.parametrize(
+    "note", [{"alerts": {"": {"strange": 1}}}, {"ends": 3}, {"rows": "many"}, {"alerts": []}], ids=str
+)
+def test_a_state_with_another_note_is_refused(model, tmp_path, note):
+    lines = rows(30).to_csv(index=False).splitlines(keepends=True)
+    watched(model, lines, state=tmp_path / "state.json")
+    state = json.loads((tmp_path / "state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps(state | {"note": note}))
+    with pytest.raises(DataError, match=r"a state that it saved.*another note.*Begin anew"):
+        watched(model, lines, state=tmp_path / "state.json")
+
+
+def test_a_watch_that_knows_all_of_its_rows_says_so(model, tmp_path):
+    lines = rows(30).to_csv(index=False).splitlines(keepends=True)
+    watched(model, lines, state=tmp_path / "state.json")
+    summary, _, _ = watched(model, lines, state=tmp_path / "state.json")
+    assert (summary.rows, summary.seen) == (0, 30)
+    assert "none of them was new" in told_watch(summary)
 
 
 def test_csv_and_json_lines_say_what_batch_says(model):

@@ -156,6 +156,10 @@ class Part(BaseEstimator, nn.Module):
         It may change buffers in place, not weights.
         """
 
+    def has(self, hook: str) -> bool:
+        """Whether it does something at a hook of the training loop."""
+        return getattr(type(self), hook) is not getattr(Part, hook)
+
     def start(self, p: Pass) -> None:
         """Hook of the training loop, once before the first step, with a pass over rows of the fit set."""
 
@@ -244,12 +248,6 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
     """
     check_roles(parts)
     pieces = [piece for part in parts.values() if part is not None for piece in part.pieces()]
-    prior = parts.get("prior")
-    if prior is not None and not any("prior" in part.needs for part in pieces):
-        raise IncompatiblePartsError(
-            f"{type(prior).__name__} needs a latent or a divergence that faces it, however: {parts.get('latent')!r} "
-            f"and {parts.get('divergence')!r}. Choose another latent, as VAEDetector has, or leave the prior out."
-        )
     for part in pieces:
         for axis, quality in lacking(part, parts).items():
             neighbour = parts.get(axis)
@@ -258,3 +256,10 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
                 f"{type(part).__name__} needs a {axis} with a {quality}, however: {found}. "
                 f"Choose another {axis}, or leave {type(part).__name__} out."
             )
+    prior, latent = parts.get("prior"), parts.get("latent")
+    faced = "posterior" in getattr(latent, "offers", ()) or any("prior" in part.needs for part in pieces)
+    if prior is not None and not faced:
+        raise IncompatiblePartsError(
+            f"{type(prior).__name__} needs a latent or a divergence that faces it, however: {latent!r} and "
+            f"{parts.get('divergence')!r}. Choose another latent, as VAEDetector has, or leave the prior out."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from anomaly_ae.nn.densities import Coin, Levels, Likelihood, Routed, Shares
 from anomaly_ae.nn.likelihoods import Normal
 from anomaly_ae.ranges import POSITIVE, check_range
 
-ALIKE = 1e-3  # that sums of shares may be off
+ROUNDED = 0.02  # that sums of shares may be off
 TINY = 1e-12  # smallest probability; 28 nats
 __all__ = ["Bernoulli", "Categorical", "Mixed", "Multinomial"]
 
@@ -124,7 +125,7 @@ class Multinomial(Likelihood):
     Raises
     ------
     ConfigError
-        At `fit`, when `total` is not positive.
+        At `fit`, when `total` is not positive, or rows are no shares.
 
     References
     ----------
@@ -149,11 +150,11 @@ class Multinomial(Likelihood):
     def start(self, p: Pass) -> None:
         x, mask = p.batch.x, p.batch.mask
         sums = x.sum(1) if mask is None else x.sum(1)[mask.all(1)]
-        if (x < 0).any() or ((sums - 1).abs() > ALIKE).any():
+        if (x < 0).any() or ((sums - 1).abs() > ROUNDED).any():
+            found = f"a value of {x.min():.4g}" if (x < 0).any() else f"sums from {sums.min():.4g} to {sums.max():.4g}"
             raise ConfigError(
-                f"Multinomial needs rows of shares that add up to 1, however: values from {x.min():.4g} on, sums of "
-                f"{', '.join(f'{total:.4g}' for total in sums.flatten()[:3])} and so on. Divide rows by their sums, "
-                "and set preprocessing=Preprocessing(standardize=False, bend=None)."
+                f"Multinomial needs rows of shares that add up to 1, however: {found}. Divide rows by their sums, and "
+                "set preprocessing=Preprocessing(standardize=False, bend=None)."
             )
 
     def error(self, px: D.Distribution, x: Tensor, power: float) -> Tensor:
@@ -265,14 +266,25 @@ class Mixed(DefaultsMixin, Likelihood):
             return self.alone.error(px, x, power)
         return px.join(lambda kind, own: self.part(kind).error(own, x.index_select(1, self.cells(kind)), power))
 
+    def has(self, hook: str) -> bool:
+        return super().has(hook) and any(self.part(kind).has(hook) for kind in self.kinds)
+
+    def start(self, p: Pass) -> None:
+        for part, own in self._own(p):
+            part.start(own)
+
     def after_step(self, p: Pass) -> None:
+        for part, own in self._own(p):
+            part.after_step(own)
+
+    def _own(self, p: Pass) -> Iterator[tuple[Likelihood, Pass]]:
+        """Each part, with the pass over its own cells."""
         if self.alone is not None:
-            self.alone.after_step(p)
+            yield self.alone, p
             return
         px: Any = p.px
         for kind in self.kinds:
-            batch = _only(p.batch, self.cells(kind))
-            self.part(kind).after_step(replace(p, batch=batch, px=px.parts[kind]))
+            yield self.part(kind), replace(p, batch=_only(p.batch, self.cells(kind)), px=px.parts[kind])
 
 
 def _only(batch: Batch, cells: Tensor) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +63,9 @@ class Net(nn.Module):
         shape, time = self.sizes.shape, self.sizes.shape[1:]
         zeros = next(self.parameters()).new_zeros
         condition = zeros(2, self.sizes.condition, *time) if self.sizes.condition else None
-        self.terms(self.noisy()(Batch(zeros(2, *shape), None, condition)))
+        p = self.noisy()(Batch(zeros(2, *shape), None, condition))
+        with contextlib.suppress(ValueError):  # zeros may lie beyond what the likelihood takes
+            self.terms(p)
 
     def parts(self) -> list[Any]:
         """The parts that are there, in the order of `AXES`."""

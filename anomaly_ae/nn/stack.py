@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from anomaly_ae.nn.core import Batch, Clock, Part, total_kl
+from anomaly_ae.nn.core import Batch, Clock, total_kl
 from anomaly_ae.nn.model import Net
 
 
@@ -96,7 +96,7 @@ class _Terms(nn.Module):
     def __init__(self, net: Net) -> None:
         super().__init__()
         self.net = net
-        self.hooked = [part for part in net.parts() if type(part).after_step is not Part.after_step]
+        self.hooked = [part for part in net.parts() if part.has("after_step")]
 
     def forward(self, batch: Batch, clock: Clock, watching: bool) -> dict[str, Tensor]:
         p = self.net(batch, clock)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from anomaly_ae.nn.core import Batch, Clock, Part
+from anomaly_ae.nn.core import Batch, Clock
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 
@@ -73,7 +73,7 @@ def train(
 def _hooked(stack: Stack, hook: str, rows: Batch) -> None:
     """Call a hook of parts, of those that have it, with passes over some rows."""
     for net in stack.nets:
-        parts = [part for part in net.parts() if getattr(type(part), hook) is not getattr(Part, hook)]
+        parts = [part for part in net.parts() if part.has(hook)]
         if parts and len(rows):
             p = net.eval()(rows.take(slice(SOLVE_ROWS)))
             for part in parts:

@@ -59,7 +59,7 @@ def _fields(line: str, header: list[str], separator: str) -> dict[str, Any] | Da
 def _json(line: str) -> dict[str, Any] | DataError:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return DataError(f"A row needs JSON, however: {_shown(line)} ({error}). Write an object a line.")
     if isinstance(row, dict):
         return row

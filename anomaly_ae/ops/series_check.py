@@ -93,8 +93,8 @@ def _in_order(
     found = []
     if detector.on_duplicate != "keep":
         found = _counted("duplicate time", column, where(steps == 0), "at the time of the one before", more=question)
-    apart = usual_step(times, groups)
-    if len(times) >= TELLING and not 1 / GAP < apart / detector.step_ < GAP:
+    apart = usual_step(times, groups, TELLING, detector.step_)
+    if not 1 / GAP < apart / detector.step_ < GAP:
         said = (
             f"{column.name}: rows are {apart:.6g} apart, {detector.step_:.6g} at fit: another unit of time, or another "
             "rate"

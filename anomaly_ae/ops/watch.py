@@ -142,6 +142,8 @@ def told_watch(s: WatchSummary) -> str:
     told = f"watched   {s.rows:,} rows: {s.alarms:,} alarms, {s.events:,} events"
     if s.seen:
         told += f"; {s.seen:,} rows already seen, for the state ends at {s.seen_until}"
+        if not s.rows:
+            told += "\nnote      none of them was new: if the clock was set back, begin anew with another state"
     if s.gaps:
         told += f"; {s.gaps:,} began the series anew, for rows were missing before them"
     return told + ("\nnote      rows are not as far apart as at fit: see the warning" if s.is_other_step else "")
@@ -164,11 +166,21 @@ class Watch:
             self.stream.restore(state)
         self._ended = {key: replace(tail) for key, tail in self.stream.tails.items()}
         note = self.stream.note
-        self.rows, self.events = note.get("rows", 0), note.get("events", 0)  # with those of watches before
-        self._ends = note.get("ends", {})  # the last times, as they were written
-        self.alerts = {
-            key: Alert(**alert | {"blamed": np.array(alert["blamed"])}) for key, alert in note.get("alerts", {}).items()
-        }
+        try:
+            self.rows, self.events = (
+                int(note.get("rows", 0)),
+                int(note.get("events", 0)),
+            )  # with those of watches before
+            self._ends = dict(note.get("ends", {}))  # the last times, as they were written
+            self.alerts = {
+                key: Alert(**alert | {"blamed": np.array(alert["blamed"])})
+                for key, alert in note.get("alerts", {}).items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"A watch goes on from a state that it saved, however: {state} has another note ({error}). Begin anew "
+                "with another file."
+            ) from error
         self.summary, self.saved = WatchSummary(), Saved()
         self.names = detector.contract_.names
         self.keys = [name for name in (detector.time, detector.group) if name is not None]

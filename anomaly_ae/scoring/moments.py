@@ -14,7 +14,7 @@ from anomaly_ae.nn.core import Pass
 __all__ = ["Moments", "centred_rows", "moments_of", "spread"]
 
 ROWS = 2048  # fit rows that components are taken from, at most
-FILLS, FILLED = 12, 1e-12  # steps by which absent cells are filled, and of what there was to do, what may be left
+FILLS, FILLED = 60, 1e-12  # steps by which absent cells are filled, at most, and of what there was to do, what is left
 WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
 
 _known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
@@ -88,6 +88,8 @@ def _filled(x: Tensor, absent: Tensor, pull: Callable[[Tensor], Tensor], ease: C
     step, size = eased, (left * eased).sum(1)
     enough = FILLED * size
     for _ in range(FILLS):
+        if not (size > enough).any():
+            break
         pulled = torch.where(absent, pull(step), 0.0)
         bend = (step * pulled).sum(1)
         far = torch.where((size > enough) & (bend > 0), size / bend, 0.0)[:, None]  # a row that is done stays as it is

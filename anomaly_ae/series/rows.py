@@ -65,8 +65,8 @@ class SeriesRowsMixin(ColumnsMixin):
         codes = self._learn_columns(X) if reset else self._checked(X)
         if reset:
             self.step_ = usual_step(times, groups)
-        elif times is not None and len(times) >= TELLING:
-            self._warn_of_step(usual_step(times, groups) / self.step_)
+        else:
+            self._warn_of_step(usual_step(times, groups, TELLING, self.step_) / self.step_)
         return Taken(codes, times, groups, said)
 
     def _warn_of_step(self, steps: float) -> None:

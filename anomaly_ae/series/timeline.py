@@ -162,8 +162,8 @@ def named_groups(groups: Any) -> list[str] | None:
     return None if groups is None else sorted({str(group) for group in pd.unique(pd.Series(groups))})
 
 
-def usual_step(times: Array | None, groups: NDArray[Any] | None) -> float:
-    """The median step between rows of one group; 1 where there are no times.
+def usual_step(times: Array | None, groups: NDArray[Any] | None, fewest: int = 1, otherwise: float = 1.0) -> float:
+    """The median step between rows of one group; another where there are fewer than `fewest` steps.
 
     Raises
     ------
@@ -171,12 +171,12 @@ def usual_step(times: Array | None, groups: NDArray[Any] | None) -> float:
         Where a row names no group, or time goes back within one: steps then mean nothing.
     """
     if times is None or len(times) < 2:
-        return 1.0
+        return otherwise
     order, new = by_groups(len(times), groups)
     steps = steps_between(times[order], new, 0.0)
     _refuse_going_back(times, groups, order, steps)
     steps = steps[steps > 0]
-    return float(np.median(steps)) if len(steps) else 1.0
+    return float(np.median(steps)) if len(steps) >= fewest else otherwise
 
 
 def several_machines(times: Array) -> bool:
