@@ -662,6 +662,7 @@ def test_every_parameter_of_the_event_rule_moves_events(rule, fewer):
     new = plant(600, seed=1)
     for start in (100, 130, 300):
         new[start : start + 8, 1] += 1.0
+    new[420:460, 1] += np.interp(np.arange(40), [0, 20, 39], [0, 1, 0])  # which comes and goes slowly
     usual = SeriesDetector(views=QUICK, random_state=0).fit(plant()).events(new)
     other = SeriesDetector(views=QUICK, event_rule=rule, random_state=0).fit(plant()).events(new)
     assert not other.equals(usual)

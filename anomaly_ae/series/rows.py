@@ -65,7 +65,7 @@ class SeriesRowsMixin(ColumnsMixin):
         codes = self._learn_columns(X) if reset else self._checked(X)
         if reset:
             self.step_ = usual_step(times, groups)
-        else:
+        elif times is not None and len(times) >= TELLING:
             self._warn_of_step(usual_step(times, groups, TELLING, self.step_) / self.step_)
         return Taken(codes, times, groups, said)
 
