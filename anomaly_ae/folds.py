@@ -13,8 +13,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from anomaly_ae.data.preprocessing import Cells, Encoding
-from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
+from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible, put_together
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, threads, train
@@ -74,21 +73,14 @@ class Fold:
         check_compatible(parts)
         scorer = parts["scorer"]
         shape, groups, gappy = (encoding.width,), encoding.groups, len(encoding.gappy)
-        try:
+        with put_together(parts, device), seeded(seed):
             nets = nn.ModuleList()
-            with seeded(seed):
-                for number in range(members):
-                    own = parts if number == 0 else {axis: part and clone(part) for axis, part in parts.items()}
-                    nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, gappy, groups))
-                scorer.build(Sizes(shape, gappy, groups=groups))
-                nets[0].rehearse()  # type: ignore[operator]
+            for number in range(members):
+                own = parts if number == 0 else {axis: part and clone(part) for axis, part in parts.items()}
+                nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, gappy, groups))
+            scorer.build(Sizes(shape, gappy, groups=groups))
+            nets[0].rehearse()  # type: ignore[operator]
             return cls(encoding, nets.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
-        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
-            composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
-            raise ConfigError(
-                f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "
-                f"(device {device}, {composition}). Compare with the docstrings of these parts."
-            ) from error
 
     def settle(self) -> Fold:
         """Ready to be read: of the type for reading, nothing random."""

@@ -218,7 +218,7 @@ def save_folder(
     try:
         write(temporary)
         names = sorted(file.relative_to(temporary).as_posix() for file in temporary.rglob("*") if file.is_file())
-        manifest = {"format": format, "version": VERSION, "sha256": {name: _digest(temporary / name) for name in names}}
+        manifest = {"format": format, "version": VERSION, "sha256": {name: digest(temporary / name) for name in names}}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         temporary.chmod(0o755)
         for file in temporary.rglob("*"):
@@ -291,7 +291,7 @@ def check_folder(path: Path, format: str, files: Sequence[str] = ()) -> None:
             "Upgrade anomaly_ae, or fit the model again with this version."
         )
     for name in [*files, *digests]:
-        if not (path / name).is_file() or digests.get(name) != _digest(path / name):
+        if not (path / name).is_file() or digests.get(name) != digest(path / name):
             raise ModelFolderError(_damaged(path, name))
 
 
@@ -313,6 +313,7 @@ def _damaged(path: Path, what: str) -> str:
     return f"A model's files must be as fit wrote them, however: {path} is damaged ({what}). Restore it or fit again."
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

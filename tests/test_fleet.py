@@ -247,7 +247,7 @@ def test_a_sample_of_scores_is_of_all_machines_though_their_rows_take_turns(mode
     seen = []
     for name, rows in (("apart", new), ("turns", new.sort_values("time", kind="stable").reset_index(drop=True))):
         det = load(model)
-        evidence = series.evidence(det, rows, det.assess(rows))
+        evidence = series.evidence(det, rows, det.assess(rows), laid(det, rows).order)
         assert evidence.alarms > 150
         assert 0.4 < (evidence.scores > det.threshold_.value_).mean() < 0.6
         seen.append(evidence)

@@ -74,9 +74,6 @@ class Dense(Part):
         self.dropout = dropout
         self.batch_norm = batch_norm
 
-    causal = False
-    receptive_field: float
-
     def _widths(self, sizes: Sizes) -> list[int]:
         check_hidden(self)
         if not isinstance(self.hidden, Sequence | None):
@@ -88,7 +85,6 @@ class Dense(Part):
 
     def encoder(self, sizes: Sizes) -> Perceptron:
         """Module that takes `(x, condition)` to features `(n, features)`."""
-        self.receptive_field = prod(sizes.shape[1:])
         widths = [prod(sizes.shape) + _condition(sizes), *self._widths(sizes)]
         return Perceptron(widths, self.activation, self.dropout, self.batch_norm)
 
@@ -160,9 +156,7 @@ class RandomFeatures(Part):
     RandomFeatures(features=512)
     """
 
-    causal = False
     needs = {"latent": "code without noise", "likelihood": "squared error of a known scale"}
-    receptive_field: float
 
     def __init__(self, features: int = 256, length: float = 2.0, ridge: float = 1e-2) -> None:
         self.features = features
@@ -173,7 +167,6 @@ class RandomFeatures(Part):
         """Module that takes `(x, condition)` to features `(n, features)`."""
         check_range(self, COUNT, "features")
         check_range(self, POSITIVE, "length", "ridge")
-        self.receptive_field = prod(sizes.shape[1:])
         self.solves = all(kind == "numeric" for kind in sizes.kinds)
         if not self.solves:
             return Dense().encoder(sizes)

@@ -8,7 +8,8 @@ a tensor, a distribution or a tuple of `Level`. Nothing else crosses from one pa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -263,3 +264,16 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
             f"{type(prior).__name__} needs a latent or a divergence that faces it, however: {latent!r} and "
             f"{parts.get('divergence')!r}. Choose another latent, as VAEDetector has, or leave the prior out."
         )
+
+
+@contextmanager
+def put_together(parts: Mapping[str, Any], device: str, *others: Any) -> Iterator[None]:
+    """Build parts; what these raise that do not go together is then a ConfigError that names all of them."""
+    try:
+        yield
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
+        there = [f"{axis} {part!r}" for axis, part in parts.items() if part is not None]
+        raise ConfigError(
+            f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "
+            f"(device {device}, {', '.join([*there, *map(repr, others)])}). Compare with the docstrings of these parts."
+        ) from error

@@ -27,7 +27,7 @@ from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, add, chart
 from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.report import tells, window_page
-from anomaly_ae.ops.series_times import last_moment
+from anomaly_ae.ops.series_times import laid, last_moment
 from anomaly_ae.ops.tally import Allowed, nameless
 from anomaly_ae.ops.tracking import Entry, digest, tracked
 from anomaly_ae.promise import percent
@@ -138,7 +138,7 @@ def evidence_of(detector: Any, file: str, dialect: Dialect) -> tuple[Evidence, d
     if isinstance(detector, SeriesDetector):
         X, _ = series.read(detector, Table.open(file, dialect))
         last = last_moment(detector, X)
-        evidence = series.evidence(detector, X, detector.assess(X))
+        evidence = series.evidence(detector, X, detector.assess(X), laid(detector, X).order)
     else:
         job = Job([detector], [file], False, dialect, [], 0)
         evidence = job.run(Nowhere(), NOTHING, Allowed.of("1%"), None).evidence()

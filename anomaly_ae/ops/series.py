@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
@@ -165,8 +166,8 @@ def score(
         event_time or last_moment(detector, X),
         None if state is None else Path(state),
     )
-    proof = evidence(detector, X, verdict)
     line = laid(detector, X)
+    proof = evidence(detector, X, verdict, line.order)
     drift, charts = monitored(place, detector, proof, [str(input)], remember or state is not None, track)
     summary = SeriesScoreSummary(
         model=called,
@@ -213,12 +214,11 @@ def score(
     return tracked(summary, run, *charts)
 
 
-def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict) -> Evidence | None:
-    """What monitoring needs of rows and the verdict on them; None where the model has no profile."""
+def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict, order: NDArray[np.intp]) -> Evidence | None:
+    """What monitoring needs of rows, in order of time, and the verdict on them; None where the model has no profile."""
     if detector.profile_ is None:
         return None
     codes, counts = detector.contract_.codes(X.drop(columns=named(detector))), Counts.none(detector.n_features_in_)
-    order = laid(detector, X).order
     for first in range(0, len(X), BLOCK):
         rows = order[first : first + BLOCK]
         counts += detector.profile_.count(codes[rows], verdict.contributions[rows])

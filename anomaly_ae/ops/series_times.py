@@ -56,8 +56,9 @@ def told_begun(detector: SeriesDetector, line: Timeline) -> list[str]:
     """How many rows no whole window speaks of, if any: where series begin, or of series that are short."""
     first, last = line.bounds.T
     run = np.searchsorted(first, line.place, side="right") - 1
-    rows, where = detector.fold_.length, " behind them" if detector.reduce == "last" else ""
-    known = line.place - first[run] + 1 if detector.reduce == "last" else (last - first)[run]
+    rows, where, known = detector.fold_.length, "", (last - first)[run]
+    if detector.reduce == "last":
+        where, known = " behind them", line.place - first[run] + 1
     begun = known < rows
     if not begun.any():
         return []

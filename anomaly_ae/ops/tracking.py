@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from anomaly_ae import storage
 from anomaly_ae.mlflow import outbox, runs
 from anomaly_ae.mlflow.store import redacted, tracking_uri
 
@@ -102,10 +103,5 @@ def written(make: Callable[[], str]) -> dict[str, str]:
 
 def digest(*paths: str | Path) -> str:
     """SHA-256 of a file, or of those of several files; of standard input of its name."""
-    found: Sequence[str] = [_digest(Path(path)) if Path(path).is_file() else str(path) for path in paths]
+    found: Sequence[str] = [storage.digest(Path(path)) if Path(path).is_file() else str(path) for path in paths]
     return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -167,10 +167,7 @@ class Watch:
         self._ended = {key: replace(tail) for key, tail in self.stream.tails.items()}
         note = self.stream.note
         try:
-            self.rows, self.events = (
-                int(note.get("rows", 0)),
-                int(note.get("events", 0)),
-            )  # with those of watches before
+            self.rows, self.events = (int(note.get(name, 0)) for name in ("rows", "events"))  # also of watches before
             self._ends = dict(note.get("ends", {}))  # the last times, as they were written
             self.alerts = {
                 key: Alert(**alert | {"blamed": np.array(alert["blamed"])})

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible
+from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible, put_together
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import Recipe, seeded, train
@@ -93,28 +92,21 @@ class SeriesFold:
         self.channels, self.dtype, self.device = channels, dtype, torch.device(device)
         self.net: Net | None = None
         self.eyes: list[Eye] = []
-        try:
-            with seeded(seed):
-                if any(view.scorer.reads_net for view in views):
-                    axes = {axis: parts[axis] for axis in Net.AXES}
-                    for view in views:
-                        check_compatible(axes | {"scorer": view.scorer})
-                    net = Net(**axes).build((channels.width, window), groups=channels.groups)
-                    self.net = net.to(self.device)
+        with put_together(parts, device, list(views)), seeded(seed):
+            if any(view.scorer.reads_net for view in views):
+                axes = {axis: parts[axis] for axis in Net.AXES}
                 for view in views:
-                    scorer, reads = view.scorer, view.scorer.reads_net
-                    length = view.length(window, longest)
-                    scorer.build(Sizes((channels.width, length), groups=channels.groups))
-                    top = None if view.channels == "all" else int(view.channels)
-                    self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))
-                if self.net is not None:
-                    self.net.rehearse()
-        except (AttributeError, TypeError, RuntimeError) as error:
-            composition = ", ".join(f"{axis} {part!r}" for axis, part in parts.items() if part is not None)
-            raise ConfigError(
-                f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "
-                f"(device {device}, {composition}, {list(views)}). Compare with the docstrings of these parts."
-            ) from error
+                    check_compatible(axes | {"scorer": view.scorer})
+                net = Net(**axes).build((channels.width, window), groups=channels.groups)
+                self.net = net.to(self.device)
+            for view in views:
+                scorer, reads = view.scorer, view.scorer.reads_net
+                length = view.length(window, longest)
+                scorer.build(Sizes((channels.width, length), groups=channels.groups))
+                top = None if view.channels == "all" else int(view.channels)
+                self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))
+            if self.net is not None:
+                self.net.rehearse()
         channels.length = self.length
         self.settle()
 

@@ -18,6 +18,7 @@ from anomaly_ae.series.events import Events, is_place
 from anomaly_ae.series.fold import SeriesFold
 from anomaly_ae.series.rows import SeriesRowsMixin, Taken
 from anomaly_ae.series.stream import Stream
+from anomaly_ae.series.timeline import Timeline
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -71,11 +72,13 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
 
     def assess(self, X: ArrayLike) -> Verdict:
         """Everything there is to say of rows, in one pass: score, p-value, alarm, contributions."""
-        return self._assess(self._taken(X), True)
+        taken = self._taken(X)
+        return self._assess(taken, self._timeline(taken), True)
 
     def anomaly_score(self, X: ArrayLike) -> Array:
         """How strange each row is, `(n,)`; larger is stranger."""
-        return self._assess(self._taken(X), False).anomaly_score
+        taken = self._taken(X)
+        return self._assess(taken, self._timeline(taken), False).anomaly_score
 
     def score_samples(self, X: ArrayLike) -> Array:
         """How normal each row is, `(n,)`: `-anomaly_score(X)`."""
@@ -91,7 +94,8 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
 
     def p_values(self, X: ArrayLike) -> Array:
         """Conformal p-values, `(n,)`: the share of calibrate rows at least as strange."""
-        return self._assess(self._taken(X), False).p_value
+        taken = self._taken(X)
+        return self._assess(taken, self._timeline(taken), False).p_value
 
     def explain(self, X: ArrayLike) -> Array:
         """What each column contributes to its row's score, `(n, n_features)`, each 0 or more: more is more to blame.
@@ -124,18 +128,15 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
     def assess_events(self, X: ArrayLike) -> tuple[Verdict, pd.DataFrame, list[Places]]:
         """The verdict on rows, the table of events, and the rows of each event."""
         taken = self._taken(X)
-        verdict, line, mine = self._assess(taken, True), self._timeline(taken), self._mine
-        given, whole = line.given(), line.rows(taken.codes)
+        line, mine = self._timeline(taken), self._mine
+        verdict, given = self._assess(taken, line, True), line.given()
         found: list[tuple[dict[str, Any], Places]] = []
         for first, last in line.bounds:
             place = np.flatnonzero(given[first:last] >= 0)  # of rows that were given, among those that were filled in
             rows = given[first:last][place]
             scores, cells = verdict.anomaly_score[rows], verdict.contributions[rows]
-            spans, look = mine.events.spans(scores), None
-            if len(spans) and self.reduce != "last" and last - first >= self.fold_.length:
-                encoded = self.fold_.channels.encode(whole[first:last])[0]
-                encoded.surprise[given[first:last] < 0] = 0  # what was filled in is no news
-                look = Look(self.fold_, self._calibrated("last"), encoded)
+            spans = mine.events.spans(scores)
+            look = self._look(taken.codes, line.source[first:last]) if len(spans) else None
             for begin, end in spans:
                 began = None
                 if look is not None:
@@ -161,9 +162,17 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         check_is_fitted(self)
         return Stream(self)
 
-    def _assess(self, taken: Taken, explained: bool) -> Verdict:
-        line, mine = self._timeline(taken), self._mine
-        rows = line.rows(taken.codes)
+    def _look(self, codes: Array, source: Places) -> Look | None:
+        """What tells the edges of events in a run of rows, -1 where filled in; None where scores do, or nothing can."""
+        if self.reduce == "last" or len(source) < self.fold_.length:
+            return None
+        is_filled = source < 0
+        encoded = self.fold_.channels.encode(np.where(is_filled[:, None], np.nan, codes[source]))[0]
+        encoded.surprise[is_filled] = 0  # what was filled in is no news
+        return Look(self.fold_, self._calibrated("last"), encoded)
+
+    def _assess(self, taken: Taken, line: Timeline, explained: bool) -> Verdict:
+        mine, rows = self._mine, line.rows(taken.codes)
         read = []
         for first, last in line.bounds:
             raw = self.fold_.raw(rows[first:last], self.reduce, self.stride, explained)
