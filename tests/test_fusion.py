@@ -172,6 +172,16 @@ def test_among_many_rows_nearly_the_nearest_are_found(p, k, place):
     assert (distance.mean() / best.mean()) < 1.01
 
 
+@pytest.mark.parametrize("known", [7, 300, 1999, 2000, 2048])
+@pytest.mark.parametrize(("p", "k"), [(2.0, 1), (2.0, 5), (2.0, 40), (1.0, 5)])
+def test_among_few_rows_the_nearest_are_found_exactly(p, k, known):
+    memory, new = torch.from_numpy(rows(known)), torch.from_numpy(rows(300, 1))
+    distance, which = Search(memory, p, k)(new, k)
+    oracle = np.linalg.norm(new[:, None] - memory[None], ord=p, axis=2)
+    np.testing.assert_array_equal(which.numpy(), np.argsort(oracle, axis=1)[:, :k])
+    np.testing.assert_allclose(distance, np.sort(oracle)[:, :k], rtol=1e-12)
+
+
 def test_what_a_search_finds_depends_on_no_other_row():
     memory, new = torch.from_numpy(rows(6000)), torch.from_numpy(rows(100, 1))
     search = Search(memory, most=5)
