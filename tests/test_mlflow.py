@@ -106,6 +106,19 @@ def test_a_scoring_job_logs_alarms_histogram_input_and_which_model(jobs, tmp_pat
     assert artifact(client, score.run_id, "score_histogram.png", tmp_path).stat().st_size > 5000
 
 
+def test_of_many_rows_the_histogram_is_of_a_sample_and_says_so_and_the_largest_score_is_of_all(jobs):
+    folder, *_, client = jobs
+    rows = pd.DataFrame(np.random.default_rng(1).normal(size=(5000, 3)), columns=["flow", "head", "speed"])
+    rows.loc[4001] = 99.0  # of every second row it is none
+    rows.to_csv(folder / "year.csv", index=False)
+    score = score_file(
+        folder / "model", folder / "year.csv", folder / "year_scores.csv", report=folder / "year.html", track=True
+    )
+    largest = pd.read_csv(folder / "year_scores.csv")["anomaly_score"].max()
+    assert client.get_run(score.run_id).data.metrics["score_max"] == pytest.approx(largest, rel=1e-12)
+    assert "in a sample of 2,500 from 5,000 rows" in (folder / "year.html").read_text()
+
+
 def test_the_tracking_uri_of_the_environment_is_respected(jobs, tmp_path, monkeypatch):
     folder, *_ = jobs
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 
 def score_histogram(
-    scores: NDArray[np.float64], threshold: float, title: str, reference: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64],
+    threshold: float,
+    title: str,
+    reference: NDArray[np.float64] | None = None,
+    rows: int | None = None,
 ) -> Figure:
     """Draw how scores are spread, where the threshold lies and how many are beyond it.
 
-    `scores` `(n,)` are drawn as bars; `reference` `(m,)`, the calibrate rows' scores, as an outline scaled to the same
-    number of rows. The axis is logarithmic where all scores are positive and span more than a decade.
+    `scores` `(n,)`, which may be a sample of those of `rows`, are drawn as bars; `reference` `(m,)`, the calibrate
+    rows' scores, as an outline scaled to the same number of rows. The axis is logarithmic where all scores are positive
+    and span more than a decade.
     """
     from matplotlib.figure import Figure
 
@@ -43,9 +48,10 @@ def score_histogram(
         axes.set_xscale("log")
     alarms = int((scores > threshold).sum())
     title = title.replace("$", r"\$")  # no formula
-    axes.set(
-        title=f"{title}: {alarms} of {len(scores)} rows beyond the threshold", xlabel="anomaly score", ylabel="rows"
-    )
+    which = f"{alarms:,} of {len(scores):,} rows"
+    if rows is not None and rows > len(scores):
+        which = f"{alarms:,} in a sample of {len(scores):,} from {rows:,} rows"
+    axes.set(title=f"{title}: {which} beyond the threshold", xlabel="anomaly score", ylabel="rows")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure

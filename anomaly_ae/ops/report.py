@@ -133,7 +133,7 @@ def batch_page(
         sections.append(Section("Notes", [Listed(summary["notes"])]))
     if monitoring is not None:
         sections.append(_findings(monitoring))
-    sections.append(_scores(sample, threshold, reference, "rows"))
+    sections.append(_scores(sample, threshold, reference, "rows", int(summary.get("scored", summary["rows"]))))
     if summary.get("events"):
         sections.append(_events(summary["events"]))
     if summary.get("top_anomalies"):
@@ -195,10 +195,9 @@ def _quiet(batches: Sequence[Mapping[str, Any]]) -> str:
     return QUIET if tells(batches) else TOO_FEW
 
 
-def _scores(scores: Floats, threshold: float, reference: Floats | None, of: str) -> Section:
-    figure = pictures.score_histogram(scores, threshold, f"Scores of {of}", reference)
-    beyond = f"{int((scores > threshold).sum()):,} of {len(scores):,} beyond {threshold:.4g}"
-    return Section("Scores", [_svg(figure, f"Histogram of scores: {beyond}")])
+def _scores(scores: Floats, threshold: float, reference: Floats | None, of: str, rows: int | None = None) -> Section:
+    figure = pictures.score_histogram(scores, threshold, f"Scores of {of}", reference, rows)
+    return Section("Scores", [_svg(figure, figure.axes[0].get_title())])
 
 
 def _columns(detector: Any) -> Section:

@@ -350,8 +350,8 @@ def _told(
         "threshold": summary.threshold,
         "promised_false_alarm_rate": summary.promised_false_alarm_rate,
         "seconds": summary.seconds,
-        "score_median": float(np.median(sample)) if len(sample) else None,
-        "score_max": float(sample.max()) if len(sample) else None,
+        "score_median": float(np.median(sample)) if summary.scored else None,
+        "score_max": summary.top_anomalies[0]["anomaly_score"] if summary.scored else None,
     }
     tags: dict[str, str] = {}
     if summary.challenger is not None:
@@ -361,7 +361,10 @@ def _told(
     known = {name: value for name, value in numbers.items() if value is not None}
     known = {**(runs.monitored(found) if found else {}), **known}
     record = runs.of_score(source, models[0], began, known, tags)
-    drawn = picture(lambda: score_histogram(sample, summary.threshold, source.name, reference)) if len(sample) else {}
+    drawn = {}
+    if summary.scored:
+        histogram = partial(score_histogram, sample, summary.threshold, source.name, reference, summary.scored)
+        drawn = picture(histogram)
     plain = summary.in_a_run(log_samples)
     texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
     if found is not None:

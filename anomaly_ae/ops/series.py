@@ -208,7 +208,7 @@ def score(
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
         texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
         texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))
-        drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference))
+        drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference, summary.rows))
         return record, {**texts, **drawn}, None
 
     return tracked(summary, run, *charts)

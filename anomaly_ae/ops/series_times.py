@@ -12,6 +12,8 @@ from anomaly_ae.errors import DataError
 from anomaly_ae.series.detector import SeriesDetector
 from anomaly_ae.series.timeline import Timeline, moments, named_groups, refuse_nameless, several_machines
 
+UNSEEN = "unseen at fit, so that what is normal there is a guess"
+
 
 def check_groups(detector: SeriesDetector, X: pd.DataFrame, file: object) -> None:
     """Refuse rows of a file that name no group, where the detector asks for one."""
@@ -79,4 +81,4 @@ def unseen_groups(detector: SeriesDetector, X: pd.DataFrame) -> list[str]:
 def told_unseen(detector: SeriesDetector, X: pd.DataFrame) -> list[str]:
     """Which groups a model has never seen, if any."""
     names = unseen_groups(detector, X)
-    return [f"unseen at fit, so that what is normal there is a guess: {listed(names, 8)}"] if names else []
+    return [f"{UNSEEN}: {listed(names, 8)}"] if names else []

@@ -18,6 +18,7 @@ from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.lines import as_number, cell, records
 from anomaly_ae.ops.series import loaded
+from anomaly_ae.ops.series_times import UNSEEN
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.detector import SeriesDetector
 from anomaly_ae.series.events import Events, Unfolding
@@ -260,6 +261,8 @@ class Watch:
             if (name := self.detector.time) is not None:
                 time = cells[name] = float(moments(pd.Series([as_number(cells[name], dialect)]), name)[0])
             cells |= {name: cell(given, name, name in self._numbers, dialect) for name in self.names}
+            if (name := self.detector.group) is not None and cells[name] is None:
+                raise DataError(f"A row needs a group in {name!r}, however: it names none. Say of which machine it is.")
         except AnomalyError as error:
             return Row(said, group, time, error)
         return Row(said, group, time, cells)
@@ -271,7 +274,9 @@ class Watch:
         self.summary.is_other_step = self.stream.is_warned
         told: dict[str, Any] = {"anomaly_score": score, "p_value": float(verdict.p_value[0]), "is_anomaly": alarm}
         beyond = np.maximum(verdict.contributions[0] - self.stream.calibrated.usual, 0)
-        told |= self._event(self.alerts.setdefault(group, Alert()), score, beyond, record)
+        if group not in self.alerts:
+            self._meet(group)
+        told |= self._event(self.alerts[group], score, beyond, record)
         if (alarm or told["event"]) and self.top:
             which, share = top(beyond[None] if beyond.any() else verdict.contributions, self.top)
             told["blamed"] = {self.names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
@@ -279,6 +284,12 @@ class Watch:
             self.summary.gaps += 1
             told["begins_anew"] = True
         return told
+
+    def _meet(self, group: str) -> None:
+        """Begin with a group, and tell if no row of the fit was of it."""
+        self.alerts[group] = Alert()
+        if self.detector.groups_ is not None and group not in self.detector.groups_:
+            self.tell(f"{UNSEEN}: {group}")
 
     def _event(self, alert: Alert, score: float, beyond: Array, record: dict[str, Any]) -> dict[str, Any]:
         """What becomes of an event with a row, as the row's record has it; where it opens or closes is told."""

@@ -24,7 +24,7 @@ from anomaly_ae.series.calibrated import smoothed
 from anomaly_ae.series.channels import Encoded, Standing
 from anomaly_ae.series.fold import Reading
 from anomaly_ae.series.rows import TELLING
-from anomaly_ae.series.timeline import GAP, MISSED
+from anomaly_ae.series.timeline import GAP, MISSED, refuse_nameless
 
 Array = NDArray[np.float64]
 FORMAT = "anomaly_ae stream"
@@ -188,6 +188,8 @@ class Stream:
         n = len(taken.codes)
         if taken.times is None and taken.groups is None:
             return self._next("", taken.codes, explained)
+        if taken.groups is not None:
+            refuse_nameless(taken.groups, self.detector.group)
         keys = np.array([""] * n) if taken.groups is None else np.array([str(group) for group in taken.groups])
         scores, columns = np.empty(n), np.empty((n, self.detector.n_features_in_))
         before = {key: replace(self.tails[key]) for key in {*keys} & {*self.tails}}
