@@ -25,16 +25,26 @@ def workers() -> int:
 
 
 @contextlib.contextmanager
-def pool(most: int = MOST_WORKERS) -> Iterator[ThreadPoolExecutor]:
-    """At most so many threads that each compute on one core; torch's count of threads is then as it was."""
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Run torch on one thread, if that is `wanted`; its count of threads is then as it was."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    threads = ThreadPoolExecutor(min(most, workers()), "anomaly-ae", torch.set_num_threads, (1,))
+    if wanted:
+        torch.set_num_threads(1)
     try:
-        yield threads
+        yield
     finally:
-        threads.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def pool(most: int = MOST_WORKERS) -> Iterator[ThreadPoolExecutor]:
+    """At most so many threads that each compute on one core."""
+    threads = ThreadPoolExecutor(min(most, workers()), "anomaly-ae", torch.set_num_threads, (1,))
+    with one_thread():
+        try:
+            yield threads
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def in_order(threads: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -176,6 +176,19 @@ def test_where_series_begin_normal_rows_alarm_no_more_often_and_strange_ones_do(
         assert all((det.predict(piece) == -1).any() for piece in pieces)
 
 
+@pytest.mark.parametrize("period", [13, 47])
+def test_until_the_first_window_is_full_waves_alarm_no_more_often(period):
+    def waves(n, seed):
+        rng = np.random.default_rng(seed)
+        turns = (np.arange(n) + rng.integers(0, 10_000)) / period
+        return np.sin(2 * np.pi * turns[:, None] + np.arange(3)) + rng.normal(0, 0.15, (n, 3))
+
+    det = SeriesDetector(views=[View(PrincipalComponents(), window=100)], reduce="last", random_state=0)
+    det.fit(waves(2000, 0))
+    alarms = np.mean([det.predict(waves(100, 100 + seed)) == -1 for seed in range(40)], axis=0)
+    assert alarms.reshape(10, 10).mean(axis=1).max() < 0.1
+
+
 @pytest.mark.parametrize("lengths", [[4], [1, 1, 2], [1] * 40, [2] * 30], ids=str)
 def test_few_rows_and_groups_of_one_row_can_be_learned_from(lengths):
     X = np.random.default_rng(0).normal(size=(sum(lengths), 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch.optim.adamw import adamw
 from anomaly_ae.nn.core import Batch, Clock
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
+from anomaly_ae.overlap import one_thread
 
 SOLVE_ROWS = 8192  # closed-form parts see at most this many fit rows
 
@@ -240,13 +241,6 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
             generator.set_state(state)
 
 
-@contextmanager
-def threads(net: Net) -> Iterator[None]:
-    """Run on one thread where the net is too narrow to gain from more, then put torch's count back as it was."""
-    before = torch.get_num_threads()
-    if max(parameter.shape[0] for parameter in net.parameters()) <= 256:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def threads(net: Net) -> AbstractContextManager[None]:
+    """One thread for torch where the net is too narrow to gain from more."""
+    return one_thread(max(parameter.shape[0] for parameter in net.parameters()) <= 256)

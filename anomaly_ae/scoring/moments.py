@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.nn.core import Pass
+from anomaly_ae.overlap import one_thread
 
 __all__ = ["Moments", "centred_rows", "moments_of", "spread"]
 
@@ -46,7 +47,9 @@ def moments_of(p: Pass) -> Moments:
     centred = x - mean
     # the smaller of the two matrices of products has all that is to be known
     wide = len(x) < x.shape[1]
-    values, vectors = torch.linalg.eigh((centred @ centred.T if wide else centred.T @ centred) / len(x))
+    products = (centred @ centred.T if wide else centred.T @ centred) / len(x)
+    with one_thread():  # several that share their cores with other work wait for each other ten times as long
+        values, vectors = torch.linalg.eigh(products)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if wide:
         some = values > 1e-12 * values[0].clamp(min=1e-300)

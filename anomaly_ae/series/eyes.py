@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anomaly_ae.nn.core import Batch, Pass
 from anomaly_ae.nn.model import Net
+from anomaly_ae.overlap import one_thread
 from anomaly_ae.series.windows import Windows, sliding_sums
 
 CELLS = 2**20  # of windows that are looked at together: 8 MiB each time they are copied
@@ -100,12 +101,6 @@ class Eye:
         return torch.stack(scores).sum(0).flatten(), torch.stack(cells).sum(0).flatten(0, -2) if explained else None
 
 
-@contextmanager
-def few_threads(width: int) -> Iterator[None]:
-    """Run torch on one thread where windows of so many cells are too narrow to gain from more; then as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if width > WIDE else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def few_threads(width: int) -> AbstractContextManager[None]:
+    """One thread for torch where windows of so many cells are too narrow to gain from more."""
+    return one_thread(width <= WIDE)

@@ -30,7 +30,8 @@ LEARN_WINDOWS = 4096
 WATCHED_WINDOWS = 1024
 BATCH_ROWS = 4096  # of the windows of a training step, where each row has a code of its own
 LEAST = 1e-3  # of what is blamed on the average channel: the least that is usual for one
-BEGUN, LEVEL, TINY = 64, 0.95, 1e-300  # windows that tell what mirror images add, and at which quantile
+BEGUN, LEVEL, TINY = 32, 0.95, 1e-300  # windows that tell what mirror images add, and at which quantile
+KNOTS = 17  # numbers of known rows at which they tell it, beside powers of two
 WINDOWS_A_ROW = 16  # that the mean is taken over, unless a stride is asked for
 
 
@@ -184,7 +185,8 @@ class SeriesFold:
         """How far to trust windows of which some rows are known and the others are their mirror image.
 
         Where a series begins they count for as many rows as they have, and for less where runs `(k, 2)` of rows that
-        were not learned from say more by them than by whole windows: at the quantile `LEVEL` of both.
+        were not learned from say more by them than by whole windows: at the quantile `LEVEL` of both. Between two
+        numbers of known rows the lower trust holds.
         """
         encoded = self.channels.encode(rows)[0]
         for eye in self.eyes:
@@ -192,14 +194,15 @@ class SeriesFold:
             first = starts(runs, length, BEGUN)
             if length == 1 or not len(first):
                 continue
-            few, many = 2 ** np.arange(int(np.log2(length - 1)) + 1) - 1, np.linspace(0, length - 2, 9)
+            few, many = 2 ** np.arange(int(np.log2(length - 1)) + 1) - 1, np.linspace(0, length - 2, KNOTS)
             last = np.unique(np.concatenate([few, many]).astype(np.intp))  # row, of those that are known
             begun = (first[:, None, None] + ending(0, length - 1, length)[last]).reshape(-1, length)
             mirrored, whole = (self._counting(eye, self._over(encoded, eye, at)) for at in (begun, first))
             high = np.quantile(mirrored.reshape(len(first), len(last), -1), LEVEL, axis=0) * eye.begun[last, None]
             usual = np.quantile(whole, LEVEL, axis=0)
             trust = np.where(usual > 0, np.minimum(1, usual / np.maximum(high, TINY)), 1).min(axis=1)
-            eye.begun *= np.interp(np.arange(length), [*last, length - 1], [*trust, 1.0])
+            before, after = (np.searchsorted(last, np.arange(length - 1), side) for side in ("right", "left"))
+            eye.begun[:-1] *= np.minimum(trust[before - 1], trust[after])
 
     def _counting(self, eye: Eye, windows: Windows) -> Array:
         """What windows say that counts, `(n, 1)`; where channels are chosen, `(n, d)` of each by itself."""
