@@ -23,7 +23,8 @@ from anomaly_ae.nn.divergences import KL
 from anomaly_ae.nn.latents import Gaussian, Point
 from anomaly_ae.nn.likelihoods import LearnedNormal
 from anomaly_ae.nn.priors import StandardNormal
-from anomaly_ae.scoring.fusion import Fused
+from anomaly_ae.scoring.fusion import Fused, Largest
+from anomaly_ae.scoring.linear import Mahalanobis
 from anomaly_ae.scoring.neighbours import LocalDenoiser, Neighbours
 from anomaly_ae.scoring.scorers import Scorer, StandardizedError
 from anomaly_ae.scoring.thresholds import Conformal
@@ -35,10 +36,11 @@ def _efforts(own: Scorer, **fast: Any) -> dict[str, dict[str, Any]]:
     """Defaults of each effort: the net's own scorer, alone or beside others that know what it does not."""
     fused = [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)]
     best = [own, LocalDenoiser(), LocalDenoiser(k=80), Neighbours(k=1, p=1), Neighbours(k=10, p=1, correction=0.5)]
+    guards = [Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis())]
     return {
         "fast": {"scorer": own, **fast},
-        "default": {"scorer": Fused(fused, weights=[0.3, 2, 1, 1])},
-        "best": {"scorer": Fused(best, weights=[0.3, 1, 1, 1, 1])},
+        "default": {"scorer": Fused(fused, weights=[0.3, 2, 1, 1], guards=guards)},
+        "best": {"scorer": Fused(best, weights=[0.3, 1, 1, 1, 1], guards=guards)},
     }
 
 
@@ -53,8 +55,9 @@ class AutoencoderDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
     `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 2, 1, 1])`. With `effort="fast"` `backbone=RandomFeatures()` where the likelihood of numbers is a
-    squared error, `corruption=GaussianNoise(0.5)`, `scorer=StandardizedError()`.
+    weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis())])`. With
+    `effort="fast"` `backbone=RandomFeatures()` where the likelihood of numbers is a squared error,
+    `corruption=GaussianNoise(0.5)`, `scorer=StandardizedError()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -99,7 +102,8 @@ class VAEDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`,
     `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 2, 1, 1])`, and with `effort="fast"` `scorer=NegativeELBO()`.
+    weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis())])`, and with
+    `effort="fast"` `scorer=NegativeELBO()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 

@@ -61,7 +61,10 @@ class Preprocessing(BaseEstimator):
     - a number (or date) beyond the range of fit rows: half the square of how far it is from the nearer end, both taken
       as :math:`4 \operatorname{arsinh}(z / 4)`;
     - a level that no fit row had: :math:`\ln \frac{n + 1}{n_1 + 1}`, with :math:`n_1` levels seen once (Good-Turing);
-    - a gap in a column without gaps: :math:`\ln (n + 1)`; in columns with :math:`n_j` gaps at fit
+      of a column without such levels, where none was to be expected, :math:`g + \sqrt{d g}`, :math:`g = \ln (n + 1)`:
+      half a sum of `d` squares exceeds its mean by as much in one row of `n` (Laurent and Massart), so that it is not
+      drowned by many columns;
+    - a gap in a column without gaps: the same; in columns with :math:`n_j` gaps at fit
       :math:`\max(0, \sum_j g_j - t)`, :math:`g_j = \ln \frac{n + 1}{n_j + 1}`, `t` what 95 % of fit rows stay below;
     - another value in a constant column, any value in an empty one: a million, which is an alarm, where 100 fit rows or
       more show that it is constant; of fewer :math:`\ln (n + 1)`, for it may only be rare.
@@ -88,7 +91,8 @@ class Preprocessing(BaseEstimator):
 
     References
     ----------
-    Good (1953), The population frequencies of species, Biometrika 40.
+    Good (1953), The population frequencies of species, Biometrika 40; Laurent and Massart (2000), Adaptive estimation of
+    a quadratic functional by model selection, Annals of Statistics 28.
 
     Examples
     --------
@@ -273,8 +277,8 @@ class Encoding:
 
     def gap_nats(self, gone: Mask) -> Array:
         """How little a gap in each column was to be expected, where `gone` `(n, d)` has one."""
-        rows = self.state["rows"][0]
-        return gone * np.log((rows + 1) / (self.state["gaps"] * rows + 1))
+        gaps, rows = self.state["gaps"], self.state["rows"][0]
+        return gone * np.where(gaps > 0, np.log((rows + 1) / (gaps * rows + 1)), self._never())
 
     def _out_of_range(self, z: Cell, low: Array, high: Array) -> Cell:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
@@ -293,7 +297,13 @@ class Encoding:
         return surprise
 
     def _unseen(self, j: int) -> float:
-        return float(np.log((self.state["rows"][0] + 1) / ((self.counts[j] == 1).sum() + 1)))
+        once = (self.counts[j] == 1).sum()
+        return float(np.log((self.state["rows"][0] + 1) / (once + 1))) if once else self._never()
+
+    def _never(self) -> float:
+        """What it costs to be what no fit row was, nor let expect: as strange as all columns of one row of all."""
+        nats = np.log(self.state["rows"][0] + 1)
+        return float(nats + np.sqrt(self.columns * nats))
 
     def by_column(self, cells: Array) -> Array:
         """Cells `(n, cells)` added up to the columns that own them: `(n, d)`."""

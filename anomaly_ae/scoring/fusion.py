@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,20 +14,22 @@ from anomaly_ae.nn.core import Part, Pass, Sizes, pieces_of
 from anomaly_ae.ranges import POSITIVE, is_within
 from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
 
-__all__ = ["Fused"]
+__all__ = ["Fused", "Largest"]
 
 KNOTS = 33
 TAIL = 0.1  # share of validate rows whose excess says how fast the tail falls
 FEWEST = 10  # but no fewer than so many rows
 SMALLEST = 1e-9  # scores below it are alike, and
 ALIKE = 1e-3  # those below this share of the smallest above 0 on validate rows: rounding, not distance
+UNHEARD = math.log(100)  # nats up to which guards say nothing
 STEEPEST = 1e-2  # mean excess in log-score; a tail that falls faster is taken to fall as fast
 
 
 class Fused(Scorer):
     r"""The sum of what each scorer thinks of how rare its score is, in nats.
 
-    .. math:: s(x) = \sum_i -w_i \log \hat P(S_i \ge s_i(x))
+    .. math:: s(x) = \sum_i w_i n_i(x) + \sum_g \max(0, n_g(x) - \log 100), \quad
+        n_i(x) = -\log \hat P(S_i \ge s_i(x))
 
     The tail probability of a scorer comes from validate rows: their ranks up to the .9 quantile `q`, and beyond it an
     exponential in the logarithm of the score, :math:`\log P = \log .1 - (\log s - \log q) / e` with `e` the mean
@@ -41,10 +44,13 @@ class Fused(Scorer):
         What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
         that is below their median. On a table with booleans or categories those that compare numbers only
         (neighbours, `LocalDenoiser`, linear ones) stand back, for distances between levels would drown the others.
-        Where one is left it speaks for itself, in its own units.
+        Where one is left it speaks for itself, in its own units, and unguarded.
 
     weights : sequence of float > 0 or None, default=None
         How much each scorer's nats count; `None` is 1 for each.
+    guards : sequence of scorers, default=()
+        Scorers that are heard only where a row is stranger to them than 99 of 100 validate rows: what they are sure of
+        counts, and what they think of other rows blurs nothing. They stand back as scorers do.
 
     Raises
     ------
@@ -70,12 +76,18 @@ class Fused(Scorer):
     origin: Tensor
     floor: Tensor
 
-    def __init__(self, scorers: Sequence[Scorer] = (), weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        scorers: Sequence[Scorer] = (),
+        weights: Sequence[float] | None = None,
+        guards: Sequence[Scorer] = (),
+    ) -> None:
         self.scorers = scorers
         self.weights = weights
+        self.guards = guards
 
     def pieces(self) -> list[Part]:
-        return pieces_of(self, self.scorers)
+        return [*pieces_of(self, self.scorers), *pieces_of(self, self.guards)[1:]]
 
     def build(self, sizes: Sizes) -> None:
         if not self.scorers:
@@ -89,12 +101,15 @@ class Fused(Scorer):
         mixed = any(kind != "numeric" for kind, _ in sizes.columns)
         pairs = list(zip(self.scorers, weights, strict=True))
         pairs = [(scorer, weight) for scorer, weight in pairs if not (mixed and scorer.numbers_only)] or pairs
-        judges = [scorer for scorer, _ in pairs]
+        lonely = mixed and len(pairs) == 1
+        guards = [guard for guard in self.guards if not lonely and not (mixed and guard.numbers_only)]
+        judges = [*(scorer for scorer, _ in pairs), *guards]
         self.judges = nn.ModuleList(judges)
-        self.counts = [float(weight) for _, weight in pairs]
+        self.counts = [float(weight) for _, weight in pairs] + [1.0] * len(guards)
+        self.unheard = [0.0] * len(pairs) + [UNHEARD] * len(guards)
         for scorer in judges:
             scorer.build(sizes)
-        self.unit = sum(self.counts) if len(judges) > 1 else judges[0].unit
+        self.unit = sum(self.counts[: len(pairs)]) if len(judges) > 1 else judges[0].unit
         self.register_buffer("knots", torch.zeros(len(judges), KNOTS))
         self.register_buffer("level", torch.linspace(0, 1 - TAIL, KNOTS))
         self.register_buffer("excess", torch.ones(len(judges)))
@@ -150,7 +165,85 @@ class Fused(Scorer):
         gap = (knots[right] - knots[right - 1]).clamp(min=1e-12)
         along = ((logs - knots[right - 1]) / gap).clamp(0, 1)
         inside = torch.lerp(levels[right - 1], levels[right], along)
-        return self.counts[i] * (inside + (logs - knots[-1]).clamp(min=0) / self.excess[i])
+        nats = inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
+        return self.counts[i] * (nats - self.unheard[i]).clamp(min=0)
 
     def _log(self, i: int, scores: Tensor) -> Tensor:
         return torch.maximum(scores - self.origin[i], self.floor[i]).log()
+
+
+class Largest(Scorer):
+    r"""The largest of what columns contribute to a scorer, in place of their sum.
+
+    .. math:: s(x) = \max_j c_j(x)
+
+    One sensor among a hundred that is wrong is drowned by what the others say of themselves, unless each is asked
+    alone. All is contributed by that column, or that channel of a window.
+
+    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
+
+    Parameters
+    ----------
+    scorer : scorer
+        Whose contributions count. None that remembers rows: what these divide is no verdict on a column.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when there is no scorer, or one that remembers rows.
+
+    References
+    ----------
+    Hawkins (1991), Multivariate quality control based on regression-adjusted variables, Technometrics 33 (that is
+    `Largest(Mahalanobis())`: each column against what all others let expect).
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Largest, Mahalanobis
+    >>> AutoencoderDetector(scorer=Largest(Mahalanobis())).scorer
+    Largest(scorer=Mahalanobis())
+    """
+
+    def __init__(self, scorer: Any = None) -> None:
+        self.scorer = scorer
+
+    def pieces(self) -> list[Part]:
+        return [self, *self.scorer.pieces()] if isinstance(self.scorer, Part) else [self]
+
+    def build(self, sizes: Sizes) -> None:
+        if not isinstance(self.scorer, Scorer) or self.scorer.searches or isinstance(self.scorer, Fused):
+            raise ConfigError(
+                f"Largest needs a scorer whose columns are judged by themselves, however: {self.scorer!r}. Give one, "
+                "as StandardizedError() or Mahalanobis()."
+            )
+        self.scorer.build(sizes)
+        self.unit = self.scorer.unit
+
+    @property
+    def reads_net(self) -> bool:  # type: ignore[override]
+        return bool(self.scorer.reads_net)
+
+    @property
+    def numbers_only(self) -> bool:  # type: ignore[override]
+        return bool(self.scorer.numbers_only)
+
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        self.scorer.learn(fit, validate)
+        return self(validate)
+
+    def forward(self, p: Pass) -> Tensor:
+        return self._of_columns(p)[1].amax(1)
+
+    def contributions(self, p: Pass) -> Tensor:
+        return self.judged(p)[1]
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        cells, columns = self._of_columns(p)
+        score, which = columns.max(1)
+        largest = torch.zeros_like(columns).scatter_(1, which[:, None], 1.0)
+        return score, cells * largest.view(*columns.shape, *[1] * (cells.dim() - 2))
+
+    def _of_columns(self, p: Pass) -> tuple[Tensor, Tensor]:
+        """What cells contribute `(n, d, ...)`, and their columns or channels `(n, d)`."""
+        cells = self.scorer.contributions(p)
+        return cells, cells.flatten(2).sum(2) if cells.dim() > 2 else cells
