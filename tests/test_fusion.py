@@ -13,7 +13,9 @@ from anomaly_ae import (
     Dense,
     Fused,
     KLScore,
+    Largest,
     LocalDenoiser,
+    Mahalanobis,
     Neighbours,
     Normal,
     Point,
@@ -320,6 +322,55 @@ def test_fused_nats_add_up(net):
     torch.testing.assert_close(part.contributions(p).sum(1), part(p))
     assert (part.contributions(p) >= 0).all()
     assert held_out.mean() == pytest.approx(4, rel=0.3)  # a nat a member, on average
+
+
+def test_guards_are_heard_beyond_what_one_row_in_a_hundred_scores_and_not_before(net):
+    new = rows(2000, 2)
+    new[:200] *= np.linspace(1, 8, 200)[:, None]
+    p = passed(net, new)
+    bare, _ = learned(Fused([ReconstructionError(), Neighbours(3)]), net, n_validate=2000)
+    part, held_out = learned(
+        Fused([ReconstructionError(), Neighbours(3)], guards=[Mahalanobis()]), net, n_validate=2000
+    )
+    more, guard = part(p) - bare(p), part.judges[2](p)
+    level = np.quantile(part.judges[2](passed(net, rows(2000, 1))), 0.99)
+    assert (more[guard < 0.9 * level] == 0).all()
+    assert (more[guard > 1.1 * level] > 0).all()
+    assert (np.diff(more[guard.argsort()]) >= -1e-9).all()
+    torch.testing.assert_close(part.contributions(p).sum(1), part(p))
+    assert (torch.as_tensor(held_out) < np.log(100) * 2).double().mean() > 0.9
+    assert part.unit == bare.unit == 2
+
+
+def test_the_largest_contribution_is_one_column_s(net):
+    part, as_new = learned(Largest(Mahalanobis()), net)
+    of_all, _ = learned(Mahalanobis(), net)
+    p = passed(net, rows(40, 2))
+    cells = of_all.contributions(p)
+    assert torch.equal(part(p), cells.amax(1))
+    assert torch.equal(part.contributions(p), torch.where(cells == cells.amax(1, keepdim=True), cells, 0.0))
+    np.testing.assert_allclose(as_new, part(passed(net, rows(50, 1))))
+    for wrong in (None, Neighbours(), Fused([Mahalanobis()])):
+        with pytest.raises(ConfigError, match="judged by themselves, however"):
+            learned(Largest(wrong), net)
+
+
+@pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
+def test_one_wrong_sensor_among_many_is_heard_and_named(detector):
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(5, 60))
+
+    def plant(n):
+        return rng.normal(size=(n, 5)) @ loadings + 0.5 * rng.normal(size=(n, 60))
+
+    X, new, wrong = plant(2000), plant(1000), plant(200)
+    wrong[:, 3] += 4 * rng.choice([-1, 1], 200)  # eight times its own noise, little beside how far it swings
+    det = detector(random_state=0).fit(X)
+    unguarded = clone(det).set_params(scorer__guards=()).fit(X)
+    heard, drowned = ((one.predict(wrong) == -1).mean() for one in (det, unguarded))
+    assert heard > max(0.5, drowned + 0.3)
+    assert (det.explain(wrong).argmax(1) == 3).mean() > 0.9
+    assert (det.predict(new) == -1).mean() < 0.1
 
 
 def test_weights_say_how_much_each_counts(net):

@@ -404,6 +404,22 @@ def test_a_mixed_file_has_the_kinds_that_its_cells_have(place):
     np.testing.assert_array_equal(model.anomaly_score(typed(NORMAL)), in_memory.anomaly_score(typed(NORMAL)))
 
 
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_what_was_never_seen_is_an_alarm_though_there_are_many_columns(effort):
+    rng = np.random.default_rng(0)
+
+    def table(n):
+        numbers = pd.DataFrame(rng.normal(size=(n, 12))).add_prefix("x")
+        return numbers.assign(kind=rng.choice(list("abc"), n))
+
+    det = AutoencoderDetector(effort=effort, random_state=0).fit(table(3000))
+    new = table(300)
+    assert (det.predict(new) == -1).mean() < 0.1
+    for changed, column in ((new.assign(kind="z"), 12), (new.assign(x4=np.nan), 4)):
+        assert (det.predict(changed) == -1).mean() > 0.9
+        assert (det.explain(changed).argmax(1) == column).mean() > 0.9
+
+
 def test_csv_and_parquet_give_the_same_scores(place, tmp_path):
     done("fit", place / "quick.yaml", "--data", place / "train.parquet", "--model", tmp_path / "model")
     outs = []

@@ -24,6 +24,7 @@ LABELS = frozenset(
 )
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 FEW_LEVELS = 10
+FEWEST = 20  # rows whose order tells something
 WRITTEN = {  # how people write what is then text to pandas
     "numbers": re.compile(r"(?=.*[.,'% ])[-+]?\d+(?:[.,' ]\d{3})*(?:[.,]\d+)?(?:\s?%|\s[^\s\d]\S{0,5})?"),
     "dates": re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{4}(?:\s.*)?|\d{4}/\d\d?/\d\d?(?:\s.*)?"),
@@ -36,7 +37,8 @@ DATES = (-62_135_596_800.0, 253_402_300_799.0)  # seconds since 1970 of the firs
 class Column:
     """One column as it was at fit: its kind, its range or categories, and the share of its cells that were missing.
 
-    `low` and `high` are in units of the column; of a date, seconds since 1970 (UTC).
+    `low` and `high` are in units of the column; of a date, seconds since 1970 (UTC). `rising` is a date that never falls
+    from one row to the next, of 20 or more: it says when rows were taken, and those of later are later.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Column:
     high: float | None
     missing: float
     levels: tuple[str, ...] = ()
+    rising: bool = False
 
     @property
     def constant(self) -> bool:
@@ -220,7 +223,9 @@ def _learned(name: str, values: pd.Series) -> Column:
     present = codes[~np.isnan(codes)]
     if kind == "category" or not len(present):
         return draft
-    return Column(name, kind, float(present.min()), float(present.max()), draft.missing)
+    low, high = float(present.min()), float(present.max())
+    rising = kind == "date" and len(present) >= FEWEST and low < high and bool((np.diff(present) >= 0).all())
+    return Column(name, kind, low, high, draft.missing, rising=rising)
 
 
 def _kind(name: str, values: pd.Series) -> Kind:
@@ -325,7 +330,7 @@ def _other_type(values: pd.Series, name: str, wanted: str, wrong: pd.Series) -> 
 
 def _is_identifier(column: Column, values: pd.Series) -> bool:
     n = len(values)
-    if n < 20 or column.missing:
+    if n < FEWEST or column.missing:
         return False
     if column.kind == "category":
         return len(column.levels) > 0.9 * n

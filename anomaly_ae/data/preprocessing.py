@@ -51,7 +51,9 @@ class Preprocessing(BaseEstimator):
     booleans               one cell, 0 or 1
     categories             one cell a level; with more than `max_levels`, one for each of the most frequent, one for
                            all others, and one for the logarithm of the level's frequency
-    dates                  elapsed time, and where they vary sine and cosine of the time of day and of the week
+    dates                  elapsed time, and where they vary sine and cosine of the time of day and of the week. A date that
+                           never falls from one fit row to the next says when rows were taken: elapsed time counts for
+                           nothing, for rows of later are later (in tables shuffled before, this cannot be seen)
     missing values         the cell is absent: it holds 0 and costs nothing in the loss; of columns that had gaps at fit
                            the net is told where the gaps are (as a condition, which it need not rebuild)
     =====================  =============================================================================================
@@ -91,8 +93,8 @@ class Preprocessing(BaseEstimator):
 
     References
     ----------
-    Good (1953), The population frequencies of species, Biometrika 40; Laurent and Massart (2000), Adaptive estimation of
-    a quadratic functional by model selection, Annals of Statistics 28.
+    Good (1953), The population frequencies of species, Biometrika 40; Laurent and Massart (2000), Adaptive estimation
+    of a quadratic functional by model selection, Annals of Statistics 28.
 
     Examples
     --------
@@ -140,6 +142,7 @@ class Preprocessing(BaseEstimator):
             "rows": np.array([len(codes)], dtype=np.int64),
             **dict.fromkeys(MOMENTS, np.empty(0)),
             "gap_level": np.zeros(1),
+            "rising": np.array([column.rising for column in columns]),
         }
         state["gap_level"][0] = np.quantile(Encoding(self, state).gap_nats(~present).sum(axis=1), USUAL)
         raw = Encoding(self, state).raw(codes)
@@ -206,6 +209,8 @@ class Encoding:
         self.columns = len(kinds)
         self.all_plain = self.numeric == [(j, VALUE) for j in range(self.columns)]
         self.moments = [self.state[name] for name in MOMENTS]
+        rising = self.state.get("rising", np.zeros(self.columns, dtype=bool))  # models of before have none
+        self.stamps = [place for place, (j, part) in enumerate(self.numeric) if part == VALUE and rising[j]]
 
     def _places(self, counts: Array) -> NDArray[np.intp]:
         """For each level of a category the cell that is its own or the pooled one; -1 without a row; so is the last."""
@@ -235,6 +240,8 @@ class Encoding:
         raw = self.raw(codes)
         z = _cells(raw, *self.moments[:3], arsinh=self.rule.bends is not None, dtype=dtype)
         absent = np.isnan(raw)
+        if self.stamps:
+            z[:, self.stamps] = 0.0
         surprise = self._out_of_range(z, *self.moments[3:])
         gone = absent if self.all_plain else np.isnan(codes)
         fixed = self.state["fixed"]
@@ -278,7 +285,8 @@ class Encoding:
     def gap_nats(self, gone: Mask) -> Array:
         """How little a gap in each column was to be expected, where `gone` `(n, d)` has one."""
         gaps, rows = self.state["gaps"], self.state["rows"][0]
-        return gone * np.where(gaps > 0, np.log((rows + 1) / (gaps * rows + 1)), self._never())
+        each: Array = np.where(gaps > 0, np.log((rows + 1) / (gaps * rows + 1)), self._never())
+        return gone * each
 
     def _out_of_range(self, z: Cell, low: Array, high: Array) -> Cell:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""

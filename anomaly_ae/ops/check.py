@@ -159,7 +159,8 @@ class _Tally:
         if low is None or high is None:  # empty at fit: any value is news
             return ~np.isnan(codes)
         slack = NEIGHBOUR * max(abs(low), abs(high)) if self.column.kind == "number" else 0.0
-        return (codes < low - slack) | (codes > high + slack)
+        later = codes > high + slack
+        return (codes < low - slack) | (later & (not self.column.rising))
 
     def findings(self, rows: int, detector: Detector) -> list[Finding]:
         """All there is to say of the column."""

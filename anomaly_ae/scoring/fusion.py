@@ -21,14 +21,14 @@ TAIL = 0.1  # share of validate rows whose excess says how fast the tail falls
 FEWEST = 10  # but no fewer than so many rows
 SMALLEST = 1e-9  # scores below it are alike, and
 ALIKE = 1e-3  # those below this share of the smallest above 0 on validate rows: rounding, not distance
-UNHEARD = math.log(100)  # nats up to which guards say nothing
+UNHEARD, LOUD = math.log(100), 0.5  # nats up to which guards say nothing, and how much each counts beyond
 STEEPEST = 1e-2  # mean excess in log-score; a tail that falls faster is taken to fall as fast
 
 
 class Fused(Scorer):
     r"""The sum of what each scorer thinks of how rare its score is, in nats.
 
-    .. math:: s(x) = \sum_i w_i n_i(x) + \sum_g \max(0, n_g(x) - \log 100), \quad
+    .. math:: s(x) = \sum_i w_i n_i(x) + \tfrac12 \sum_g \max(0, n_g(x) - \log 100), \quad
         n_i(x) = -\log \hat P(S_i \ge s_i(x))
 
     The tail probability of a scorer comes from validate rows: their ranks up to the .9 quantile `q`, and beyond it an
@@ -105,7 +105,7 @@ class Fused(Scorer):
         guards = [guard for guard in self.guards if not lonely and not (mixed and guard.numbers_only)]
         judges = [*(scorer for scorer, _ in pairs), *guards]
         self.judges = nn.ModuleList(judges)
-        self.counts = [float(weight) for _, weight in pairs] + [1.0] * len(guards)
+        self.counts = [float(weight) for _, weight in pairs] + [LOUD] * len(guards)
         self.unheard = [0.0] * len(pairs) + [UNHEARD] * len(guards)
         for scorer in judges:
             scorer.build(sizes)
