@@ -364,11 +364,11 @@ def test_one_wrong_sensor_among_many_is_heard_and_named(detector):
         return rng.normal(size=(n, 5)) @ loadings + 0.5 * rng.normal(size=(n, 60))
 
     X, new, wrong = plant(2000), plant(1000), plant(200)
-    wrong[:, 3] += 4 * rng.choice([-1, 1], 200)  # eight times its own noise, little beside how far it swings
+    wrong[:, 3] += 3.5 * rng.choice([-1, 1], 200)  # seven times its own noise, little beside how far it swings
     det = detector(random_state=0).fit(X)
     unguarded = clone(det).set_params(scorer__guards=()).fit(X)
     heard, drowned = ((one.predict(wrong) == -1).mean() for one in (det, unguarded))
-    assert heard > max(0.5, drowned + 0.3)
+    assert heard > max(0.7, drowned + 0.1)
     assert (det.explain(wrong).argmax(1) == 3).mean() > 0.9
     assert (det.predict(new) == -1).mean() < 0.1
 

@@ -19,6 +19,7 @@ from anomaly_ae import AutoencoderDetector, VAEDetector, load
 from anomaly_ae.cli import app
 from anomaly_ae.data.contract import EXACT
 from anomaly_ae.errors import DataError
+from anomaly_ae.ops.check import check
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 import mixed_table
@@ -402,6 +403,28 @@ def test_a_mixed_file_has_the_kinds_that_its_cells_have(place):
     assert [c.kind for c in model.contract_.columns] == [c.kind for c in in_memory.contract_.columns]
     assert {*SITES.values()} == {*model.contract_.columns[NAMES.index("site")].levels}
     np.testing.assert_array_equal(model.anomaly_score(typed(NORMAL)), in_memory.anomaly_score(typed(NORMAL)))
+
+
+def stamped(n, start):
+    """A load that follows the time of day, taken every five hours."""
+    rng, when = np.random.default_rng(n), pd.date_range(start, periods=n, freq="5h")
+    load = 3 * np.sin(2 * np.pi * when.hour.to_numpy() / 24) + rng.normal(0, 0.3, n)
+    return pd.DataFrame({"when": when, "load": load, "mode": rng.choice(list("ab"), n)})
+
+
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_rows_of_next_year_are_no_alarms_where_a_date_says_when_rows_were_taken(effort, tmp_path):
+    det = AutoencoderDetector(effort=effort, random_state=0).fit(stamped(1500, "2024-01-01"))
+    new = stamped(1001, "2025-06-01")
+    assert (det.predict(new) == -1).mean() < 0.1
+    odd = new.assign(load=-new["load"])[new["load"].abs() > 1.5]  # right by itself, at the wrong time of day
+    assert (det.predict(odd) == -1).mean() > 0.95
+    loaded = load(det.save(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.anomaly_score(new), det.anomaly_score(new))
+    new.to_csv(tmp_path / "new.csv", index=False)
+    assert "when" not in {found.column for found in check(tmp_path / "model", tmp_path / "new.csv").findings}
+    shuffled = stamped(1500, "2024-01-01").sample(frac=1, random_state=0)
+    assert (AutoencoderDetector(effort=effort, random_state=0).fit(shuffled).predict(new) == -1).mean() > 0.9
 
 
 @pytest.mark.parametrize("effort", ["fast", "default"])

@@ -37,8 +37,8 @@ DATES = (-62_135_596_800.0, 253_402_300_799.0)  # seconds since 1970 of the firs
 class Column:
     """One column as it was at fit: its kind, its range or categories, and the share of its cells that were missing.
 
-    `low` and `high` are in units of the column; of a date, seconds since 1970 (UTC). `rising` is a date that never falls
-    from one row to the next, of 20 or more: it says when rows were taken, and those of later are later.
+    `low` and `high` are in units of the column; of a date, seconds since 1970 (UTC). `rising` is a date that never
+    falls from one row to the next, of 20 or more: it says when rows were taken.
     """
 
     name: str

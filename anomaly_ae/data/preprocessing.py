@@ -51,9 +51,9 @@ class Preprocessing(BaseEstimator):
     booleans               one cell, 0 or 1
     categories             one cell a level; with more than `max_levels`, one for each of the most frequent, one for
                            all others, and one for the logarithm of the level's frequency
-    dates                  elapsed time, and where they vary sine and cosine of the time of day and of the week. A date that
-                           never falls from one fit row to the next says when rows were taken: elapsed time counts for
-                           nothing, for rows of later are later (in tables shuffled before, this cannot be seen)
+    dates                  elapsed time, and where they vary sine and cosine of the time of day and of the week; of a
+                           date that never falls from one fit row to the next, which says when rows were taken, the
+                           latter alone: rows of later are later
     missing values         the cell is absent: it holds 0 and costs nothing in the loss; of columns that had gaps at fit
                            the net is told where the gaps are (as a condition, which it need not rebuild)
     =====================  =============================================================================================
