@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomaly_ae.data.contract import Contract, is_plain
+from anomaly_ae.data.contract import Column, Contract, is_plain, listed
 from anomaly_ae.errors import DataError
 
 Array = NDArray[np.float64]
 MIN_ROWS = 3  # one to fit, one to validate, one to calibrate
+COPIES, APART = 0.05, 0.9  # share of rows that are copies, and of the others the share that a column tells apart
 
 
 class ColumnsMixin:
@@ -48,6 +50,27 @@ class ColumnsMixin:
             raise DataError(f"{type(self).__name__} needs values, however: every cell is missing. Give other rows.")
         return rows
 
+    def fit_predict(self, X: ArrayLike, y: Any = None) -> NDArray[np.intp]:
+        """`fit`, and what `predict` says of the same rows, `(n,)`.
+
+        Rows that were learned from are less strange than others: few of them are alarms, whatever they hold. To find
+        the anomalies among rows of which some may be: `sklearn.model_selection.cross_val_predict(detector, X)`.
+
+        Warns
+        -----
+        UserWarning
+            Of that.
+        """
+        warnings.warn(
+            f"{type(self).__name__} is to judge rows that it did not learn from, however: fit_predict has it judge "
+            "those that it did, which are rarely alarms. Fit on normal rows and predict others, or use "
+            "cross_val_predict.",
+            UserWarning,
+            stacklevel=2,
+        )
+        verdicts: NDArray[np.intp] = self.fit(X).predict(X)  # type: ignore[attr-defined]
+        return verdicts
+
     def _checked(self, X: ArrayLike) -> Array:
         """Rows `(n, d)` as codes of the contract."""
         check_is_fitted(self)
@@ -55,6 +78,7 @@ class ColumnsMixin:
             return np.asarray(X)
         X = as_frame(X)
         self._refuse(X)
+        self._refuse_order(X)
         if is_plain(X) and self.contract_.all_numbers:
             return validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite="allow-nan")
         if not isinstance(X, pd.DataFrame):
@@ -87,6 +111,17 @@ class ColumnsMixin:
             raise DataError(f"{type(self).__name__} needs columns to look at, however: there is none. Give it some.")
         check_distinct(X, type(self).__name__)
 
+    def _refuse_order(self, X: ArrayLike) -> None:
+        """Raise DataError where names that are no text, which scikit-learn leaves alone, are in another order."""
+        if not isinstance(X, pd.DataFrame) or hasattr(self, "feature_names_in_"):
+            return
+        names = [str(name) for name in X.columns]
+        if names != self.contract_.names and sorted(names) == sorted(self.contract_.names):
+            raise DataError(
+                f"{type(self).__name__} needs columns in the order of its fit, however: they are {listed(names, 8)} "
+                f"and were {listed(self.contract_.names, 8)}. Put them in that order."
+            )
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]
         tags.input_tags.allow_nan = True
@@ -97,6 +132,26 @@ class ColumnsMixin:
             return codes
         table = self.contract_.table(codes)
         return table if index is None else table.set_axis(index)
+
+
+def warn_of_copies(rows: Array, columns: Sequence[Column], who: str) -> None:
+    """Warn where rows are copies of others, though some number tells nearly all that differ apart: no chance."""
+    sums = pd.Series(rows @ np.linspace(1, 2, rows.shape[1]))  # alike for the same rows alone; of rows with gaps none
+    copied = sums.duplicated().to_numpy() & sums.notna().to_numpy()
+    copies = int(copied.sum())
+    if copies <= COPIES * len(rows):
+        return
+    different = rows[~copied]
+    for place, column in enumerate(columns):
+        if column.kind == "number" and len(np.unique(different[:, place])) > APART * len(different):
+            warnings.warn(
+                f"{who} needs rows that come once, however: {copies:,} of {len(rows):,} are copies of others, though "
+                f"{column.name!r} tells these apart. Where copies both teach and calibrate, the threshold is too low: "
+                "drop them (X.drop_duplicates()).",
+                UserWarning,
+                stacklevel=5,
+            )
+            return
 
 
 def check_distinct(X: pd.DataFrame, who: str) -> None:

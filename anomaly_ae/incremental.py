@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import mannwhitneyu
 from sklearn.base import _fit_context, clone
 from sklearn.utils import check_random_state
 
@@ -22,6 +23,7 @@ from anomaly_ae.scoring.calibration import Reservoir
 
 Array = NDArray[np.float64]
 HELD_OUT_EVERY = 5  # partial_fit sets every fifth row aside to calibrate
+LEARNED, BY_CHANCE = 0.4, 1e-6  # so few rows above the median before, and so surely: they were learned from
 ENOUGH = 200  # rows set aside, at most, to calibrate by
 RESERVOIR = 2000  # rows kept for recalibration by partial_fit
 
@@ -53,11 +55,26 @@ class IncrementalMixin(ExplanationMixin):
         """Set threshold and p-values anew by normal rows `X` `(n, n_features)` that no fit has seen; the nets stay.
 
         The promise is then the threshold's `alpha`, for all nets are new to these rows.
+
+        Warns
+        -----
+        UserWarning
+            Where the rows look as if they had been learned from.
         """
         rows = self._checked(X)
         self.parts_ = self.parts_ | {"threshold": self.parts()["threshold"]}  # it may have been set since
         self.call_ = clone(self.call_).set_params(threshold=self.threshold)
-        self._calibrate([self.anomaly_score(X)])
+        before, scores = self.calibration_scores_, self.anomaly_score(X)
+        self._calibrate([scores])
+        above = float((scores > np.median(before)).mean())
+        if above < LEARNED and mannwhitneyu(scores, before, alternative="less").pvalue < BY_CHANCE:
+            warnings.warn(
+                f"{type(self).__name__} needs rows that no fit has seen, however: {above:.0%} of these are stranger "
+                "than half of those held out before, as if they had been learned from. The threshold would be too low, "
+                "and alarms too many: take others.",
+                UserWarning,
+                stacklevel=4,
+            )
         rng = check_random_state(self.random_state)
         self._reservoirs = [Reservoir(RESERVOIR, self.n_features_in_) for _ in self.folds_]
         for number, reservoir in enumerate(self._reservoirs):  # what `partial_fit` goes on from

@@ -39,7 +39,7 @@ from anomaly_ae import (
     VAEDetector,
     WeightedSum,
 )
-from anomaly_ae.errors import AnomalyError, ConfigError, IncompatiblePartsError
+from anomaly_ae.errors import AnomalyError, ConfigError, DataError, IncompatiblePartsError
 from anomaly_ae.folds import BLOCK
 
 BOTH = pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
@@ -392,6 +392,37 @@ def test_torchs_globals_are_left_alone():
 
 
 @pytest.mark.timed
+def test_rows_that_come_twice_are_warned_of_unless_chance_explains_them():
+    rng = np.random.default_rng(0)
+    for X, copies in (
+        (np.tile(rng.normal(size=(300, 3)), (2, 1)), 300),
+        (rng.normal(size=(600, 3)), 0),
+        (rng.integers(0, 3, (600, 3)).astype(float), 0),  # nearly all are copies, as new rows will be
+        (np.where(rng.random((600, 3)) < 0.5, np.nan, 1.0), 0),
+    ):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            AutoencoderDetector(effort="fast", random_state=0).fit(X)
+        told = [str(one.message) for one in said if "copies of others" in str(one.message)]
+        assert [f"however: {copies} of 600 are" in one for one in told] == [True] * bool(copies)
+
+
+def test_rows_that_were_learned_from_are_judged_with_a_warning():
+    X = normal_rows(300)
+    det = AutoencoderDetector(effort="fast", random_state=0)
+    with pytest.warns(UserWarning, match="use cross_val_predict"):
+        verdicts = det.fit_predict(X)
+    np.testing.assert_array_equal(verdicts, det.predict(X))
+
+
+def test_names_that_are_no_text_are_to_be_in_order_too():
+    X = pd.DataFrame(normal_rows(200, d=3), columns=[2020, 2021, 2022])
+    det = AutoencoderDetector(effort="fast", random_state=0).fit(X)
+    np.testing.assert_array_equal(det.anomaly_score(X), det.anomaly_score(X.to_numpy()))
+    with pytest.raises(DataError, match="in the order of its fit, however: they are 2021, 2020, 2022"):
+        det.predict(X[[2021, 2020, 2022]])
+
+
 def test_a_default_fit_on_100_rows_takes_at_most_a_second():
     X, seconds = normal_rows(100), {}
     for detector in (AutoencoderDetector, VAEDetector):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
 from anomaly_ae.cli.app import Gate
-from anomaly_ae.errors import ConfigError, OutputError
+from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.monitoring.history import GATES
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.fitting import learn
@@ -47,6 +48,30 @@ def test_a_refit_is_a_fit_of_the_same_call_on_the_other_rows(place):
     assert (summary.threshold_before, summary.threshold) == (before.threshold_.value_, again.threshold_.value_)
     assert np.mean(before.predict(X) == -1) > 0.3
     assert np.mean(again.predict(X) == -1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda X: X.to_csv(sep=";", decimal=",", index=False), "'a' was a number and is a category"),
+        (lambda X: X.assign(c=np.nan).to_csv(index=False), "'c' had values and has none"),
+        (lambda X: X.assign(b=0.0).to_csv(index=False), "'b' varied and stands still"),
+    ],
+)
+def test_rows_that_are_written_in_another_way_or_stand_still_replace_no_model(place, spoil, words):
+    whole = digest(place / "model" / "manifest.json")
+    (place / "odd.csv").write_text(spoil(rows(600, 1)))
+    with pytest.raises(DataError, match=words), warnings.catch_warnings(action="ignore"):
+        refit(place / "model", place / "odd.csv", overwrite=True)
+    assert digest(place / "model" / "manifest.json") == whole
+
+
+def test_a_threshold_by_rows_that_were_learned_from_is_warned_of(place):
+    det = AutoencoderDetector(random_state=0).fit(rows(600, 0))
+    with pytest.warns(UserWarning, match="needs rows that no fit has seen, however: "):
+        det.recalibrate(rows(600, 0))
+    with warnings.catch_warnings(action="error"):
+        AutoencoderDetector(random_state=0).fit(rows(600, 0)).recalibrate(rows(600, 1))
 
 
 def test_a_warm_refit_goes_on_from_the_weights_there_are(place):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Self
 
 from anomaly_ae.errors import ConfigError, OutputError
 
+PAGE = b"<!doctype html"
+
 
 class Stamp(NamedTuple):
     """By what a file is recognised: its length and when it was last changed."""
@@ -151,3 +153,15 @@ def check_output(path: str | os.PathLike[str], *others: str | os.PathLike[str] |
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"An output needs a folder that can be written, however: {folder} cannot. Choose another.")
     return path
+
+
+def check_page(path: str | os.PathLike[str], *inputs: Any) -> Path:
+    """As `check_output`, of a page in HTML, which takes the place of another page but of no other file."""
+    place = check_output(path, *inputs)
+    if place.is_file() and place.stat().st_size:
+        with place.open("rb") as stream:
+            if not stream.read(len(PAGE)).lower().startswith(PAGE):
+                raise OutputError(
+                    f"A report takes the place of a report, however: {place} is none. Choose another file."
+                )
+    return place

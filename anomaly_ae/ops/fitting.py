@@ -13,7 +13,7 @@ from anomaly_ae import storage
 from anomaly_ae.columns import MIN_ROWS
 from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import check_output, write_whole
+from anomaly_ae.data.drafts import check_page, write_whole
 from anomaly_ae.data.tables import Table
 from anomaly_ae.detectors import AutoencoderDetector
 from anomaly_ae.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def fit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
-    page = None if report is None else check_output(report, data, config, model)
+    page = None if report is None else check_page(report, data, config, model)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
     table = Table.open(data, dialect)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import check_output, write_whole
+from anomaly_ae.data.drafts import check_page, write_whole
 from anomaly_ae.data.formats import Format
 from anomaly_ae.data.sources import expand
 from anomaly_ae.data.tables import Table
@@ -95,7 +95,7 @@ def monitor(
     """
     started = time.perf_counter()
     names, _ = expand([input] if isinstance(input, str | os.PathLike) else input)
-    page = None if report is None else check_output(report, state, *names)
+    page = None if report is None else check_page(report, state, *names)
     name = pinned(model)
     folder = resolve(name)
     detector = load(folder)

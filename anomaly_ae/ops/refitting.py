@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import check_output
+from anomaly_ae.data.drafts import check_page
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.folds import BLOCK
@@ -99,7 +99,7 @@ def refit(
     check_register(register, track)
     if how not in DID:
         raise ConfigError(f"A refit is one of {', '.join(DID)}, however: {how!r} was asked for. Choose one of them.")
-    page = None if report is None else check_output(report, data, to)
+    page = None if report is None else check_page(report, data, to)
     name = pinned(model)
     if to is None and name.startswith(SCHEMES):
         raise ConfigError(f"A refit needs a folder to write to, however: {name} is in a registry. Give one with --to.")
@@ -123,6 +123,7 @@ def refit(
     lineage = [*before.lineage_, _parent(name, was, how, read, len(X))]
     detector = clone(before) if how == "new" else before
     learn(detector, data, X, progress, how)
+    _refuse_others(before, detector, data)
     detector.lineage_ = lineage
     publish_model(detector, target, overwrite, page)
     summary = RefitSummary(
@@ -153,6 +154,23 @@ def _parent(name: str, was: str, how: str, data: Input, rows: int) -> dict[str, 
         "data_digest": data.digest,
         "rows": rows,
     }
+
+
+def _refuse_others(before: Any, after: Any, data: Path_) -> None:
+    """Refuse a file whose columns are not what they were: written otherwise, empty, or numbers that stand still."""
+    for was, column in zip(before.contract_.columns, after.contract_.columns, strict=True):
+        if column.kind != was.kind:
+            found = f"was a {was.kind} and is a {column.kind}"
+        elif column.missing == 1 > was.missing:
+            found = "had values and has none"
+        elif column.kind == "number" and column.constant and not was.constant:
+            found = "varied and stands still"
+        else:
+            continue
+        raise DataError(
+            f"A refit needs columns that are what they were, however: in {data} {column.name!r} {found}. Say how the "
+            "file is written (--delimiter, --decimal, --missing), repair it, or fit a new model."
+        )
 
 
 def _read(detector: Any, table: Table) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import check_output, pointed_at, write_whole
+from anomaly_ae.data.drafts import check_output, check_page, pointed_at, write_whole
 from anomaly_ae.data.formats import Format, format_of
 from anomaly_ae.data.sources import expand
 from anomaly_ae.data.streams import STDIN
@@ -251,7 +251,7 @@ def _outputs(
         raise ConfigError(f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out.")
     if to_stdout and aside is not None and aside.exists() and not overwrite:
         raise OutputError(f"Rejects need a new file, however: {aside} exists. Choose another, or allow overwriting.")
-    page = None if report is None else check_output(report, *files, target, aside)
+    page = None if report is None else check_page(report, *files, target, aside)
     return Outputs(target, made, aside, page)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import Draft, check_output, publish, write_whole
+from anomaly_ae.data.drafts import Draft, check_output, check_page, publish, write_whole
 from anomaly_ae.data.formats import FORMATS, Groups, format_of
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
@@ -71,7 +71,7 @@ def fit(
     """
     started, began = time.perf_counter(), now()
     check_register(register, track)
-    page = None if report is None else check_output(report, data, config, model)
+    page = None if report is None else check_page(report, data, config, model)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (SeriesDetector(random_state=0), "")
     if not isinstance(detector, SeriesDetector):
@@ -138,7 +138,7 @@ def score(
         When model, table or output are not what they must be; nothing is then written.
     """
     started, began = time.perf_counter(), now()
-    page = None if report is None else check_output(report, input, output, events)
+    page = None if report is None else check_page(report, input, output, events)
     target = new_output(output, overwrite, input)
     listing = None if events is None else new_output(events, overwrite, input, output)
     for path in (target, listing):
