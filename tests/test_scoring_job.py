@@ -259,7 +259,8 @@ def test_policies(model, dirty, tmp_path):
         score_file(model, dirty[0], tmp_path / "out.csv", on_bad_row="fail")
     assert {path.name for path in tmp_path.iterdir()} == {"dirty.csv"}
     for limit in (BAD - 1, "0.1%", "0%"):
-        with pytest.raises(BadRowsError, match=f"{BAD:,} of"):
+        words = rf"{BAD:,} of .* \(the first: .*dirty\.csv, row \d+, line .*\)\. Repair them \(.*out\.csv\.rejects"
+        with pytest.raises(BadRowsError, match=words):
             score_file(model, dirty[0], tmp_path / "out.csv", max_bad_rows=limit)
         assert {path.name for path in tmp_path.iterdir()} == {
             "dirty.csv", "out.csv.rejects.csv", "out.csv.job.json"
@@ -267,6 +268,8 @@ def test_policies(model, dirty, tmp_path):
         assert len(read(tmp_path / "out.csv.rejects.csv")) == BAD
     for limit in (BAD, "0.2%"):
         assert score_file(model, dirty[0], tmp_path / "out.csv", max_bad_rows=limit).rejected == BAD
+    with pytest.raises(BadRowsError, match=f"{BAD:,} of"):  # complete already, and fewer are allowed now
+        score_file(model, dirty[0], tmp_path / "out.csv", max_bad_rows=BAD - 1)
     summary = score_file(model, dirty[0], tmp_path / "skip.csv", on_bad_row="skip")
     assert (summary.rejected, summary.rejects) == (BAD, None)
     assert (tmp_path / "skip.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
@@ -358,6 +361,12 @@ def test_a_complete_job_does_nothing_and_another_one_is_refused(model, new, tmp_
     with pytest.warns(UserWarning, match=r"remove .*out\.csv"):
         score_file(model, source, target, report=tmp_path / "page.html")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    for other in ("notes.csv", "empty.html"):
+        page = tmp_path.parent / other
+        page.write_text("of another job\n")
+        with pytest.raises(OutputError, match=f"takes the place of a report, however: .*{other} is none"):
+            score_file(model, source, tmp_path / "other.csv", report=page)
+        assert page.read_text() == "of another job\n"
     with pytest.raises(OutputError, match="options top"):
         score_file(model, source, target, top=1)
     source.write_bytes(source.read_bytes() + source.read_bytes()[-40:])

@@ -81,7 +81,7 @@ class Job:
             for file in range(file, len(self.sources)):  # noqa: B020 (from where it stands)
                 name, said = self.sources[file].name, partial(self._say, file, format)
                 for block, told, scores, rejects in in_order(threads, said, self._blocks(file, start, rows, threads)):
-                    tally.add(told, {"file": name} if self.several else {}, len(block.rejects))
+                    tally.add(told, {"file": name} if self.several else {}, block.rejects)
                     _check(tally, allowed, block.rejects, sink)
                     sink.write(scores, rejects)
                     there = {"file": file, "rows": block.done, "position": block.position}
@@ -97,9 +97,9 @@ class Job:
                         "again when it is complete."
                     )
                 rows, start = 0, None
-        if tally.rejected > allowed.share * tally.rows:
+        if not allowed.suffices(tally.rejected, tally.rows):
             sink.refuse()
-            raise too_many(tally, allowed)
+            raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path)
         return tally
 
     def _say(self, file: int, format: Format, block: Block) -> tuple[Block, Told, Any, Any]:
@@ -133,7 +133,7 @@ def _check(tally: Tally, allowed: Allowed, rejects: Sequence[Reject], sink: Sink
             f"A row needs values that can be scored, however: {first.place}: {first.reason}. Repair it, or set such "
             "rows aside (--on-bad-row quarantine with --max-bad-rows above 0; of standard output, --rejects FILE)."
         )
-    raise too_many(tally, allowed)
+    raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path)
 
 
 def _columns(detector: Detector, source: Source) -> list[str]:

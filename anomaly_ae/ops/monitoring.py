@@ -149,6 +149,8 @@ def evidence_of(detector: Any, file: str, dialect: Dialect) -> tuple[Evidence, d
 class Nowhere:
     """A sink that keeps nothing."""
 
+    rejects_path: Path | None = None
+
     def begin(self, schema: Any) -> None:
         """There is nothing to go on from."""
 

@@ -34,7 +34,7 @@ from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.sinks import Files, Stream, usual_rejects
-from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless
+from anomaly_ae.ops.tally import Allowed, ScoreSummary, Tally, nameless, too_many
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS
 from anomaly_ae.promise import promised
@@ -173,6 +173,8 @@ def score_file(
     with sink:
         if isinstance(sink, Files):
             if (there := sink.journal.finished()) is not None:
+                if not allowed.suffices(there["rejected"], there["rows"]):
+                    raise too_many(there["rejected"], there["rows"], allowed, "", goes.rejects)
                 return _again(sink, there, after)
             sink.journal.check_free(overwrite, goes.rejects)
         tally = job.run(sink, goes.format, allowed, progress)

@@ -28,7 +28,9 @@ def usual_rejects(output: str | os.PathLike[str]) -> Path:
 
 
 class Sink(Protocol):
-    """Takes bytes of scores and of rejects."""
+    """Takes bytes of scores and of rejects, which go to a file, if anywhere."""
+
+    rejects_path: Path | None
 
     def begin(self, schema: pa.Schema) -> dict[str, Any] | None:
         """Get ready; the last checkpoint, if there is one to go on from."""
@@ -187,7 +189,7 @@ class Stream:
     """Standard output: nothing to go on from."""
 
     def __init__(self, format: Format, rejects: Path | None) -> None:
-        self.format = format
+        self.format, self.rejects_path = format, rejects
         self._rejects = None if rejects is None else Draft(rejects)
         self._any = False
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from anomaly_ae.data.rejects import Reject
 from anomaly_ae.errors import BadRowsError, ConfigError
 from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
@@ -96,6 +97,10 @@ class Allowed:
             raise ConfigError(f"Bad rows are allowed by number or share, however: {told!r}. Try 100 or 1%.")
         return cls(np.inf, number / 100) if text.endswith("%") else cls(number, np.inf)
 
+    def suffices(self, rejected: int, rows: int) -> bool:
+        """Whether so many bad rows of all are allowed."""
+        return rejected <= self.count and rejected <= self.share * rows
+
     def told(self) -> str:
         """In words."""
         return f"{self.count:g}" if np.isfinite(self.count) else f"{100 * self.share:.4g} % of all"
@@ -117,6 +122,7 @@ class Tally:
     agreement: list[int] = field(default_factory=lambda: [0] * len(AGREEMENT))
     disputed: list[Ranked] = field(default_factory=list)
     counts: Counts | None = None
+    first_reject: str = ""  # where the first bad row is, and what is wrong with it
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Self:
@@ -137,7 +143,7 @@ class Tally:
             return None
         return Evidence(self.counts, self.alarms, np.asarray(self.sample), self.step)
 
-    def add(self, told: Told, file: dict[str, str], rejected: int) -> None:
+    def add(self, told: Told, file: dict[str, str], rejects: Sequence[Reject]) -> None:
         """Count what is said of a block."""
         first = -self.scored % self.step
         self.sample += told.scores[first :: self.step].tolist()
@@ -148,9 +154,11 @@ class Tally:
         self.agreement = [one + more for one, more in zip(self.agreement, told.agreement, strict=True)]
         if told.counts is not None:
             self.counts = told.counts if self.counts is None else self.counts + told.counts
-        self.rows += len(told.scores) + rejected
+        self.rows += len(told.scores) + len(rejects)
         self.scored += len(told.scores)
-        self.rejected += rejected
+        self.rejected += len(rejects)
+        if rejects and not self.first_reject:
+            self.first_reject = f"{rejects[0].place}: {rejects[0].reason}"
         self.alarms += told.alarms
 
     def _foremost(
@@ -172,9 +180,11 @@ class Tally:
         }
 
 
-def too_many(tally: Tally, allowed: Allowed) -> BadRowsError:
-    """What to raise then."""
+def too_many(rejected: int, rows: int, allowed: Allowed, first: str, rejects: Path | None) -> BadRowsError:
+    """What to raise then; the `first` bad row says why, and the file of `rejects` of each."""
+    such = f" (the first: {first})" if first else ""
+    where = "" if rejects is None else f" ({rejects} says what is wrong with each)"
     return BadRowsError(
-        f"A job may have bad rows, at most {allowed.told()}, however: {tally.rejected:,} of {tally.rows:,}. "
-        "Repair them (the rejects of a score job say why), or have score allow more (--max-bad-rows)."
+        f"A job may have bad rows, at most {allowed.told()}, however: {rejected:,} of {rows:,}{such}. Repair "
+        f"them{where}, or have score allow more (--max-bad-rows)."
     )
