@@ -548,6 +548,25 @@ def test_a_row_that_goes_back_in_time_is_named(model, tmp_path):
     assert records[-1]["error"].startswith("row 51: Rows need to be in order of time, however: this row is 10 steps")
 
 
+def test_with_a_state_a_line_that_is_being_written_is_left_for_the_next_call(model, tmp_path):
+    whole = rows(40).to_csv(index=False)
+    job = ["watch", str(model), "--state", str(tmp_path / "state.json")]
+    first = CliRunner().invoke(app, job, input=whole[: len(whole) - 5])
+    second = CliRunner().invoke(app, job, input=whole)
+    assert "the last line has no end yet and is left for the next call" in first.stderr
+    told = [json.loads(line) for done in (first, second) for line in done.stdout.splitlines()]
+    straight = [json.loads(line) for line in CliRunner().invoke(app, job[:2], input=whole).stdout.splitlines()]
+    assert [row["row"] for row in told] == list(range(1, 41))
+    assert [row["anomaly_score"] for row in told] == pytest.approx([row["anomaly_score"] for row in straight])
+
+
+def test_dates_without_signs_between_their_parts_are_no_count(model, tmp_path):
+    new = rows(40)
+    new["time"] = pd.to_datetime(new["time"]).dt.strftime("%Y%m%d%H%M%S").astype(np.int64)
+    with pytest.raises(DataError, match="need to be ISO 8601 or a count, as of seconds, however: 'time' has '20"):
+        load(model).predict(new)
+
+
 def test_a_watch_of_another_unit_says_so_in_the_end_as_well(model):
     new = rows(40)
     seconds = pd.to_datetime(new["time"]).map(lambda time: time.timestamp())

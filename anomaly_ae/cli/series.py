@@ -69,20 +69,26 @@ def watch(
 ) -> None:
     """Score rows as they come: CSV with a header or JSON lines in, JSON lines out, events on standard error.
 
-    Ctrl-C and SIGTERM end it between two rows, with the state saved; the exit code is then 130 or 143.
+    Ctrl-C and SIGTERM end it between two rows, with the state saved; the exit code is then 130 or 143. With --state a
+    last line without an end, of a file that is being written, is left for the next call.
     """
     with reported(quiet=True):
         from anomaly_ae.data.streams import MARK_IT
         from anomaly_ae.mlflow.registry import resolve
         from anomaly_ae.ops import watch as watching
+        from anomaly_ae.ops.lines import ended
+
+        def tell(sentence: str) -> None:
+            if not quiet:
+                typer.echo(sentence, err=True)
 
         dialect = dialect_of(delimiter, decimal, encoding, missing)
         with Ending(io.TextIOWrapper(sys.stdin.buffer, encoding or "utf-8", MARK_IT)) as lines:
             summary = watching.watch(
                 resolve(model),
-                lines,
+                lines if state is None else ended(lines, tell),
                 lambda record: print(json.dumps(record, default=str), flush=True),
-                lambda sentence: None if quiet else typer.echo(sentence, err=True),
+                tell,
                 state,
                 top,
                 dialect,

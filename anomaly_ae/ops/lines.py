@@ -43,6 +43,15 @@ def records(lines: Iterable[str], names: list[str], dialect: Dialect) -> Iterato
             yield read(line)
 
 
+def ended(lines: Iterable[str], tell: Callable[[str], None]) -> Iterator[str]:
+    """Lines that have an end; of one that has none yet, which may be half of what is being written, it is told."""
+    for line in lines:
+        if line.endswith("\n"):
+            yield line
+        else:
+            tell(f"the last line has no end yet and is left for the next call: {_shown(line)}")
+
+
 def _fields(line: str, header: list[str], separator: str) -> dict[str, Any] | DataError:
     try:
         cells = next(csv.reader([line], delimiter=separator))

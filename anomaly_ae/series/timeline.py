@@ -214,8 +214,8 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
         row = int(np.flatnonzero(np.isnan(times))[0])
         where = f" in row {row + 1}" if len(values) > 1 else ""
         raise DataError(
-            f"Times need to be numbers or ISO 8601, however: {name!r} has {str(values.iloc[row])!r:.60}{where}. Repair "
-            "it, or leave the row out."
+            f"Times need to be ISO 8601 or a count, as of seconds, however: {name!r} has "
+            f"{str(values.iloc[row])!r:.60}{where}. Repair it, or leave the row out."
         )
     return times
 
@@ -224,12 +224,23 @@ def readable_moments(values: pd.Series) -> Array:
     """Times as `moments` has them, `(n,)`; NaN where one is missing or cannot be read."""
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         times = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        if _are_written_together(times):
+            times[:] = np.nan
     elif pd.api.types.is_timedelta64_dtype(values.dtype):
         times = values.dt.total_seconds().to_numpy(dtype=np.float64)
     else:
         dates = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
         times = np.asarray((dates - pd.Timestamp(0, unit="s", tz="UTC")).dt.total_seconds(), dtype=np.float64)
     return np.where(np.isfinite(times), times, np.nan)
+
+
+def _are_written_together(times: Array) -> bool:
+    """Whether numbers are dates without signs between their parts, as 20260312143000: no count of anything."""
+    known = times[np.isfinite(times)]
+    if not len(known) or (known < 19e12).any() or (known > 22e12).any():
+        return False
+    sizes = (known // 10**place % 100 for place in (8, 6, 4, 2, 0))  # month, day, hour, minute, second
+    return all((size <= most).all() for size, most in zip(sizes, (12, 31, 23, 59, 60), strict=True))
 
 
 def _runs(begins: NDArray[np.bool_]) -> Places:
