@@ -136,8 +136,9 @@ class ColumnsMixin:
 
 def warn_of_copies(rows: Array, columns: Sequence[Column], who: str) -> None:
     """Warn where rows are copies of others, though some number tells nearly all that differ apart: no chance."""
-    sums = pd.Series(rows @ np.linspace(1, 2, rows.shape[1]))  # alike for the same rows alone; of rows with gaps none
-    copied = sums.duplicated().to_numpy() & sums.notna().to_numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = rows @ np.linspace(1, 2, rows.shape[1])  # alike for the same rows alone; of rows with gaps none
+    copied = pd.Series(sums).duplicated().to_numpy() & np.isfinite(sums)
     copies = int(copied.sum())
     if copies <= COPIES * len(rows):
         return

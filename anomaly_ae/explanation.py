@@ -94,7 +94,8 @@ class ExplanationMixin(ColumnsMixin):
         """The columns most to blame for each row's score, with what they hold and what the others let expect.
 
         One line a blamed column, at most `top` a row: `row` (its place in `X`), `column`, `share` of the row's
-        contributions, `value`, `expected`, and all of it as `reason` ("temperature 93.1, expected 61 to 67"). After the
+        contributions, `value`, `expected`, and all of it as `reason` ("temperature 93.1, expected 61 to 67"; where the
+        value is one of those by itself, "odd beside the others"). After the
         first, columns with a share below a tenth are left out. What is expected of a number is an interval that held
         95 % of validate rows.
         """
@@ -111,5 +112,6 @@ class ExplanationMixin(ColumnsMixin):
             for one, code, i, j in zip(contract, codes[row, column], row, column, strict=True)
         ]
         told["expected"] = [one.shown(*bounds) for one, *bounds in zip(contract, expected, margin, strict=True)]
-        told["reason"] = told["column"] + " " + told["value"] + ", expected " + told["expected"]
+        facts = zip(contract, told["value"], codes[row, column], expected, margin, strict=True)
+        told["reason"] = told["column"] + " " + pd.Series([one.reason(*held) for one, *held in facts], dtype=object)
         return told

@@ -6,6 +6,7 @@ import inspect
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from anomaly_ae.errors import ConfigError
@@ -43,6 +44,16 @@ def check_range(part: Any, interval: Interval, *names: str, optional: bool = Fal
             raise ConfigError(
                 f"{type(part).__name__} needs {name} to be {interval}, however: {value!r}. "
                 + ("Use None for the default." if default is None else f"Try {default!r}.")
+            )
+
+
+def check_flags(part: Any) -> None:
+    """Refuse what is neither true nor false where the default is: a text such as "no" would count as true."""
+    for name, parameter in inspect.signature(type(part).__init__).parameters.items():
+        value = getattr(part, name, parameter.default)
+        if isinstance(parameter.default, bool) and not isinstance(value, bool | np.bool_):
+            raise ConfigError(
+                f"{type(part).__name__} needs {name} to be true or false, however: {value!r}. Try {parameter.default}."
             )
 
 

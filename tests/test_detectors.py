@@ -19,14 +19,18 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from anomaly_ae import (
     KL,
     AutoencoderDetector,
+    Bernoulli,
     Chain,
     Conformal,
     Dense,
     Fused,
     Gaussian,
     GaussianNoise,
+    Huber,
     KLScore,
+    Mixed,
     Multinomial,
+    Neighbours,
     Normal,
     Point,
     Preprocessing,
@@ -306,8 +310,42 @@ def test_parts_that_are_missing_or_do_not_fit_are_named():
         AutoencoderDetector(scorer=ReconstructionError() + 0.1 * KLScore()).fit(normal_rows(50))
     with pytest.raises(IncompatiblePartsError, match=r"StandardNormal needs .* that faces it, however: Point\(\)"):
         AutoencoderDetector(prior=StandardNormal()).fit(normal_rows(50))
+    with pytest.raises(IncompatiblePartsError, match=r"Gaussian needs a prior .*: there is none\. Set prior= to one"):
+        AutoencoderDetector(latent=Gaussian()).fit(normal_rows(50))
     with pytest.raises(ValueError, match="'max_epochs' parameter"):
         AutoencoderDetector(max_epochs=0).fit(normal_rows(50))
+
+
+@pytest.mark.parametrize(
+    ("detector", "words"),
+    [
+        (VAEDetector(likelihood=Bernoulli()), "Bernoulli needs cells from 0 to 1, however: they are from -"),
+        (VAEDetector(likelihood=Mixed(numeric=Bernoulli())), "Bernoulli needs cells from 0 to 1"),
+        (AutoencoderDetector(backbone=Dense(batch_norm="no")), "Dense needs batch_norm to be true or false, however"),
+        (AutoencoderDetector(preprocessing=Preprocessing(standardize="no")), "needs standardize to be true or false"),
+        (AutoencoderDetector(scorer=StandardizedError(conditional=None)), "needs conditional to be true or false"),
+        (AutoencoderDetector(scorer=Neighbours(k=None)), "Neighbours needs k to be"),
+        (AutoencoderDetector(backbone=RandomFeatures(ridge=1e-12)), "needs a ridge that tells its features apart"),
+        (AutoencoderDetector(likelihood=Huber(delta=1e-120)), "values of their own types and a device, however"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_values_that_cannot_work_are_refused_by_name(detector, words):
+    X = normal_rows(60)
+    with pytest.raises(ConfigError, match=words):
+        detector.set_params(max_epochs=2).fit(np.hstack([X, X[:, :1]]))
+
+
+def test_cells_of_0_and_1_may_be_bernoullis():
+    X = (normal_rows(200) > 0).astype(float)
+    plain = Preprocessing(standardize=np.bool_(False), bend=None)
+    det = VAEDetector(likelihood=Bernoulli(), preprocessing=plain, effort="fast", random_state=0).fit(X)
+    assert np.isfinite(det.anomaly_score(X)).all()
+
+
+def test_an_alpha_of_nearly_1_lets_nearly_all_alarm():
+    scores = np.arange(1.0, 100.0)
+    assert Conformal(alpha=1 - 1e-12).fit(scores).value_ == 1.0
 
 
 def test_set_params_reaches_into_the_defaults_of_defaults():

@@ -154,6 +154,18 @@ def test_reasons_say_what_a_cell_holds_and_what_was_expected(fitted, name, value
     assert told["reason"][told["column"] == name].str.fullmatch(reason).all(), list(told["reason"])
 
 
+def test_a_reason_tells_a_value_that_is_odd_by_itself_from_one_that_is_odd_beside_the_others():
+    rng = np.random.default_rng(0)
+    a = rng.gamma(1.0, 1.0, 1000)
+    det = AutoencoderDetector(random_state=0).fit(pd.DataFrame({"a": a, "b": a + 0.05 * rng.gamma(1.0, 1.0, 1000)}))
+    told = det.reasons(pd.DataFrame({"a": [40.0, 0.5], "b": [0.5, 1.5]}), top=2)
+    column = det.contract_.columns[0]
+    assert column.reason("0.5", 0.5, 0.6, 0.2) == "0.5, odd beside the others (expected 0.40 to 0.80)"
+    assert column.reason("0.9", 0.9, 0.6, 0.2) == "0.9, expected 0.40 to 0.80"
+    assert column.reason("0.5", 0.5, 0.0, 1.0).endswith("(expected 0.0 to 1.0)")  # not from -1 on: none was below 0
+    assert told["reason"].iloc[0].startswith("a 40, expected")
+
+
 def test_reasons_of_a_boolean_name_the_opposite():
     X = pd.DataFrame({"a": np.linspace(-1, 1, 300)}).assign(b=lambda X: X.a > 0, c=lambda X: 2 * X.a)
     det = AutoencoderDetector(calibration="split", random_state=0).fit(X)

@@ -94,12 +94,24 @@ class Column:
             return "missing"
         match self.kind:
             case "number":
-                return _interval(margin) % (code - margin, code + margin) if margin else f"{code:.4g}"
+                return _interval(margin) % self._within(code - margin, code + margin) if margin else f"{code:.4g}"
             case "date":
                 return f"{_date(code - margin)} to {_date(code + margin)}" if margin else _date(code)
             case "category" if code == UNSEEN:
                 return "(unseen)" if margin is None else "(a rarer one)"
         return str(self.value(code))
+
+    def _within(self, low: float, high: float) -> tuple[float, float]:
+        """What of an interval lies in the range at fit: no count is expected to be below 0."""
+        if self.low is None or self.high is None or low > self.high or high < self.low:
+            return low, high
+        return max(low, self.low), min(high, self.high)
+
+    def reason(self, held: str, code: float, expected: float, margin: float) -> str:
+        """Why a cell is to blame: what it holds, and what was expected; with what it may be odd that is expected."""
+        told = self.shown(expected, margin)
+        alike = abs(code - expected) <= margin if self.kind in ("number", "date") else held == told
+        return f"{held}, odd beside the others (expected {told})" if alike else f"{held}, expected {told}"
 
     def value(self, code: float) -> Any:
         """What a code stands for; None where it is missing."""

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.errors import ConfigError, DataError
-from anomaly_ae.ranges import POSITIVE, check_range, whole
+from anomaly_ae.ranges import POSITIVE, check_flags, check_range, whole
 
 __all__ = ["Preprocessing"]
 
@@ -113,6 +113,7 @@ class Preprocessing(BaseEstimator):
 
     def learn(self, columns: Sequence[Column], codes: Array) -> Encoding:
         """What fit rows `(n, d)`, as codes of the contract's `columns`, turn out to need."""
+        check_flags(self)
         check_range(self, whole(2), "max_levels")
         check_range(self, POSITIVE, "bend", optional=True)
         if self.missing not in ("score", "ignore"):

@@ -226,7 +226,11 @@ class _Readout(nn.Module):
         off = code - mean
         gram = (off.T @ off).double()  # sums in float32, which is twice as quick, suffice
         gram.diagonal().add_(ridge * gram.diagonal().mean() + TINY)
-        factor = torch.linalg.cholesky(gram)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if failed:
+            raise ConfigError(
+                f"RandomFeatures needs a ridge that tells its features apart, however: {ridge:g} does not. Try 0.01."
+            )
         for _ in range(1 if rows.mask is None else ROUNDS):
             centre = x.mean(0)
             solution = torch.cholesky_solve((off.T @ (x - centre)).double(), factor).to(x.dtype)

@@ -18,7 +18,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
-from anomaly_ae.errors import ConfigError, IncompatiblePartsError
+from anomaly_ae.errors import AnomalyError, ConfigError, IncompatiblePartsError
+from anomaly_ae.ranges import check_flags
 
 ROLES = {"backbone": "encoder", "latent": "sample", "likelihood": "error", "scorer": "learn"}  # what a part does there
 
@@ -250,12 +251,14 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
     check_roles(parts)
     pieces = [piece for part in parts.values() if part is not None for piece in part.pieces()]
     for part in pieces:
+        check_flags(part)
         for axis, quality in lacking(part, parts).items():
             neighbour = parts.get(axis)
-            found = "nothing there" if neighbour is None else repr(neighbour)
+            found = "there is none" if neighbour is None else repr(neighbour)
+            choose = f"Set {axis}= to one" if neighbour is None else f"Choose another {axis}"
             raise IncompatiblePartsError(
-                f"{type(part).__name__} needs a {axis} with a {quality}, however: {found}. "
-                f"Choose another {axis}, or leave {type(part).__name__} out."
+                f"{type(part).__name__} needs a {axis} with a {quality}, however: {found}. {choose} (VAEDetector has a "
+                f"prior, a divergence and a posterior), or leave {type(part).__name__} out."
             )
     prior, latent = parts.get("prior"), parts.get("latent")
     faced = "posterior" in getattr(latent, "offers", ()) or any("prior" in part.needs for part in pieces)
@@ -271,7 +274,9 @@ def put_together(parts: Mapping[str, Any], device: str, *others: Any) -> Iterato
     """Build parts; what these raise that do not go together is then a ConfigError that names all of them."""
     try:
         yield
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:
+    except AnomalyError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         there = [f"{axis} {part!r}" for axis, part in parts.items() if part is not None]
         raise ConfigError(
             f"A detector needs parts on their own axes, values of their own types and a device, however: {error} "

@@ -31,6 +31,11 @@ class Bernoulli(Likelihood):
 
     **Shape**: parameters `(n, 1, d)` to a distribution over `(n, d)`.
 
+    Raises
+    ------
+    ConfigError
+        At `fit`, when cells are below 0 or above 1: their loss would fall without end.
+
     References
     ----------
     Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114 (appendix C.1).
@@ -44,6 +49,14 @@ class Bernoulli(Likelihood):
 
     def forward(self, params: Tensor) -> D.Distribution:
         return Coin(logits=params[:, 0], validate_args=False)
+
+    def start(self, p: Pass) -> None:
+        low, high = p.batch.x.min(), p.batch.x.max()
+        if low < 0 or high > 1:
+            raise ConfigError(
+                f"Bernoulli needs cells from 0 to 1, however: they are from {low:.4g} to {high:.4g}. Leave numbers to "
+                "Normal(), or bring them there and set preprocessing=Preprocessing(standardize=False, bend=None)."
+            )
 
     def sample(self, px: D.Distribution) -> Tensor:
         """New rows of 0 and 1."""

@@ -140,7 +140,7 @@ def batch_page(
         sections.append(_strangest(summary["top_anomalies"]))
     if monitoring is not None:
         sections += _drift(monitoring)
-    return page(name, f"Scored by {Path(str(summary['model'])).name}", tiles, sections)
+    return page(name, f"Scored by {_of_model(str(summary['model']))}", tiles, sections)
 
 
 def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) -> str:
@@ -163,7 +163,13 @@ def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) ->
     ]
     first, until = _when(batches[0]), _when(last)
     span = until if first == until else f"{first} to {until}"
-    return page(f"{asset or 'all rows'}, {Path(model).name}", f"Monitoring, {span} (UTC)", tiles, sections)
+    return page(f"{asset or 'all rows'}, {_of_model(model)}", f"Monitoring, {span} (UTC)", tiles, sections)
+
+
+def _of_model(name: str) -> str:
+    """A folder without where it is; a registered model by name and version."""
+    registered = "models:/"
+    return name.removeprefix(registered).replace("/", ", version ") if name.startswith(registered) else Path(name).name
 
 
 def page(title: str, under: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> str:

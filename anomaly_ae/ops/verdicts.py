@@ -183,7 +183,7 @@ class Teller:
         for row, column, code, expected, margin in cells:
             kind = self.contract[column]
             held = self._raw(table, row, column) if kind.is_unseen(code) else kind.shown(code)
-            reasons.setdefault(row, []).append(f"{self.names[column]} {held}, expected {kind.shown(expected, margin)}")
+            reasons.setdefault(row, []).append(f"{self.names[column]} {kind.reason(held, code, expected, margin)}")
         return reasons
 
     def _raw(self, table: pa.Table, row: int, column: int) -> str:

@@ -214,6 +214,7 @@ class Neighbours(_Remembering):
 
     def build(self, sizes: Sizes) -> None:
         super().build(sizes)
+        check_range(self, COUNT, "k")
         check_range(self, SHARE, "correction")
         self.register_buffer("spacing", torch.ones(1))
 

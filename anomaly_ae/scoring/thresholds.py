@@ -77,7 +77,7 @@ class Conformal(BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        self.value_ = float(scores[n - max(rank, 1)])
+        self.value_ = float(scores[n - min(max(rank, 1), n)])
         return self
 
 
