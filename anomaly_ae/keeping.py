@@ -42,6 +42,8 @@ def called(detector: Any) -> Any:
     """The call of a detector, for its folder and for who goes on from it: what is set later does not change it."""
     call = clone(detector)
     call.set_callbacks()
+    if isinstance(call.random_state, np.random.RandomState):  # no plain data, and no longer what it was
+        call.set_params(random_state=None)
     return call
 
 

@@ -42,6 +42,7 @@ from anomaly_ae import (
     StandardNormal,
     VAEDetector,
     WeightedSum,
+    load,
 )
 from anomaly_ae.errors import AnomalyError, ConfigError, DataError, IncompatiblePartsError
 from anomaly_ae.folds import BLOCK
@@ -341,6 +342,12 @@ def test_cells_of_0_and_1_may_be_bernoullis():
     plain = Preprocessing(standardize=np.bool_(False), bend=None)
     det = VAEDetector(likelihood=Bernoulli(), preprocessing=plain, effort="fast", random_state=0).fit(X)
     assert np.isfinite(det.anomaly_score(X)).all()
+
+
+def test_a_detector_with_a_generator_of_its_own_is_saved(tmp_path):
+    det = AutoencoderDetector(effort="fast", random_state=np.random.RandomState(0)).fit(normal_rows(100))
+    again = load(det.save(tmp_path / "model"))
+    np.testing.assert_array_equal(again.anomaly_score(normal_rows(50)), det.anomaly_score(normal_rows(50)))
 
 
 def test_an_alpha_of_nearly_1_lets_nearly_all_alarm():

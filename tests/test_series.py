@@ -176,6 +176,15 @@ def test_where_series_begin_normal_rows_alarm_no_more_often_and_strange_ones_do(
         assert all((det.predict(piece) == -1).any() for piece in pieces)
 
 
+def test_a_column_that_looks_like_the_times_is_asked_after_and_makes_no_alarms():
+    rows, later = table(400), table(300, seed=1)
+    later["time"] = pd.to_datetime(later["time"]) + pd.Timedelta(days=300)
+    rows["time"] = pd.to_datetime(rows["time"])
+    with pytest.warns(UserWarning, match=r"'time' rises from row to row, and time is None\. Set time='time'"):
+        det = SeriesDetector(views=QUICK, random_state=0).fit(rows)
+    assert (det.predict(later) == -1).mean() < 0.3
+
+
 @pytest.mark.parametrize("period", [13, 47])
 def test_until_the_first_window_is_full_waves_alarm_no_more_often(period):
     def waves(n, seed):

@@ -155,8 +155,8 @@ def score(
 ) -> None:
     """Score every row of files: how strange, whether alarming, and which columns are to blame.
 
-    The same command again does nothing where the job is complete, and goes on where it was interrupted. Series are scored
-    as a whole: their output is not to be there yet, or --overwrite.
+    The same command again does nothing where the job is complete, and goes on where it was interrupted. Series are
+    scored as a whole: their output is not to be there yet, or --overwrite.
     """
     if json_ and output == "-":
         fail("standard output carries scores or --json, however: both were asked for. Give --output a file.", 2)

@@ -65,9 +65,20 @@ class SeriesRowsMixin(ColumnsMixin):
         codes = self._learn_columns(X) if reset else self._checked(X)
         if reset:
             self.step_ = usual_step(times, groups)
+            self._warn_of_times()
         elif times is not None and len(times) >= TELLING:
             self._warn_of_step(usual_step(times, groups, TELLING, self.step_) / self.step_)
         return Taken(codes, times, groups, said)
+
+    def _warn_of_times(self) -> None:
+        stamps = [column.name for column in self.contract_.columns if column.rising]
+        if self.time is None and stamps:
+            warnings.warn(
+                f"{type(self).__name__} needs to know which column says when rows were taken, however: {stamps[0]!r} "
+                f"rises from row to row, and time is None. Set time={stamps[0]!r}, to know where rows are missing.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _warn_of_step(self, steps: float) -> None:
         if not 1 / GAP < steps < GAP:
