@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from anomaly_ae import Preprocessing
 from anomaly_ae.data.contract import EXACT, UNSEEN, Column, Contract
@@ -611,7 +612,7 @@ def test_gaps_cost_what_they_exceed_the_usual_by():
     np.testing.assert_allclose(encoding.transform(codes).surprise.sum(axis=1), np.maximum(nats - usual, 0), atol=1e-9)
     rows = np.repeat(codes[:1], 3, axis=0)
     rows[0], rows[1, [0, 2]], rows[2, [1, 3, 4, 7]] = np.nan, np.nan, np.nan
-    cost = np.isnan(rows) * np.log(201 / (gaps + 1))
+    cost = np.isnan(rows) * np.where(gaps > 0, np.log(201 / (gaps + 1)), never(200, len(gaps)))
     total = cost[:, gappy].sum(axis=1, keepdims=True)
     expected = cost * np.where(gappy, np.maximum(total - usual, 0) / total, 1)
     np.testing.assert_allclose(encoding.transform(rows).surprise, expected, rtol=1e-9, atol=1e-12)
@@ -626,6 +627,18 @@ def test_a_full_table_has_no_mask():
     X = np.random.default_rng(0).normal(size=(20, 2))
     cells = of_numbers(X).transform(X)
     assert cells.mask is cells.gaps is None
+
+
+def never(rows, columns):
+    """What it costs to be what none of so many rows was, and none let expect."""
+    return np.log(rows + 1) + np.sqrt(columns * np.log(rows + 1))
+
+
+def test_what_none_was_is_stranger_than_all_rows_but_few_by_all_their_columns():
+    for columns in (1, 10, 100):
+        for rows in (100, 3000):
+            exceeds = never(rows, columns) + columns / 2  # half a sum of squares, and its mean
+            assert 0.001 / rows < stats.chi2.sf(2 * exceeds, columns) < 1 / rows
 
 
 def charge(encoding, values):
@@ -645,11 +658,25 @@ def test_beyond_the_range_costs_half_the_squared_distance():
 
 def test_a_date_beyond_the_range_costs_and_its_hours_do_not():
     values = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(100) * 3600, unit="s")
-    _, codes, encoding = of_column(values)
+    _, codes, encoding = of_column(values[::-1])
     x = codes[:, 0]
-    new = x[-1] + 10 * DAY
-    distance = priced(docstring_cells(x, new)) - priced(docstring_cells(x, x[-1]))
+    new = x.max() + 10 * DAY
+    distance = priced(docstring_cells(x, new)) - priced(docstring_cells(x, x.max()))
     assert charge(encoding, [new])[0] == pytest.approx(0.5 * distance**2, rel=1e-9)
+
+
+def test_of_a_date_that_rises_from_row_to_row_hours_count_alone():
+    values = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(100) * 3600, unit="s")
+    _, codes, encoding = of_column(values)
+    later = encoding.transform(codes[:24] + 1000 * 7 * DAY)
+    np.testing.assert_array_equal(later.surprise, 0)
+    np.testing.assert_allclose(later.x, encoding.transform(codes[:24]).x, atol=1e-9)
+    assert np.ptp(later.x, axis=0).max() > 1
+    for hour, rises in ((2, True), (1, False)):  # of the fourth row: as of the one before, and earlier
+        hours = np.arange(100)
+        hours[3] = hour
+        times = pd.Timestamp("2024-01-01") + pd.to_timedelta(hours, unit="h")
+        assert Contract.learn(pd.DataFrame({"t": times})).columns[0].rising == rises
 
 
 @pytest.mark.parametrize("most", [2, 20])
@@ -657,7 +684,8 @@ def test_a_date_beyond_the_range_costs_and_its_hours_do_not():
 def test_an_unseen_level_costs_what_good_and_turing_say(once, most):
     letters = ["a"] * 9 + ["b"] * 6 + ["c"] * 4 + [f"only {i}" for i in range(once)]
     _, _, encoding = of_column(letters, max_levels=most)
-    np.testing.assert_allclose(charge(encoding, [UNSEEN, 0]), [np.log((len(letters) + 1) / (once + 1)), 0], rtol=1e-12)
+    cost = np.log((len(letters) + 1) / (once + 1)) if once else never(len(letters), 1)
+    np.testing.assert_allclose(charge(encoding, [UNSEEN, 0]), [cost, 0], rtol=1e-12)
 
 
 def test_a_level_of_other_rows_than_fit_rows_is_unseen():
@@ -667,10 +695,10 @@ def test_a_level_of_other_rows_than_fit_rows_is_unseen():
 
 
 @pytest.mark.parametrize("values", [[1.0, 2, 3], [True, False, True], ["x", "y", "x"], DATES["timestamps"]], ids=repr)
-def test_an_unusual_gap_costs_the_logarithm_of_the_rows(values):
+def test_an_unusual_gap_costs_what_none_was(values):
     _, _, encoding = of_column(values)
     _, _, lenient = of_column(values, missing="ignore")
-    assert charge(encoding, [np.nan])[0] == pytest.approx(np.log(len(values) + 1))
+    assert charge(encoding, [np.nan])[0] == pytest.approx(never(len(values), 1))
     assert charge(lenient, [np.nan])[0] == 0
 
 

@@ -64,8 +64,8 @@ class Preprocessing(BaseEstimator):
       as :math:`4 \operatorname{arsinh}(z / 4)`;
     - a level that no fit row had: :math:`\ln \frac{n + 1}{n_1 + 1}`, with :math:`n_1` levels seen once (Good-Turing);
       of a column without such levels, where none was to be expected, :math:`g + \sqrt{d g}`, :math:`g = \ln (n + 1)`:
-      half a sum of `d` squares exceeds its mean by as much in one row of `n` (Laurent and Massart), so that it is not
-      drowned by many columns;
+      half a sum of `d` squares exceeds its mean by as much in less than one row of `n` (Laurent and Massart), so that
+      many columns do not drown it;
     - a gap in a column without gaps: the same; in columns with :math:`n_j` gaps at fit
       :math:`\max(0, \sum_j g_j - t)`, :math:`g_j = \ln \frac{n + 1}{n_j + 1}`, `t` what 95 % of fit rows stay below;
     - another value in a constant column, any value in an empty one: a million, which is an alarm, where 100 fit rows or
