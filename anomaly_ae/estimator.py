@@ -196,7 +196,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     def _default(self, name: str) -> Any:
         return self._by_effort[self.effort].get(name, self._defaults.get(name))
 
-    def _chosen(self, name: str) -> Any:
+    def chosen(self, name: str) -> Any:
         """A parameter's value, or what stands for `None`."""
         given = getattr(self, name)
         return self._default(name) if given is None else given
@@ -272,13 +272,13 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
             )
 
     def _recipe(self, **changes: Any) -> Recipe:
-        mine = {field.name: self._chosen(field.name) for field in fields(Recipe) if hasattr(self, field.name)}
+        mine = {field.name: self.chosen(field.name) for field in fields(Recipe) if hasattr(self, field.name)}
         return Recipe(**(mine | changes))
 
     @property
     def epochs(self) -> int:
         """Upper bound on epochs: `max_epochs`, or what the effort makes of `None`."""
-        return int(self._chosen("max_epochs"))
+        return int(self.chosen("max_epochs"))
 
     def _new_fold(self, X: Array, rng: np.random.RandomState) -> Fold:
         parts = {axis: clone(part) if part is not None else None for axis, part in self.parts_.items()}
@@ -296,7 +296,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         if not np.isfinite(self.calibration_scores_).all():
             raise ConfigError(
                 f"{type(self).__name__} needs a training that stays finite, however: scores of calibrate rows are not. "
-                f"Lower learning_rate (it is {self._chosen('learning_rate'):g}), or what else is out of proportion."
+                f"Lower learning_rate (it is {self.chosen('learning_rate'):g}), or what else is out of proportion."
             )
         self.threshold_ = clone(self.parts_["threshold"]).fit(self.calibration_scores_)
 

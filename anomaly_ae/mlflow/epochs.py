@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def parameters(detector: Detector | SeriesDetector) -> dict[str, Any]:
     """Every hyperparameter that was in force, the defaults' included."""
     own = {name: value for name, value in detector.get_params(deep=False).items() if name not in detector.parts()}
+    if isinstance(detector, Detector):
+        own = {name: detector.chosen(name) for name in own}
     for axis, part in detector.parts().items():
         own[axis] = type(part).__name__ if part is not None else None
         if part is not None:

@@ -19,6 +19,7 @@ from anomaly_ae.mlflow.flavor import log_model
 from anomaly_ae.mlflow.outbox import Input, Point, Record, alone, forget, held, kept, now, sweep
 from anomaly_ae.mlflow.registry import Version, register
 from anomaly_ae.mlflow.store import connected, log_points, redacted, said
+from anomaly_ae.promise import promised
 
 if TYPE_CHECKING:
     from anomaly_ae.series.detector import SeriesDetector
@@ -44,7 +45,7 @@ class Model(NamedTuple):
 def of_fit(
     detector: Detector | SeriesDetector, source: Input, model: Model, start: int, register: str | None, did: str = "fit"
 ) -> Record:
-    """Parameters, a curve an epoch, the threshold."""
+    """Parameters, a curve an epoch, the threshold and what it promises."""
     end = now()
     curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()  # over the nets that got that far
     points: list[Point] = [
@@ -57,6 +58,8 @@ def of_fit(
         "threshold": detector.threshold_.value_,
         "p_value_resolution": detector.threshold_.resolution_,
     }
+    if (rate := promised(detector)) is not None:
+        facts["promised_false_alarm_rate"] = rate
     points += _now(facts, end)
     params = {name: str(value) for name, value in parameters(detector).items()}
     name = f"{did} {type(detector).__name__} on {source.name}"
