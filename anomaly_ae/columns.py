@@ -18,6 +18,7 @@ from anomaly_ae.errors import DataError
 Array = NDArray[np.float64]
 MIN_ROWS = 3  # one to fit, one to validate, one to calibrate
 COPIES, APART = 0.05, 0.9  # share of rows that are copies, and of the others the share that a column tells apart
+RARE, POOLED = 0.1, 0.2  # levels a row, of which more are too rare to learn, and share of rows whose levels are pooled
 
 
 class ColumnsMixin:
@@ -153,6 +154,23 @@ def warn_of_copies(rows: Array, columns: Sequence[Column], who: str) -> None:
                 stacklevel=5,
             )
             return
+
+
+def warn_of_pooled(rows: Array, columns: Sequence[Column], most: int, who: str) -> None:
+    """Warn where levels beyond the `most` frequent ones of a category, which share a cell, are many and no rarities."""
+    for place, column in enumerate(columns):
+        if not most < len(column.levels) <= RARE * len(rows):
+            continue
+        counts = np.bincount(rows[~np.isnan(rows[:, place]), place].astype(np.intp))
+        pooled = 1 - np.sort(counts)[-most:].sum() / counts.sum()
+        if pooled > POOLED:
+            warnings.warn(
+                f"{who} needs cells for levels that it is to tell apart, however: {column.name!r} has "
+                f"{len(column.levels)}, and those beyond the {most} most frequent hold {pooled:.0%} of rows. Set "
+                f"preprocessing=Preprocessing(max_levels={len(column.levels)}), or leave the column out.",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 def check_distinct(X: pd.DataFrame, who: str) -> None:

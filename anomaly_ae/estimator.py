@@ -27,7 +27,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
-from anomaly_ae.columns import warn_of_copies
+from anomaly_ae.columns import warn_of_copies, warn_of_pooled
 from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError
@@ -222,7 +222,9 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
             self._refuse_changes()
         self._begin()
         rows = self._checked(X) if kept else self._learn_columns(X)
-        warn_of_copies(rows, self.contract_.columns, type(self).__name__)
+        who, columns = type(self).__name__, self.contract_.columns
+        warn_of_copies(rows, columns, who)
+        warn_of_pooled(rows, columns, getattr(self.parts_["preprocessing"], "max_levels", len(rows)), who)
         rng = check_random_state(self.random_state)
         rotate = self.calibration == "cross" or (self.calibration == "auto" and len(rows) < CROSS_BELOW)
         divided = splits(len(rows), len(kept) or (FOLDS if rotate else 1), rng)

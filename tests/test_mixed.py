@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, VAEDetector, load
+from anomaly_ae import AutoencoderDetector, Preprocessing, VAEDetector, load
 from anomaly_ae.cli import app
 from anomaly_ae.data.contract import EXACT
 from anomaly_ae.errors import DataError
@@ -152,6 +152,27 @@ def test_reasons_say_what_a_cell_holds_and_what_was_expected(fitted, name, value
     assert list(told["row"]) == list(range(5))
     assert (told["column"] == name).mean() > 0.5
     assert told["reason"][told["column"] == name].str.fullmatch(reason).all(), list(told["reason"])
+
+
+def test_many_levels_that_share_a_cell_are_warned_of():
+    rng = np.random.default_rng(0)
+
+    def table(levels, n=1000):
+        return pd.DataFrame({"line": [f"k{level}" for level in rng.integers(0, levels, n)], "x": rng.normal(size=n)})
+
+    for levels, rows, most, warned in (
+        (50, 1000, 20, True),
+        (50, 1000, 50, False),
+        (22, 1000, 20, False),
+        (50, 200, 20, False),
+    ):
+        det = AutoencoderDetector(effort="fast", preprocessing=Preprocessing(max_levels=most), random_state=0)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            det.fit(table(levels, rows))
+        told = [str(one.message) for one in said if "max_levels=50" in str(one.message)]
+        assert len(told) == warned
+        assert all("however: 'line' has 50, and those beyond the 20 most frequent hold" in one for one in told)
 
 
 def test_a_reason_tells_a_value_that_is_odd_by_itself_from_one_that_is_odd_beside_the_others():
