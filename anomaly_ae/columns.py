@@ -161,7 +161,7 @@ def warn_of_pooled(rows: Array, columns: Sequence[Column], most: int, who: str) 
     for place, column in enumerate(columns):
         if not most < len(column.levels) <= RARE * len(rows):
             continue
-        counts = np.bincount(rows[~np.isnan(rows[:, place]), place].astype(np.intp))
+        counts = np.bincount(rows[rows[:, place] >= 0, place].astype(np.intp))  # the others are missing or unseen
         pooled = 1 - np.sort(counts)[-most:].sum() / counts.sum()
         if pooled > POOLED:
             warnings.warn(

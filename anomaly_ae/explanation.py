@@ -95,9 +95,8 @@ class ExplanationMixin(ColumnsMixin):
 
         One line a blamed column, at most `top` a row: `row` (its place in `X`), `column`, `share` of the row's
         contributions, `value`, `expected`, and all of it as `reason` ("temperature 93.1, expected 61 to 67"; where the
-        value is one of those by itself, "odd beside the others"). After the
-        first, columns with a share below a tenth are left out. What is expected of a number is an interval that held
-        95 % of validate rows.
+        value is one of those by itself, "odd beside the others"). After the first, columns with a share below a tenth
+        are left out. What is expected of a number is an interval that held 95 % of validate rows.
         """
         if not isinstance(top, Integral) or top < 1:
             raise ConfigError(f"reasons needs top of 1 or more, however: {top!r}. Ask for one column at least.")

@@ -175,6 +175,17 @@ def test_many_levels_that_share_a_cell_are_warned_of():
         assert all("however: 'line' has 50, and those beyond the 20 most frequent hold" in one for one in told)
 
 
+@pytest.mark.filterwarnings("ignore:AutoencoderDetector needs cells")
+def test_a_fit_that_goes_on_meets_levels_that_it_has_never_seen():
+    rng = np.random.default_rng(0)
+
+    def table(levels):
+        return pd.DataFrame({"line": [f"k{n}" for n in rng.integers(0, levels, 1000)], "x": rng.normal(size=1000)})
+
+    det = AutoencoderDetector(effort="fast", warm_start=True, random_state=0).fit(table(50)).fit(table(60))
+    assert np.isfinite(det.anomaly_score(table(60))).all()
+
+
 def test_a_reason_tells_a_value_that_is_odd_by_itself_from_one_that_is_odd_beside_the_others():
     rng = np.random.default_rng(0)
     a = rng.gamma(1.0, 1.0, 1000)

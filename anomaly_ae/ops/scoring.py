@@ -363,10 +363,8 @@ def _told(
     known = {name: value for name, value in numbers.items() if value is not None}
     known = {**(runs.monitored(found) if found else {}), **known}
     record = runs.of_score(source, models[0], began, known, tags)
-    drawn = {}
-    if summary.scored:
-        histogram = partial(score_histogram, sample, summary.threshold, source.name, reference, summary.scored)
-        drawn = picture(histogram)
+    histogram = partial(score_histogram, sample, summary.threshold, source.name, reference, summary.scored)
+    drawn = picture(histogram) if summary.scored else {}
     plain = summary.in_a_run(log_samples)
     texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
     if found is not None:
