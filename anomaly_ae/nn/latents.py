@@ -120,9 +120,9 @@ class Gaussian(Part):
         self.code = Pointwise(sizes.features, 2 * self.width)
 
     def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
-        mu, raw_sigma = self.code(h).chunk(2, dim=1)
-        # of a view, whose rows are apart, softplus takes seven times as long; the floor keeps log sigma finite far away
-        sigma = softplus(raw_sigma.contiguous()) + 1e-6
+        # of views, whose rows are apart, all that follows takes several times as long
+        mu, raw_sigma = (half.contiguous() for half in self.code(h).chunk(2, dim=1))
+        sigma = softplus(raw_sigma) + 1e-6  # the floor keeps log sigma finite far away
         z = mu + sigma * draw(mu) if self.training else mu
         return (Level(q=D.Normal(mu, sigma, validate_args=False), p=prior(batch), z=z),)
 

@@ -134,6 +134,8 @@ class Quadratic(Scorer):
 
     def _off(self, pull: Tensor) -> Tensor:
         """How far each column is from what the others let expect, by `M x`: `(n, columns * block)`."""
+        if self.inverse.shape[1] == 1:
+            return pull * self.inverse.flatten()
         blocks = pull.view(len(pull), *self.inverse.shape[:2])
         return torch.bmm(self.inverse, blocks.permute(1, 2, 0)).permute(2, 0, 1).flatten(1)
 
@@ -222,9 +224,9 @@ class Mahalanobis(Quadratic):
         score, pull = self._pulled(p)
         blocks = pull.view(len(pull), *self.inverse.shape[:2])
         whole = 0.5 * (blocks * self._off(pull).view_as(blocks)).sum(2, keepdim=True).clamp(min=0)
-        # a column's is its own; within a channel it is divided over time as the pull is
-        share = blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
-        return score, present(p, (whole * share).view_as(p.batch.x))
+        if blocks.shape[2] > 1:  # within a channel it is divided over time as the pull is
+            whole = whole * blocks.square() / blocks.square().sum(2, keepdim=True).clamp(min=1e-300)
+        return score, present(p, whole.view_as(p.batch.x))
 
 
 class PrincipalComponents(Quadratic):
@@ -292,7 +294,8 @@ class PrincipalComponents(Quadratic):
         score, root = self._score(p, u, left.square().sum(1)), self.rest.sqrt() * left
         if self.inside:
             root = root + (self.weights.sqrt() * u) @ self.axes
-        return score, divided(score, present(p, root.square().view_as(p.batch.x)))
+        shares = divided(score, present(p, root.square().view_as(p.batch.x)))
+        return score, present(p, shares)  # of a row without cells the rest of rounding is divided evenly
 
 
 class PrincipalNeighbours(Searching, Scorer):

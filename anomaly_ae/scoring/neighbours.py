@@ -12,7 +12,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, codes
 from anomaly_ae.ranges import COUNT, ONE_OR_MORE, POSITIVE, SHARE, check_range
 from anomaly_ae.scoring.scorers import Scorer, divided, present
-from anomaly_ae.scoring.search import Searching, chunks, rows_of
+from anomaly_ae.scoring.search import Searching, chunks, kernels, rows_of
 
 __all__ = ["LocalDenoiser", "Neighbours"]
 
@@ -22,6 +22,7 @@ DENSE = 5_000  # above so many remembered rows
 TIGHTEST = 1e-3  # local spacing, in units of the median one: copies of a row are no infinitely dense place
 FAR = 10.0  # standard deviations
 TINY = 1e-12
+LARGEST = 64  # matrices that a kernel decomposes: larger ones are for LAPACK
 
 
 class _Remembering(Searching, Scorer):
@@ -314,6 +315,12 @@ class LocalDenoiser(_Remembering):
     def _off(self, p: Pass, own: Tensor | None) -> Tensor:
         """What is left of rows by the denoiser of their neighbours."""
         places, which = self._places(p), self._nearest(p, own)[1]
+        packed = self.searched(p.batch.x, self.p, which.shape[1]).packed
+        if packed is not None and min(which.shape[1], places.shape[1]) <= LARGEST:
+            rows = places.double().contiguous()
+            off = torch.empty_like(rows)
+            kernels().residuals(packed, which.contiguous().numpy(), rows.numpy(), float(self.ridge), off.numpy())
+            return off.to(places.dtype)
         memory = self.memory.to(places.dtype)
         cells = which.shape[1] * places.shape[1]
         pairs = zip(chunks(places, cells), chunks(which, cells), strict=True)

@@ -25,7 +25,8 @@ class Search:
     There, 64 centres (by k-means) each know the 1,024 rows that are nearest to them, beginning with those that have no
     nearer centre, and a row looks for neighbours among those of its own centre. Candidates are told by distances in
     float32, from that centre; what is found is measured without rounding. It depends on no other row. Of few rows the
-    origin is the one centre, which knows all of them in float64.
+    origin is the one centre, which knows all of them in float64. `packed` is the memory as kernels read it, where they
+    are used: of many rows, on the CPU.
 
     References
     ----------
@@ -45,6 +46,8 @@ class Search:
             self.lists, kind = self._lists(max(LISTED, 16 * most)), torch.float32
         listed = (memory[self.lists] - self.centres[:, None]).to(kind)
         self.listed = _squared(listed, places=False) if p == 2 else listed
+        quick = len(self.centres) > 1 and memory.device.type == "cpu"
+        self.packed = kernels().packed(memory.numpy()) if quick else None
 
     def _lists(self, count: int) -> Tensor:
         far = torch.cdist(self.centres, self.memory)
@@ -57,13 +60,36 @@ class Search:
         `own` `(n,)` says which of the memory a row is itself: that one is no neighbour of it.
         """
         k = min(k, max(1, len(self.memory) - (own is not None)))
+        if self.packed is not None:
+            return self._compiled(places, k, own)
         if len(self.centres) == 1:
             return self._found(places, self.everyone.new_zeros(len(places)), k, own)
-        home = _joined([torch.cdist(some, self.centres).argmin(1) for some in chunks(places, CENTRES)])
+        home = self._homes(places)
         order = home.argsort(stable=True)
         distance, which = self._found(places[order], home[order], k, None if own is None else own[order])
         back = order.argsort()
         return distance[back], which[back]
+
+    def _homes(self, places: Tensor) -> Tensor:
+        """The nearest centre of each place: `(n,)`."""
+        squares, turned = self.centres.square().sum(1), self.centres.T
+        return _joined([torch.addmm(squares, x, turned, alpha=-2).argmin(1) for x in chunks(places, len(squares))])
+
+    def _compiled(self, places: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is asked for, by kernels."""
+        rows, home = places.double().contiguous(), self._homes(places)
+        order = home.argsort(stable=True)
+        off = torch.zeros(len(rows), self.listed.shape[2])
+        off[:, rows.shape[1] :] = torch.tensor([0, 1] if self.p == 2 else [])  # a row's own square moves no rank
+        kernels().offsets(*_arrays(rows, order, home, self.centres.double(), off))
+        own = torch.full_like(home, -1) if own is None else own
+        apart, which = rows.new_empty(len(rows), k), order.new_empty(len(rows), k)
+        count, start = min(k + SPARE, self.lists.shape[1]), 0
+        for some in chunks(order, self.lists.shape[1]):
+            far = self._far(off[start : (start := start + len(some))], home[some])
+            known, asked, found = _arrays(far, self.lists, home), _arrays(rows, some, own), _arrays(apart, which)
+            kernels().nearest(*known, self.packed, *asked, float(self.p), count, *found)
+        return apart.pow_(1 / self.p).to(places.dtype), which
 
     def _found(self, places: Tensor, home: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is asked for, of places in the order of the centres that are their homes."""
@@ -78,8 +104,12 @@ class Search:
     def _candidates(self, places: Tensor, home: Tensor, count: int) -> Tensor:
         """So many of those that the centres at `home` `(n,)`, in order, know: `(n, count)`."""
         off = (places - self.centres[home]).to(self.listed.dtype)
-        rows = _squared(off, places=True) if self.p == 2 else off
-        far = off.new_empty(len(off), self.lists.shape[1])
+        far = self._far(_squared(off, places=True) if self.p == 2 else off, home)
+        return self.lists.take(home[:, None] * self.lists.shape[1] + _smallest(far, count))
+
+    def _far(self, rows: Tensor, home: Tensor) -> Tensor:
+        """How far, roughly, rows are from those that the centres at `home` `(n,)`, in order, know: `(n, listed)`."""
+        far = rows.new_empty(len(rows), self.lists.shape[1])
         start, (centres, counts) = 0, home.unique_consecutive(return_counts=True)
         for centre, rows_there in zip(centres.tolist(), counts.tolist(), strict=True):
             block = slice(start, start := start + rows_there)
@@ -87,7 +117,7 @@ class Search:
                 torch.mm(rows[block], self.listed[centre].T, out=far[block])
             else:
                 far[block] = torch.cdist(rows[block], self.listed[centre], p=self.p)
-        return self.lists.take(home[:, None] * self.lists.shape[1] + _smallest(far, count))
+        return far
 
     def _ranked(self, places: Tensor, near: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """The nearest `k` of candidates `(n, more)`, and how far away they are."""
@@ -126,6 +156,18 @@ class Searching:
     def _load_from_state_dict(self, *args: Any) -> None:
         self.forget()
         super()._load_from_state_dict(*args)  # type: ignore[misc]
+
+
+def kernels() -> Any:
+    """The loops that numba compiles: a table of few rows is read without waiting for it."""
+    from anomaly_ae.scoring import kernels
+
+    return kernels
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    """Tensors as kernels take them."""
+    return [tensor.numpy() for tensor in tensors]
 
 
 def _squared(off: Tensor, places: bool) -> Tensor:

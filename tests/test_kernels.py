@@ -1,0 +1,119 @@
+"""Compiled loops: what they find and leave is what torch finds and leaves, and a row's is its own."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_ae.scoring import kernels
+from anomaly_ae.scoring.neighbours import LocalDenoiser
+from anomaly_ae.scoring.search import Search
+
+N = 3000
+
+
+def table(n: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Rows as a memory holds them: to be stored as float32."""
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, width))).float().double()
+
+
+def left(memory, which, places, ridge=1.0):
+    off = np.empty(places.shape)
+    kernels.residuals(kernels.packed(memory.numpy()), which, places.numpy(), ridge, off)
+    return off
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize(("width", "k"), [(1, 3), (7, 10), (16, 1), (30, 40)])
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_search_by_kernels_finds_what_torch_finds(p, width, k, itself):
+    memory = table(N, width)
+    search = Search(memory, p, k)
+    places, own = (memory, search.everyone) if itself else (table(200, width, 1), None)
+    distance, which = search(places, k, own)
+    assert search.packed is not None
+    search.packed = None
+    expected, known = search(places, k, own)
+    torch.testing.assert_close(distance, expected, rtol=1e-12, atol=1e-12)
+    assert (which == known).float().mean() > 0.999  # copies, in float32, may change places
+
+
+@pytest.mark.parametrize("far", [1e16, 1e30, 1e200])  # cells reach the first; float32 has no squares of the others
+def test_rows_far_beyond_all_have_neighbours_and_their_distances(far):
+    memory = table(N, 4)
+    memory[::500] *= far
+    search = Search(memory, most=3)
+    places = torch.cat([far * table(5, 4, 1), memory[:1000:500]])
+    distance, which = search(places, 3)
+    measured = (memory[which] - places[:, None]).norm(dim=2)
+    torch.testing.assert_close(distance, measured, rtol=1e-12, atol=0)
+    assert all(len(set(row)) == 3 for row in which.tolist())
+    assert (distance.diff(dim=1).nan_to_num() >= 0).all()
+    if far == 1e16:
+        assert (distance[-2:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("width", [1, 5, 10, 16, 40])
+@pytest.mark.parametrize("k", [1, 10, 40])
+@pytest.mark.parametrize("ridge", [1.0, 1e-3])
+def test_residuals_are_what_the_closed_form_leaves(width, k, ridge):
+    memory, places = table(200, width), table(11, width, 1)
+    which = np.random.default_rng(2).integers(0, 200, (11, k))
+    off = left(memory, which, places, ridge)
+    for row, mine, neighbours in zip(places.numpy(), off, memory.numpy()[which], strict=True):
+        centre = neighbours.mean(0)
+        scatter = (neighbours - centre).T @ (neighbours - centre)
+        damp = ridge * np.trace(scatter) / k + 1e-12
+        expected = damp * np.linalg.solve(scatter + damp * np.eye(width), row - centre)
+        np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=1e-9)
+    torch_left = LocalDenoiser(k, ridge)._residual(memory[torch.from_numpy(which)], places)
+    np.testing.assert_allclose(off, torch_left, rtol=1e-6, atol=1e-9)
+
+
+def test_a_row_is_read_alike_to_the_bit_beside_any_others():
+    memory, places = table(200, 30), table(21, 30, 1)
+    which = np.random.default_rng(2).integers(0, 200, (21, 10))
+    together = left(memory, which, places)
+    for i in range(21):
+        np.testing.assert_array_equal(left(memory, which[i : i + 1], places[i : i + 1])[0], together[i])
+    backwards = left(memory, which[::-1].copy(), places.flip(0).contiguous())
+    np.testing.assert_array_equal(backwards[::-1], together)
+
+
+def test_packing_loses_nothing():
+    exact, more = table(20, 5).numpy(), np.random.default_rng(0).normal(size=(20, 5))
+    for rows, kind in ((exact, np.float32), (more, np.float64), (1e300 * exact, np.float64)):
+        kept = kernels.packed(rows)
+        assert kept.dtype == kind
+        assert kept.shape == (20, kernels.STRIDE)
+        np.testing.assert_array_equal(kept[:, :5], rows)
+        assert not kept[:, 5:].any()
+
+
+FEW = """
+import sys, numpy as np
+from anomaly_ae import AutoencoderDetector
+X = np.random.default_rng(0).normal(size=({n}, 3))
+AutoencoderDetector(max_epochs=1, random_state=0).fit(X).predict(X[:10])
+print("numba" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("n", "waited_for"), [(500, "False"), (4000, "True")])
+def test_a_small_table_does_not_wait_for_a_compiler(n, waited_for):
+    done = subprocess.run([sys.executable, "-c", FEW.format(n=n)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [waited_for]
+
+
+def test_where_compiled_code_can_be_kept_nowhere_it_is_compiled_all_the_same():
+    """As from a folder that cannot be written to, or out of an archive."""
+    source = inspect.getsource(kernels)
+    there: dict = {"__name__": "elsewhere"}
+    exec(compile(source, "<no file>", "exec"), there)  # noqa: S102
+    memory, places = table(20, 3), table(2, 3, 1)
+    which, off = np.arange(8).reshape(2, 4), np.empty((2, 3))
+    there["residuals"](there["packed"](memory.numpy()), which, places.numpy(), 1.0, off)
+    np.testing.assert_allclose(off, left(memory, which, places), rtol=1e-12)
