@@ -97,7 +97,11 @@ class ColumnsMixin:
         plain = type(X) is np.ndarray and X.dtype == np.float64 and X.ndim == 2
         if not plain or hasattr(self, "feature_names_in_") or not self.contract_.all_numbers:
             return False
-        return X.shape[1] == self.n_features_in_ and len(X) > 0 and not np.isinf(X).any()
+        if X.shape[1] != self.n_features_in_ or not len(X):
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(X.sum())  # a fourth of the time of a look at each
+        return bool(finite) or not np.isinf(X).any()
 
     def _refuse(self, X: ArrayLike) -> None:
         """Raise DataError at what holds no columns that a model could tell apart."""

@@ -1,7 +1,9 @@
 """What is promised of false alarms is one number, wherever it is told."""
 
+import contextlib
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, Mahalanobis, Quantile, SeriesDetector, View, load
+from anomaly_ae import AutoencoderDetector, Mahalanobis, Quantile, SeriesDetector, StandardizedError, View, load
 from anomaly_ae.cli import app
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.promise import promised
@@ -74,3 +76,21 @@ def test_of_series_it_is_told_as_well(here):
     assert done["promised_false_alarm_rate"] == refitted["promised_false_alarm_rate"] == expected
     assert done["monitoring"]["promised"] == expected
     assert f"at most {100 * expected:.3g}% of normal rows above" in told(describe(load("model")))
+
+
+@pytest.mark.parametrize(("rows", "few"), [(1500, True), (20_000, False)])
+def test_rows_that_follow_each_other_promise_as_much_as_they_tell(rows, few):
+    """Windows that overlap score alike: a fifth of 1,500 rows are no 300 rows to set a threshold by."""
+    alarms = []
+    for seed in range(10 if few else 1):
+        rng = np.random.default_rng(seed)
+        net = AutoencoderDetector(max_epochs=2)
+        det = SeriesDetector(net, views=[View(StandardizedError())], window=64, random_state=0)
+        said = pytest.warns(UserWarning, match="19 independent rows") if few else contextlib.nullcontext()
+        with warnings.catch_warnings(action="error"), said:
+            det.fit(rng.normal(size=(rows, 2)))
+        assert det.profile_.score_time >= 64
+        assert promised(det) == max(0.05, 1 / (det.profile_.told_rows / det.profile_.score_time + 1))
+        assert (promised(det) > 0.05) == few
+        alarms.append((det.predict(rng.normal(size=(3000, 2))) == -1).mean())
+    assert promised(det) / 4 < np.mean(alarms) < 1.25 * promised(det)

@@ -27,6 +27,7 @@ from anomaly_ae.estimator import Detector
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
+from anomaly_ae.promise import warn_of_few
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
@@ -272,7 +273,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             step = 1 if reduce == "mean" else self._step(len(rows))
             self._calibrate(reduce, self.fold_.rarities(seen, step), told)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
-        self.profile_ = self._profile(taken.codes[line.order], held_out, len(divided) > 1)
+        self._learn_profile(taken.codes[line.order], held_out, len(divided) > 1)
         learning.end()
         return self
 
@@ -295,7 +296,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
             self._calibrate(reduce, self._calibrated(reduce).rarities, told)
-        self.profile_ = self._profile(taken.codes[line.order], len(taken.codes), False)
+        self._learn_profile(taken.codes[line.order], len(taken.codes), False)
         return self
 
     @property
@@ -307,24 +308,26 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         mine = Calibrated.learn(self.fold_, rarities, told, self.parts_["threshold"], self._events_rule, self.smoothing)
         self.calibrated_ = self.calibrated_ | {reduce: mine}
 
-    def _profile(self, codes: Array, held_out: int, by_turns: bool) -> Profile:
+    def _learn_profile(self, codes: Array, held_out: int, by_turns: bool) -> None:
         """What rows look like, and what was said of those held out, which are so many."""
         readings, self._mine.held_out = self._mine.held_out, []
         told = np.concatenate(
             [np.column_stack([one.columns, one.scores]) for one in readings if one.columns is not None]
         )
-        lengths = [len(one.scores) for one in readings]
+        told_time = correlation_time(told, held_out / len(told), [len(one.scores) for one in readings])
+        told_time[-1] = max(told_time[-1], min(eye.length for eye in self.fold_.eyes))  # rows of a window are alike
         most = max(MOST, LONGEST_RECORD // codes.shape[1])
         first = max(0, (len(codes) - most) // 2)
-        return Profile.learn(
+        self.profile_ = Profile.learn(
             self.contract_.columns,
             codes[:: math.ceil(len(codes) / MOST)],
             told[:, :-1],
             (len(codes), held_out),
             by_turns,
             correlation_time(codes[first : first + most]),
-            correlation_time(told, held_out / len(told), lengths),
+            told_time,
         )
+        warn_of_few(self)
 
     @property
     def _events_rule(self) -> Events:
@@ -399,15 +402,9 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
         detector.window_, detector.step_, detector.groups_ = fitted["window"], fitted["step"], fitted.get("groups")
         channels = Channels.from_state(detector.parts_["preprocessing"], arrays)
         detector.fold_ = detector._new_fold(channels, 0).restore(stored.weights)
+        rest = len(detector.views_), detector.parts_["threshold"], detector._events_rule, detector.smoothing
         detector.calibrated_ = {
-            reduce: Calibrated.from_state(
-                below(f"{reduce}/", arrays),
-                len(detector.views_),
-                detector.parts_["threshold"],
-                detector._events_rule,
-                detector.smoothing,
-            )
-            for reduce in detector._ways
+            reduce: Calibrated.from_state(below(f"{reduce}/", arrays), *rest) for reduce in detector._ways
         }
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ModelFolderError(
