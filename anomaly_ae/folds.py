@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible, put_togethe
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, threads, train
-from anomaly_ae.overlap import in_order, pool
+from anomaly_ae.overlap import crew, in_order, one_thread
 from anomaly_ae.scoring.scorers import Scorer
 
 Array = NDArray[np.float64]
@@ -218,8 +219,8 @@ class Fold:
         if alone or len(blocks) == 1 or workers == 1 or self._device.type != "cpu":
             with threads(self.net):
                 return [quietly(rows) for rows in blocks]
-        with pool(workers) as crew:
-            return list(in_order(crew, quietly, blocks))
+        with one_thread():
+            return list(in_order(crew(workers), quietly, blocks))
 
     def reconstruct(self, X: Array) -> Array:
         """Codes `(n, d)` as the net expects them."""
@@ -273,7 +274,7 @@ class Fold:
         gappy = len(self.encoding.gappy)
         return torch.zeros(n, gappy, dtype=self.dtype, device=self._device) if gappy else None
 
-    @property
+    @cached_property
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device
 

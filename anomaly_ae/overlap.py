@@ -16,6 +16,9 @@ SPARE = 2  # items held beyond those being worked on
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_crews: dict[int, ThreadPoolExecutor] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_crews.clear)  # a child has none of its parent's threads
 
 
 def workers() -> int:
@@ -37,14 +40,24 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pool(most: int = MOST_WORKERS) -> Iterator[ThreadPoolExecutor]:
-    """At most so many threads that each compute on one core."""
-    threads = ThreadPoolExecutor(min(most, workers()), "anomaly-ae", torch.set_num_threads, (1,))
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads that each compute on one core."""
+    threads = _threads(workers())
     with one_thread():
         try:
             yield threads
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def crew(size: int) -> ThreadPoolExecutor:
+    """At most so many of them, kept for the next time: what torch sets up in a new thread takes as long as a block."""
+    size = min(size, workers())
+    return _crews.get(size) or _crews.setdefault(size, _threads(size))
+
+
+def _threads(size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(size, "anomaly-ae", torch.set_num_threads, (1,))
 
 
 def in_order(threads: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

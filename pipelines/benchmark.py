@@ -279,6 +279,7 @@ def speed(
     rows: Annotated[int, typer.Option(min=3)] = 50_000,
     columns: Annotated[int, typer.Option(min=2)] = 30,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Of all methods in turn; the median counts.")] = 1,
     methods: Methods = None,
     config: Configs = None,
 ) -> None:
@@ -287,7 +288,7 @@ def speed(
 
     spawn = multiprocessing.get_context("spawn")  # nothing of one method in another's memory
     lines = []
-    for name, factory in chosen(methods, config or [], [*OURS, "PyOD-AutoEncoder", "PyOD-VAE"]).items():
+    for name, factory in [*chosen(methods, config or [], [*OURS, "PyOD-AutoEncoder", "PyOD-VAE"]).items()] * rounds:
         results = spawn.SimpleQueue()
         child = spawn.Process(target=clock, args=(rows, columns, threads, factory, results))
         child.start()
@@ -295,7 +296,7 @@ def speed(
         if child.exitcode:
             raise typer.Exit(1)
         lines.append({"method": name} | results.get())
-    table = pd.DataFrame(lines)
+    table = pd.DataFrame(lines).groupby("method", sort=False).median().reset_index()
     if "rows/s bare net" in table:
         table["scored/bare"] = table["rows/s scored"] / table["rows/s bare net"]
     if (table["method"] == YARDSTICK).any():

@@ -1,5 +1,7 @@
 """The public contract of both detectors."""
 
+import subprocess
+import sys
 import warnings
 
 import joblib
@@ -137,6 +139,27 @@ def test_blocks_scored_on_several_threads_have_the_same_scores(detector):
         torch.set_num_threads(before)
     np.testing.assert_array_equal(alone.anomaly_score, shared.anomaly_score)
     np.testing.assert_array_equal(alone.contributions, shared.contributions)
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np, torch
+from anomaly_ae import AutoencoderDetector
+torch.set_num_threads(2)
+X = np.random.default_rng(0).normal(size=(20_000, 3))
+det = AutoencoderDetector(effort="fast", max_epochs=1, random_state=0).fit(X)
+scores = det.anomaly_score(X)
+child = os.fork()
+if not child:
+    signal.alarm(60)  # threads of the parent's would be waited for without end
+    os._exit(not np.array_equal(det.anomaly_score(X), scores))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_that_is_a_fork_scores_as_its_parent_did():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_less_effort_is_fewer_epochs_unless_they_are_given():
