@@ -111,6 +111,20 @@ def test_linear_vae_pays_the_kl_that_the_law_says(sigma):
     assert paid == pytest.approx(0.5 * np.log(alive / sigma**2).sum(), rel=0.05)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_divergence_from_standard_normal_codes_is_that_of_two_normals(kind):
+    rng = torch.Generator().manual_seed(0)
+    mu = torch.randn(50, 3, generator=rng, dtype=kind).requires_grad_()
+    sigma = torch.rand(50, 3, generator=rng, dtype=kind).add(0.01).requires_grad_()
+    q, told = torch.distributions.Normal(mu, sigma), []
+    for p in (StandardNormal()(Batch(mu)), torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))):
+        kl = torch.distributions.kl_divergence(q, p)
+        told.append([kl, *torch.autograd.grad(kl.sum(), (mu, sigma))])
+    for mine, expected in zip(*told, strict=True):
+        torch.testing.assert_close(mine, expected)
+    assert type(p) is torch.distributions.Normal  # the oracle is torch's own
+
+
 def test_linear_vae_learns_the_scale_of_probabilistic_pca():
     """sigma^2 = mean of the discarded eigenvalues (Tipping and Bishop 1999), and the KL that goes with it."""
     net, X = linear(Gaussian(3), likelihood=LearnedNormal(momentum=0.98), steps=6000)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributions as D
+from torch import Tensor
+from torch.distributions.kl import register_kl
 
 from anomaly_ae.nn.core import Batch, Part
 
 __all__ = ["StandardNormal"]
+
+
+class Unit(D.Normal):
+    """N(0, 1): a divergence from it takes half the time of one from any other normal."""
+
+
+@register_kl(D.Normal, Unit)
+def _from_unit(q: D.Normal, p: Unit) -> Tensor:
+    squares = torch.addcmul(q.scale.square(), q.loc, q.loc)
+    return torch.add(-0.5 - q.scale.log(), squares, alpha=0.5)
 
 
 class StandardNormal(Part):
@@ -31,4 +44,4 @@ class StandardNormal(Part):
 
     def forward(self, batch: Batch) -> D.Distribution:
         zero = batch.x.new_zeros(())
-        return D.Normal(zero, zero + 1, validate_args=False)
+        return Unit(zero, zero + 1, validate_args=False)
