@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -264,8 +263,9 @@ class Fold:
         return self.encoding.transform(rows, np.float32 if self.dtype == torch.float32 else np.float64)
 
     def _batch(self, cells: Cells) -> Batch:
+        device = self._device  # the search for it takes longer than the copy of a few rows
         x, mask, gaps = (
-            None if values is None else torch.from_numpy(values).to(self._device, kind)
+            None if values is None else torch.from_numpy(values).to(device, kind)
             for values, kind in ((cells.x, self.dtype), (cells.mask, torch.bool), (cells.gaps, self.dtype))
         )
         return Batch(x, mask, gaps)  # type: ignore[arg-type]
@@ -274,7 +274,7 @@ class Fold:
         gappy = len(self.encoding.gappy)
         return torch.zeros(n, gappy, dtype=self.dtype, device=self._device) if gappy else None
 
-    @cached_property
+    @property
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device
 

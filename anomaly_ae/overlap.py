@@ -6,7 +6,8 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -51,9 +52,17 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def crew(size: int) -> ThreadPoolExecutor:
-    """At most so many of them, kept for the next time: what torch sets up in a new thread takes as long as a block."""
+    """At most `size` threads that each compute on one core, kept for the next call, within `one_thread`.
+
+    What torch sets up in a new thread takes as long as a block of rows. All are there at once: one that began later
+    would set the number of threads of others anew.
+    """
     size = min(size, workers())
-    return _crews.get(size) or _crews.setdefault(size, _threads(size))
+    if size not in _crews:
+        threads, all_there = _threads(size), Barrier(size)
+        deque(threads.map(lambda _: all_there.wait(), range(size)), maxlen=0)
+        _crews[size] = threads
+    return _crews[size]
 
 
 def _threads(size: int) -> ThreadPoolExecutor:
@@ -67,9 +76,10 @@ def in_order(threads: ThreadPoolExecutor, work: Callable[[Item], Result], items:
         for item in items:
             waiting.append(threads.submit(work, item))
             if len(waiting) >= workers() + SPARE:
-                yield waiting.popleft().result()
+                yield waiting[0].result()
+                waiting.popleft()
         while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+            yield waiting[0].result()
+            waiting.popleft()
+    finally:  # nothing goes on when this is over
+        wait([future for future in waiting if not future.cancel()])

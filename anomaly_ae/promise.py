@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
-from anomaly_ae.scoring.thresholds import promised_rate
+from anomaly_ae.scoring.thresholds import promised_rate, rows_needed
 
 
 def promised(detector: Any) -> float | None:
@@ -14,8 +13,8 @@ def promised(detector: Any) -> float | None:
 
     .. math:: \min(1, \max(\alpha, 1 / (n + 1)) \cdot (1 + [\text{cross-fitted}]))
 
-    with `n` the independent ones among held-out rows. In practice cross-fitted detectors as well have a rate of about
-    :math:`\alpha`; twice that is what can be proved.
+    with `n` the held-out rows, of a series those that are worth independent ones. In practice cross-fitted detectors
+    as well have a rate of about :math:`\alpha`; twice that is what can be proved.
     """
     rate = promised_rate(detector.threshold_)
     if rate is None:
@@ -24,23 +23,23 @@ def promised(detector: Any) -> float | None:
 
 
 def independent_rows(detector: Any) -> float:
-    """How many of the rows that a threshold was set by say something that those before them did not."""
-    profile = getattr(detector, "profile_", None)
-    if profile is None or profile.score_time <= 1:
+    """How many independent rows those are worth that a threshold was set by: of a series, rows of a window are one."""
+    if not hasattr(detector, "fold_"):
         return float(len(detector.calibration_scores_))
-    return float(profile.told_rows / profile.score_time)
+    shortest = min(eye.length for eye in detector.fold_.eyes)  # few held-out rows hide how long they are alike
+    return float(detector.profile_.told_rows / max(shortest, detector.profile_.score_time))
 
 
 def warn_of_few(detector: Any) -> None:
-    """Warn where held-out rows are so much alike that a threshold's rate of false alarms cannot be told by them."""
-    rate, independent = promised_rate(detector.threshold_), independent_rows(detector)
-    rows = detector.profile_.told_rows
-    if rate is None or 1 / (independent + 1) <= rate or independent >= rows:
+    """Warn where the held-out rows of a series are so alike that no threshold of theirs keeps its rate."""
+    alpha, independent = getattr(detector.threshold_, "alpha", None), independent_rows(detector)
+    if alpha is None or 1 / (independent + 1) <= alpha:
         return
     warnings.warn(
-        f"A rate of false alarms of {percent(rate)} needs {math.ceil(1 / rate - 1 - 1e-9)} independent rows held out, "
-        f"however: {rows:,} that follow each other tell as much as {independent:.0f}. Of normal rows "
-        f"{percent(1 / (independent + 1))} may be alarms. Give fit more rows, or set a shorter window=.",
+        f"A rate of false alarms of {percent(alpha)} needs {rows_needed(alpha)} independent rows held out, however: "
+        f"{detector.profile_.told_rows:,} that follow each other tell as much as {independent:.0f}, and up to "
+        f"{percent(promised(detector) or 1)} of normal rows may be alarms. Give more rows of normal operation, or take "
+        "shorter windows.",
         UserWarning,
         stacklevel=6,  # who called fit
     )

@@ -1,6 +1,7 @@
 """Compiled loops: what they find and leave is what torch finds and leaves, and a row's is its own."""
 
 import inspect
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_ae import AutoencoderDetector
 from anomaly_ae.scoring import kernels
 from anomaly_ae.scoring.neighbours import LocalDenoiser
 from anomaly_ae.scoring.search import Search
@@ -83,6 +85,34 @@ def test_a_row_is_read_alike_to_the_bit_beside_any_others():
     np.testing.assert_array_equal(backwards[::-1], together)
 
 
+def test_neighbours_are_the_same_to_the_bit_beside_any_others():
+    memory, places = table(N, 7), table(40, 7, 1)
+    search = Search(memory, most=5)
+    distance, which = search(places, 5)
+    for order in (torch.arange(39, -1, -1), torch.tensor([3])):
+        again = search(places[order], 5)
+        assert torch.equal(again[0], distance[order])
+        assert torch.equal(again[1], which[order])
+
+
+def test_no_more_neighbours_are_found_than_a_centre_knows():
+    distance, which = Search(table(N, 2))(table(4, 2, 1), 2000)
+    assert distance.shape == which.shape == (4, 1024)
+    assert (distance.diff(dim=1) >= 0).all()
+
+
+@pytest.mark.parametrize("effort", ["fast", "default"])
+@pytest.mark.parametrize("k", [10, 80])  # the matrices of 80 neighbours of 70 columns are LAPACK's
+def test_a_detector_denoises_by_kernels_as_by_torch(effort, k):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 5)) @ rng.normal(size=(5, 70)) + 0.1 * rng.normal(size=(4000, 70))
+    det = AutoencoderDetector(scorer=LocalDenoiser(k), effort=effort, max_epochs=1, random_state=0).fit(X)
+    scorer, scores = det.folds_[0].scorer, det.anomaly_score(X[:300])
+    assert scorer.search.packed is not None
+    scorer.search.packed = None
+    np.testing.assert_allclose(det.anomaly_score(X[:300]), scores, rtol=1e-9 if effort == "default" else 1e-4)
+
+
 def test_packing_loses_nothing():
     exact, more = table(20, 5).numpy(), np.random.default_rng(0).normal(size=(20, 5))
     for rows, kind in ((exact, np.float32), (more, np.float64), (1e300 * exact, np.float64)):
@@ -106,6 +136,27 @@ print("numba" in sys.modules)
 def test_a_small_table_does_not_wait_for_a_compiler(n, waited_for):
     done = subprocess.run([sys.executable, "-c", FEW.format(n=n)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [waited_for]
+
+
+def test_a_full_disk_stops_no_kernel(tmp_path):
+    done = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"needs to mount a small disk: {done.stderr.decode().strip()}")
+    try:
+        script = """
+import numpy as np
+from anomaly_ae.scoring import kernels
+off = np.empty((1, 2))
+kernels.residuals(kernels.packed(np.eye(2)), np.zeros((1, 2), int), np.ones((1, 2)), 1.0, off)
+print(off.tolist())
+"""
+        env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
+        assert (done.stdout, done.returncode) == ("[[0.0, 1.0]]\n", 0), done.stderr
+    finally:
+        subprocess.run(["/bin/umount", tmp_path], check=True)
 
 
 def test_where_compiled_code_can_be_kept_nowhere_it_is_compiled_all_the_same():

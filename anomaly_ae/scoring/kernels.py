@@ -7,7 +7,9 @@ user's cache, so that only a machine's first use waits for it, some seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import suppress
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -20,10 +22,11 @@ Kept = NDArray[Any]  # of float32 or float64
 Places = NDArray[np.int64]
 Function = TypeVar("Function", bound=Callable[..., Any])
 STRIDE = 16  # cells that a sum takes at once
-GROUP = 8  # of distances, whose smallest are looked at first
+GROUP = 8  # distances, whose smallest are looked at first
 HALVINGS = 16  # of the interval in which the bound of candidates lies
-SPARE = 2  # groups more than asked for end the search for it
+SLACK = 2  # groups that may lie below it beyond those asked for
 LANES = 8  # rows whose matrices are solved side by side
+PARTS = 2  # functions, at most, that a kernel is made of
 
 
 def compiled(function: Function) -> Function:
@@ -36,6 +39,19 @@ def compiled(function: Function) -> Function:
     return kept
 
 
+def robust(kernel: Function) -> Function:
+    """A kernel that does its work as well where there is no room to keep what was compiled."""
+
+    @wraps(kernel)
+    def run(*args: Any) -> None:
+        for _ in range(PARTS):
+            with suppress(OSError):  # compiled it is, and the next call does not try to keep it
+                return kernel(*args)
+        return kernel(*args)
+
+    return cast(Function, run)
+
+
 def packed(rows: NDArray[Any]) -> Kept:
     """Rows as kernels read them `(m, padded)`: with zeros to whole strides, and in float32 where that loses nothing."""
     with np.errstate(over="ignore"):
@@ -44,6 +60,7 @@ def packed(rows: NDArray[Any]) -> Kept:
     return np.pad(kept, ((0, 0), (0, -rows.shape[1] % STRIDE)))
 
 
+@robust
 @compiled
 def offsets(places: Array, order: Places, home: Places, centres: Array, off: NDArray[np.float32]) -> None:
     """Write into `off` `(len(order), width)` how far rows of `places`, in some order, are from the centres at home."""
@@ -53,6 +70,7 @@ def offsets(places: Array, order: Places, home: Places, centres: Array, off: NDA
             off[i, t] = places[row, t] - centres[home[row], t]
 
 
+@robust
 @compiled
 def nearest(
     far: Kept,
@@ -98,7 +116,7 @@ def nearest(
                 below = middle
             else:
                 bound = middle
-                if within <= count + SPARE:
+                if within <= count + SLACK:
                     break
         hits = 0
         for q in range(groups):
@@ -112,7 +130,7 @@ def nearest(
         for other in range(groups * GROUP, m):
             at[found] = other
             found += int(far[i, other] <= bound)
-        if found <= k:  # what is no number bounds nothing
+        if found <= k:  # distances that are no numbers give no bound: all are measured
             found = m
             for other in range(m):
                 at[other] = other
@@ -172,6 +190,7 @@ def _solve(matrices: Array, b: Array) -> None:
             b[j, lane] *= matrices[j, j, lane]
 
 
+@robust
 @compiled
 def residuals(memory: Kept, which: Places, places: Array, ridge: float, off: Array) -> None:
     r"""Write what is left of each row by the linear denoiser of its neighbours into `off` `(n, width)`.

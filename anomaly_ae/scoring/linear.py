@@ -12,7 +12,7 @@ from torch import Tensor
 from anomaly_ae.nn.core import Pass, Sizes
 from anomaly_ae.ranges import COUNT, POSITIVE, PROPER_SHARE, check_range
 from anomaly_ae.scoring.moments import centred_rows, moments_of, spread
-from anomaly_ae.scoring.scorers import Scorer, divided, present
+from anomaly_ae.scoring.scorers import Scorer, divided_among, present
 from anomaly_ae.scoring.search import Searching, rows_of
 
 __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
@@ -294,8 +294,7 @@ class PrincipalComponents(Quadratic):
         score, root = self._score(p, u, left.square().sum(1)), self.rest.sqrt() * left
         if self.inside:
             root = root + (self.weights.sqrt() * u) @ self.axes
-        shares = divided(score, present(p, root.square().view_as(p.batch.x)))
-        return score, present(p, shares)  # of a row without cells the rest of rounding is divided evenly
+        return score, divided_among(p, score, root.square().view_as(p.batch.x))
 
 
 class PrincipalNeighbours(Searching, Scorer):
@@ -389,7 +388,7 @@ class PrincipalNeighbours(Searching, Scorer):
         score, which = self._nearest(x, u, places)
         alike = u - places + rows_of(self.memory, which).mean(1)  # what, along the components, is not off the nearest
         off = x - alike @ self.axes
-        return score, divided(score, present(p, off.square().view_as(p.batch.x)))
+        return score, divided_among(p, score, off.square().view_as(p.batch.x))
 
     def _nearest(self, x: Tensor, u: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, and which of the memory are nearest."""

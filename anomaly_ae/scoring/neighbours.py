@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,16 +129,20 @@ class _Remembering(Searching, Scorer):
         x = p.batch.x.flatten(1)
         return x if self.space == "input" else torch.cat([x, present(p, p.batch.x - p.px.mean).flatten(1)], dim=1)
 
-    def _nearest(self, p: Pass, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Distances to the nearest and which they are; one search serves all scorers that remember the same."""
+    def _nearest(self, p: Pass, own: Tensor | None) -> tuple[Tensor, Tensor, Any]:
+        """Distances to the nearest, which they are, and what kernels read them from, if any do.
+
+        One search serves all scorers that remember the same.
+        """
         k, memory = self._count(len(self.memory)), self.memory
         if self.total is None:
             self.total = float(memory.double().sum())
         key = self.p, self.space, self.bend, memory.shape, self.total, own is None
         if key not in p.notes or p.notes[key][0].shape[1] < min(k, len(memory) - 1):
-            p.notes[key] = self.searched(p.batch.x, self.p, k)(self._places(p), k, own)
-        distance, which = p.notes[key]
-        return distance[:, :k], which[:, :k]
+            search = self.searched(p.batch.x, self.p, k)
+            p.notes[key] = *search(self._places(p), k, own), search.packed
+        distance, which, packed = p.notes[key]
+        return distance[:, :k], which[:, :k], packed
 
     def _count(self, remembered: int) -> int:
         """How many neighbours to look for."""
@@ -228,7 +233,7 @@ class Neighbours(_Remembering):
             self.spacing = own.clamp(min=max(TINY, TIGHTEST * float(own.median())))
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:
-        distance, which = self._nearest(p, own)
+        distance, which, _ = self._nearest(p, own)
         score = distance.mean(1)
         return score / self.spacing[which].mean(1).to(score.dtype) ** self.correction if self.correction else score
 
@@ -314,8 +319,7 @@ class LocalDenoiser(_Remembering):
 
     def _off(self, p: Pass, own: Tensor | None) -> Tensor:
         """What is left of rows by the denoiser of their neighbours."""
-        places, which = self._places(p), self._nearest(p, own)[1]
-        packed = self.searched(p.batch.x, self.p, which.shape[1]).packed
+        places, (_, which, packed) = self._places(p), self._nearest(p, own)
         if packed is not None and min(which.shape[1], places.shape[1]) <= LARGEST:
             rows = places.double().contiguous()
             off = torch.empty_like(rows)

@@ -342,6 +342,11 @@ def divided(score: Tensor, cells: Tensor) -> Tensor:
     return share * score.view_as(whole)
 
 
+def divided_among(p: Pass, score: Tensor, cells: Tensor) -> Tensor:
+    """Scores divided among the cells `(n, ...)` that a row has; a row without any blames none."""
+    return present(p, divided(score, present(p, cells)))
+
+
 def made_up(p: Pass, cells: Tensor) -> Tensor:
     """Cells `(n, ...)` of rows with gaps scaled up, as if those that are absent were like those that are present."""
     if p.batch.mask is None:

@@ -59,7 +59,7 @@ class Search:
 
         `own` `(n,)` says which of the memory a row is itself: that one is no neighbour of it.
         """
-        k = min(k, max(1, len(self.memory) - (own is not None)))
+        k = min(k, self.lists.shape[1], max(1, len(self.memory) - (own is not None)))
         if self.packed is not None:
             return self._compiled(places, k, own)
         if len(self.centres) == 1:
@@ -79,8 +79,8 @@ class Search:
         """What is asked for, by kernels."""
         rows, home = places.double().contiguous(), self._homes(places)
         order = home.argsort(stable=True)
-        off = torch.zeros(len(rows), self.listed.shape[2])
-        off[:, rows.shape[1] :] = torch.tensor([0, 1] if self.p == 2 else [])  # a row's own square moves no rank
+        off = self.listed.new_zeros(len(rows), self.listed.shape[2])
+        off[:, rows.shape[1] + 1 :] = 1  # before it, where a row's square would be, 0: that moves no rank
         kernels().offsets(*_arrays(rows, order, home, self.centres.double(), off))
         own = torch.full_like(home, -1) if own is None else own
         apart, which = rows.new_empty(len(rows), k), order.new_empty(len(rows), k)

@@ -20,6 +20,11 @@ def promised_rate(threshold: BaseEstimator) -> float | None:
     return None if alpha is None else max(alpha, threshold.resolution_)
 
 
+def rows_needed(alpha: float) -> int:
+    """How many calibrate rows it takes for a p-value of `alpha`."""
+    return math.ceil(1 / alpha - 1 - 1e-9)
+
+
 class Conformal(BaseEstimator):
     r"""The threshold that keeps a promised false-alarm rate on new normal rows (split conformal).
 
@@ -70,10 +75,10 @@ class Conformal(BaseEstimator):
         self.resolution_ = 1 / (n + 1)
         rank = math.floor(self.alpha * (n + 1) + 1e-9)  # 1e-9: 0.07 * 100 is 7.000000000000001, 0.29 * 100 is 28.99..
         if rank == 0:
-            needed = math.ceil(1 / self.alpha - 1 - 1e-9)
             warnings.warn(
-                f"Conformal(alpha={self.alpha:g}) needs {needed} calibrate rows, however: {n}. The threshold is the "
-                f"largest calibrate score, a false-alarm rate of about {self.resolution_:.2g}. Give fit more rows.",
+                f"Conformal(alpha={self.alpha:g}) needs {rows_needed(self.alpha)} calibrate rows, however: {n}. The "
+                f"threshold is the largest calibrate score, a false-alarm rate of about {self.resolution_:.2g}. Give "
+                "fit more rows.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -315,7 +315,6 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             [np.column_stack([one.columns, one.scores]) for one in readings if one.columns is not None]
         )
         told_time = correlation_time(told, held_out / len(told), [len(one.scores) for one in readings])
-        told_time[-1] = max(told_time[-1], min(eye.length for eye in self.fold_.eyes))  # rows of a window are alike
         most = max(MOST, LONGEST_RECORD // codes.shape[1])
         first = max(0, (len(codes) - most) // 2)
         self.profile_ = Profile.learn(
