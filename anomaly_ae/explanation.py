@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly_ae.columns import ColumnsMixin, as_frame
+from anomaly_ae.data.contract import Column
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.folds import Fold
 from anomaly_ae.scoring import attribution
@@ -37,6 +39,30 @@ class Blamed(NamedTuple):
     share: Array
     expected: Array
     margin: Array
+
+
+class Texts(NamedTuple):
+    """What cells that are to blame hold, what was expected, and both as a reason: texts `(m,)`."""
+
+    held: NDArray[np.object_]
+    expected: NDArray[np.object_]
+    reason: NDArray[np.object_]
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], codes: Array, blamed: Blamed, raw: Callable[[int, int], Any]) -> Texts:
+        """Of blamed cells of rows that are codes; `raw` says what is in a row's column where no fit row had it."""
+        texts = cls(*(np.empty(len(blamed.row), dtype=object) for _ in cls._fields))
+        for j in np.unique(blamed.column).tolist():
+            mine, column = np.flatnonzero(blamed.column == j), columns[j]
+            cells, expected, margins = codes[blamed.row[mine], j], blamed.expected[mine], blamed.margin[mine]
+            held = [
+                str(raw(row, j)) if column.is_unseen(code) else column.shown(code)
+                for row, code in zip(blamed.row[mine].tolist(), cells.tolist(), strict=True)
+            ]
+            usual = column.intervals(expected, margins)
+            texts.held[mine], texts.expected[mine] = held, usual
+            texts.reason[mine] = column.reasons(held, usual, cells, expected, margins)
+        return texts
 
 
 def known(scores: Array) -> Array:
@@ -102,15 +128,10 @@ class ExplanationMixin(ColumnsMixin):
             raise ConfigError(f"reasons needs top of 1 or more, however: {top!r}. Ask for one column at least.")
         X = as_frame(X)
         codes = self._checked(X)
-        row, column, share, expected, margin = self.blamed(codes, self.assess_codes(codes), top)
-        told = pd.DataFrame({"row": row, "column": column, "share": share})
-        contract = [self.contract_.columns[j] for j in column]
-        told["column"] = [one.name for one in contract]
-        told["value"] = [
-            str(X.iloc[i, j]) if one.is_unseen(code) else one.shown(code)
-            for one, code, i, j in zip(contract, codes[row, column], row, column, strict=True)
-        ]
-        told["expected"] = [one.shown(*bounds) for one, *bounds in zip(contract, expected, margin, strict=True)]
-        facts = zip(contract, told["value"], codes[row, column], expected, margin, strict=True)
-        told["reason"] = told["column"] + " " + pd.Series([one.reason(*held) for one, *held in facts], dtype=object)
+        blamed = self.blamed(codes, self.assess_codes(codes), top)
+        texts = Texts.of(self.contract_.columns, codes, blamed, lambda row, column: X.iloc[row, column])
+        names = [self.contract_.columns[j].name for j in blamed.column]
+        told = pd.DataFrame({"row": blamed.row, "column": names, "share": blamed.share})
+        told["value"], told["expected"] = texts.held, texts.expected
+        told["reason"] = told["column"] + " " + pd.Series(texts.reason, dtype=object)
         return told

@@ -192,9 +192,19 @@ def test_a_reason_tells_a_value_that_is_odd_by_itself_from_one_that_is_odd_besid
     det = AutoencoderDetector(random_state=0).fit(pd.DataFrame({"a": a, "b": a + 0.05 * rng.gamma(1.0, 1.0, 1000)}))
     told = det.reasons(pd.DataFrame({"a": [40.0, 0.5], "b": [0.5, 1.5]}), top=2)
     column = det.contract_.columns[0]
-    assert column.reason("0.5", 0.5, 0.6, 0.2) == "0.5, odd beside the others (expected 0.40 to 0.80)"
-    assert column.reason("0.9", 0.9, 0.6, 0.2) == "0.9, expected 0.40 to 0.80"
-    assert column.reason("0.5", 0.5, 0.0, 1.0).endswith("(expected 0.0 to 1.0)")  # not from -1 on: none was below 0
+    codes, expected, margins = (
+        np.array([0.5, 0.9, 0.5, 2.0]),
+        np.array([0.6, 0.6, 0.0, np.nan]),
+        np.array([0.2, 0.2, 1.0, 1.0]),
+    )
+    usual = column.intervals(expected, margins)
+    assert usual == ["0.40 to 0.80", "0.40 to 0.80", "0.0 to 1.0", "missing"]  # not from -1 on: none was below 0
+    assert column.reasons(["0.5", "0.9", "0.5", "2"], usual, codes, expected, margins) == [
+        "0.5, odd beside the others (expected 0.40 to 0.80)",
+        "0.9, expected 0.40 to 0.80",
+        "0.5, odd beside the others (expected 0.0 to 1.0)",
+        "2, expected missing",
+    ]
     assert told["reason"].iloc[0].startswith("a 40, expected")
 
 

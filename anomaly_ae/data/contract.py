@@ -88,30 +88,52 @@ class Column:
         """Whether a code stands for a category that was not there at fit."""
         return self.kind == "category" and code == UNSEEN
 
-    def shown(self, code: float, margin: float | None = None) -> str:
-        """A code as a person would write it; with a margin, the interval around a number or date."""
+    def shown(self, code: float) -> str:
+        """A code as a person would write it."""
         if math.isnan(code):
             return "missing"
         match self.kind:
             case "number":
-                return _interval(margin) % self._within(code - margin, code + margin) if margin else f"{code:.4g}"
+                return f"{code:.4g}"
             case "date":
-                return f"{_date(code - margin)} to {_date(code + margin)}" if margin else _date(code)
+                return _date(code)
             case "category" if code == UNSEEN:
-                return "(unseen)" if margin is None else "(a rarer one)"
+                return "(unseen)"
         return str(self.value(code))
 
-    def _within(self, low: float, high: float) -> tuple[float, float]:
-        """What of an interval lies in the range at fit: no count is expected to be below 0."""
-        if self.low is None or self.high is None or low > self.high or high < self.low:
-            return low, high
-        return max(low, self.low), min(high, self.high)
+    def intervals(self, expected: Array, margins: Array) -> list[str]:
+        """What was expected of cells `(m,)`, as a person would write it: of numbers and dates give or take a margin."""
+        if self.kind not in ("number", "date"):
+            return ["(a rarer one)" if self.is_unseen(code) else self.shown(code) for code in expected.tolist()]
+        low, high = self._within(expected - margins, expected + margins)
+        ways = {margin: _interval(margin) for margin in set(margins.tolist()) if margin and self.kind == "number"}
+        cells = zip(expected.tolist(), margins.tolist(), low.tolist(), high.tolist(), strict=True)
+        return [
+            self.shown(code) if not margin or code != code
+            else ways[margin] % (first, last) if ways
+            else f"{_date(first)} to {_date(last)}"
+            for code, margin, first, last in cells
+        ]  # fmt: skip
 
-    def reason(self, held: str, code: float, expected: float, margin: float) -> str:
-        """Why a cell is to blame: what it holds, and what was expected; with what it may be odd that is expected."""
-        told = self.shown(expected, margin)
-        alike = abs(code - expected) <= margin if self.kind in ("number", "date") else held == told
-        return f"{held}, odd beside the others (expected {told})" if alike else f"{held}, expected {told}"
+    def _within(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """What of intervals lies in the range at fit: no count is expected to be below 0."""
+        if self.kind == "date" or self.low is None or self.high is None:
+            return low, high
+        meets = (low <= self.high) & (high >= self.low)
+        return np.where(meets, np.maximum(low, self.low), low), np.where(meets, np.minimum(high, self.high), high)
+
+    def reasons(
+        self, held: Sequence[str], told: Sequence[str], codes: Array, expected: Array, margins: Array
+    ) -> list[str]:
+        """Why cells are to blame: what they hold, and what was expected; with what it may be odd that is expected."""
+        if self.kind in ("number", "date"):
+            alike = (np.abs(codes - expected) <= margins).tolist()
+        else:
+            alike = [one == other for one, other in zip(held, told, strict=True)]
+        return [
+            f"{holds}, odd beside the others (expected {usual})" if same else f"{holds}, expected {usual}"
+            for holds, usual, same in zip(held, told, alike, strict=True)
+        ]
 
     def value(self, code: float) -> Any:
         """What a code stands for; None where it is missing."""

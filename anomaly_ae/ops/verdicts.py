@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.sources import Part, Position
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.estimator import Detector
-from anomaly_ae.explanation import Verdict
+from anomaly_ae.explanation import Texts, Verdict
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.scoring.attribution import top
@@ -175,15 +176,10 @@ class Teller:
         told = verdict.is_anomaly.copy()
         told[strangest] = True
         blamed = self.detector.blamed(codes, verdict, self.top, np.flatnonzero(told))
+        texts = Texts.of(self.contract, codes, blamed, partial(self._raw, table))
         reasons: dict[int, list[str]] = {}
-        cells = zip(
-            blamed.row.tolist(), blamed.column.tolist(), codes[blamed.row, blamed.column].tolist(),
-            blamed.expected.tolist(), blamed.margin.tolist(), strict=True,
-        )  # fmt: skip
-        for row, column, code, expected, margin in cells:
-            kind = self.contract[column]
-            held = self._raw(table, row, column) if kind.is_unseen(code) else kind.shown(code)
-            reasons.setdefault(row, []).append(f"{self.names[column]} {kind.reason(held, code, expected, margin)}")
+        for row, column, reason in zip(blamed.row.tolist(), blamed.column.tolist(), texts.reason, strict=True):
+            reasons.setdefault(row, []).append(f"{self.names[column]} {reason}")
         return reasons
 
     def _raw(self, table: pa.Table, row: int, column: int) -> str:
