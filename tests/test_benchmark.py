@@ -386,6 +386,7 @@ def test_the_bare_net_is_faster_than_scoring(quick, monkeypatch):
     assert line["MB of the model"] > 4000 * 8 * 4 / 1e6  # the rows that it remembers, in float32
 
 
+@pytest.mark.slow
 def test_series_are_timed_in_one_pass_row_by_row_and_beside_a_peer(tmp_path):
     folder = tmp_path / "tsb"
     folder.mkdir()

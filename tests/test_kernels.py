@@ -126,16 +126,16 @@ def test_packing_loses_nothing():
 FEW = """
 import sys, numpy as np
 from anomaly_ae import AutoencoderDetector
-X = np.random.default_rng(0).normal(size=({n}, 3))
-AutoencoderDetector(max_epochs=1, random_state=0).fit(X).predict(X[:10])
-print("numba" in sys.modules)
+for n in (500, 4000):
+    X = np.random.default_rng(0).normal(size=(n, 3))
+    AutoencoderDetector(max_epochs=1, random_state=0).fit(X).predict(X[:10])
+    print("numba" in sys.modules)
 """
 
 
-@pytest.mark.parametrize(("n", "waited_for"), [(500, "False"), (4000, "True")])
-def test_a_small_table_does_not_wait_for_a_compiler(n, waited_for):
-    done = subprocess.run([sys.executable, "-c", FEW.format(n=n)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [waited_for]
+def test_a_small_table_does_not_wait_for_a_compiler():
+    done = subprocess.run([sys.executable, "-c", FEW], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_a_full_disk_stops_no_kernel(tmp_path):

@@ -127,6 +127,7 @@ def test_a_divergence_from_standard_normal_codes_is_that_of_two_normals(kind):
         torch.testing.assert_close(mine, expected)
 
 
+@pytest.mark.slow
 def test_linear_vae_learns_the_scale_of_probabilistic_pca():
     """sigma^2 = mean of the discarded eigenvalues (Tipping and Bishop 1999), and the KL that goes with it."""
     net, X = linear(Gaussian(3), likelihood=LearnedNormal(momentum=0.98), steps=6000)
@@ -151,7 +152,7 @@ def test_kl_is_alive_and_falls_as_beta_rises_and_capacity_holds_it():
     assert kls[1] > 1
 
 
-@pytest.mark.parametrize("capacity", [2.0, 5.0])
+@pytest.mark.parametrize("capacity", [2.0, pytest.param(5.0, marks=pytest.mark.slow)])
 def test_capacity_holds_the_kl(capacity):
     X = gaussian_rows(6000)[0]
     held = []

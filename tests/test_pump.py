@@ -75,6 +75,7 @@ def test_faults_are_found_and_sensors_blamed_live(normal):
     assert false <= 1
 
 
+@pytest.mark.slow
 def test_the_default_finds_them_too(normal):
     found, blamed, false = verdicts(SeriesDetector(time="time", random_state=0).fit(normal), range(101, 109))
     assert sum(np.mean(hits) > 0.8 for hits in found.values()) >= 6, found

@@ -163,7 +163,7 @@ def test_no_window_reaches_over_a_gap(reduce):
     assert (det.anomaly_score(new[100:].reset_index(drop=True)) == alone).all()
 
 
-@pytest.mark.parametrize("reduce", ["mean", "last"])
+@pytest.mark.parametrize("reduce", [pytest.param("mean", marks=pytest.mark.slow), "last"])
 def test_where_series_begin_normal_rows_alarm_no_more_often_and_strange_ones_do(reduce):
     t, rng = np.arange(4000)[:, None], np.random.default_rng(0)
     X = np.sin(2 * np.pi * t / [50, 50, 40] + np.arange(3)) + rng.normal(0, 0.05, (4000, 3))
@@ -486,7 +486,7 @@ def test_missing_values_are_told_by_the_mask_and_cost_little():
     assert np.isfinite(det.anomaly_score(stretch)).all()
 
 
-@pytest.mark.parametrize("d", [1, 500])
+@pytest.mark.parametrize("d", [1, pytest.param(500, marks=pytest.mark.slow)])
 def test_one_channel_and_five_hundred(d):
     rng = np.random.default_rng(0)
     X = np.sin(np.arange(600) / 7)[:, None] * rng.normal(size=d) + 0.1 * rng.normal(size=(600, d))
