@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from anomaly_ae.scoring.thresholds import promised_rate, rows_needed
+from anomaly_ae.scoring.thresholds import rows_needed
 
 
 def promised(detector: Any) -> float | None:
@@ -16,10 +16,11 @@ def promised(detector: Any) -> float | None:
     with `n` the held-out rows, of a series those that are worth independent ones. In practice cross-fitted detectors
     as well have a rate of about :math:`\alpha`; twice that is what can be proved.
     """
-    rate = promised_rate(detector.threshold_)
-    if rate is None:
+    alpha = getattr(detector.threshold_, "alpha", None)
+    if alpha is None:
         return None
-    return min(1.0, max(rate, 1 / (independent_rows(detector) + 1)) * (1 + is_cross_fitted(detector)))
+    least = max(detector.threshold_.resolution_, 1 / (independent_rows(detector) + 1))
+    return min(1.0, max(alpha, least) * (1 + is_cross_fitted(detector)))
 
 
 def independent_rows(detector: Any) -> float:

@@ -14,12 +14,6 @@ from anomaly_ae.ranges import PROPER_SHARE, check_range
 __all__ = ["Conformal", "Quantile"]
 
 
-def promised_rate(threshold: BaseEstimator) -> float | None:
-    """The false-alarm rate that a fitted threshold promises on new normal rows, if it promises one."""
-    alpha = getattr(threshold, "alpha", None)
-    return None if alpha is None else max(alpha, threshold.resolution_)
-
-
 def rows_needed(alpha: float) -> int:
     """How many calibrate rows it takes for a p-value of `alpha`."""
     return math.ceil(1 / alpha - 1 - 1e-9)
