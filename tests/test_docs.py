@@ -17,7 +17,7 @@ import anomaly_ae
 from anomaly_ae import config
 from anomaly_ae.cli import app
 from anomaly_ae.estimator import Detector
-from anomaly_ae.storage import vocabulary
+from anomaly_ae.storage import to_tree, vocabulary
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -123,3 +123,13 @@ def test_pipelines_run(workplace):
     compare = [str(ROOT / "pipelines" / "compare.py"), "scores.csv", "sample_data/breast_cancer_labels.csv"]
     said = run([sys.executable, *compare, "--label", "malignant"], workplace).stdout
     assert float(re.search(r"AUROC +([\d.]+)", said)[1]) > 0.9
+
+
+def test_the_configuration_of_the_sample_spells_the_defaults_out():
+    detector, _ = config.load(ROOT / "configs" / "breast_cancer.yaml")
+    likelihood = anomaly_ae.Mixed(anomaly_ae.Normal(), anomaly_ae.Bernoulli(), anomaly_ae.Categorical())
+    mine, usual = (
+        {axis: to_tree(part) for axis, part in one.parts().items() if part is not None}
+        for one in (detector, anomaly_ae.AutoencoderDetector(likelihood=likelihood))  # what stands for its `None`
+    )
+    assert mine == usual
