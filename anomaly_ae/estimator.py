@@ -37,6 +37,7 @@ from anomaly_ae.incremental import IncrementalMixin
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of
 from anomaly_ae.monitoring.profile import References
 from anomaly_ae.nn.core import Part, lacking
+from anomaly_ae.nn.divergences import warn_of_collapse
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
 from anomaly_ae.representation import RepresentationMixin
@@ -249,6 +250,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
             self._keep(fold, rows[split.calibrate], rows[split.fit], rng)
             references.add(*fold.assess(rows[references.choose(split.calibrate)]))
             task.call_on_fit_task_end(estimator=self)
+        warn_of_collapse(records, who)
         self.history_ = pd.DataFrame(records)
         self.n_rows_seen_, self.profile_ = len(rows), references.profile(self.contract_.columns)
         self._calibrate([fold.remember(rows[s.calibrate]) for fold, s in zip(self.folds_, divided, strict=True)])

@@ -30,7 +30,7 @@ import safetensors.torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from anomaly_ae.data.drafts import sync
+from anomaly_ae.data.drafts import sync, written_to
 from anomaly_ae.errors import ConfigError, ModelFolderError, OutputError
 
 FORMAT = "anomaly_ae model"
@@ -195,9 +195,12 @@ def save(path: str | os.PathLike[str], stored: Stored, overwrite: bool = False) 
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(stored.config, indent=2, sort_keys=True) + "\n")
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
-        safetensors.torch.save_file(weights, folder / "weights.safetensors")
         arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
-        safetensors.numpy.save_file(arrays, folder / "arrays.safetensors")
+        try:
+            safetensors.torch.save_file(weights, folder / "weights.safetensors")
+            safetensors.numpy.save_file(arrays, folder / "arrays.safetensors")
+        except safetensors.SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
         stored.history.to_csv(folder / "history.csv", index=False)
 
     return save_folder(path, write, FORMAT, overwrite)
@@ -216,19 +219,22 @@ def save_folder(
     parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
     try:
-        write(temporary)
-        names = sorted(file.relative_to(temporary).as_posix() for file in temporary.rglob("*") if file.is_file())
-        manifest = {"format": format, "version": VERSION, "sha256": {name: digest(temporary / name) for name in names}}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(0o644)  # safetensors writes 0600; a model is read by other users' jobs
-            sync(file)
-        _put(temporary, path)
-        sync(parent)
-    except safetensors.SafetensorError as error:  # what it makes of a full disk
-        raise OSError(f"A model needs room on the disk, however: {path}: {error}. Make room and try again.") from error
+        with written_to(path):
+            write(temporary)
+            names = sorted(file.relative_to(temporary).as_posix() for file in temporary.rglob("*") if file.is_file())
+            manifest = {
+                "format": format,
+                "version": VERSION,
+                "sha256": {name: digest(temporary / name) for name in names},
+            }
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            temporary.chmod(0o755)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o644)  # safetensors writes 0600; a model is read by other users' jobs
+                sync(file)
+            _put(temporary, path)
+            sync(parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return given

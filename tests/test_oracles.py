@@ -152,6 +152,16 @@ def test_kl_is_alive_and_falls_as_beta_rises_and_capacity_holds_it():
     assert kls[1] > 1
 
 
+@pytest.mark.parametrize(
+    ("scale", "divergence", "collapses"), [(0.3, KL(), False), (10, KL(), True), (10, KL(free_bits=0.1), False)]
+)
+def test_a_posterior_that_collapses_is_told(scale, divergence, collapses, recwarn):
+    """No latent pays for itself where the errors' variance is above every eigenvalue; free bits pay for it."""
+    det = VAEDetector(effort="fast", likelihood=Normal(scale), divergence=divergence, random_state=0)
+    det.fit(gaussian_rows(1500)[0])
+    assert any("collapsed" in str(warning.message) for warning in recwarn) == collapses
+
+
 @pytest.mark.parametrize("capacity", [2.0, pytest.param(5.0, marks=pytest.mark.slow)])
 def test_capacity_holds_the_kl(capacity):
     X = gaussian_rows(6000)[0]

@@ -519,6 +519,7 @@ def test_a_full_disk_leaves_no_output_and_says_so(model, dirty, small_disk, endi
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert "space" in done.stderr
+    assert f"out{ending}" in done.stderr
     assert list(small_disk.iterdir()) == []
 
 

@@ -119,7 +119,9 @@ def fit(
 def score(
     model: Model,
     input: Annotated[list[str], typer.Argument(help="CSV, Parquet or Arrow files, 'patterns*.csv', or - for CSV.")],
-    output: Annotated[str, typer.Option(help="File for scores: .csv, .jsonl, .parquet; or - for standard output.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File for scores: .csv, .jsonl, .parquet; or - for standard output.")
+    ],
     keep: Annotated[list[str], typer.Option(help="Column to copy to the output; may be given again, or a,b.")] = [],  # noqa: B006
     top: Annotated[int, typer.Option(min=0, help="How many blamed columns to name a row.")] = 3,
     on_bad_row: Annotated[

@@ -31,7 +31,7 @@ from anomaly_ae.cli.ending import Ending
 def plot(
     model: Model,
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
-    output: Annotated[Path, typer.Option(help="Picture to write: PNG, SVG or PDF by its ending.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: PNG, SVG or PDF by its ending.")],
     channel: Annotated[list[str], typer.Option(help="Channel to draw; may be given again, or a,b.")] = [],  # noqa: B006
     group_value: Annotated[
         list[str], typer.Option(help="Machine to draw, as its group is named; may be given again; else the strangest.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -27,6 +28,20 @@ class Stamp(NamedTuple):
         except FileNotFoundError:
             return None
         return cls(status.st_size, status.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """Have an error of writing, at a full disk say, name the file: that of an open file names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        why = f"A file needs a disk that takes it, however: {path}: {error.strerror or error}. Make room, try again."
+        told = OSError(why)
+        told.errno = error.errno
+        raise told from error
 
 
 class Draft:
@@ -85,12 +100,14 @@ class Draft:
     def write(self, data: Any) -> None:
         """Append bytes."""
         view = memoryview(data).cast("B")
-        while len(view):
-            view = view[self._stream.write(view) :]
+        with written_to(self.path):
+            while len(view):
+                view = view[self._stream.write(view) :]
 
     def sync(self) -> int:
         """Have all that was written on disk; how many bytes that is."""
-        os.fsync(self._stream.fileno())
+        with written_to(self.path):
+            os.fsync(self._stream.fileno())
         return self._stream.tell()
 
     def discard_if_empty(self) -> None:
@@ -113,7 +130,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file that fits into memory; it appears complete or not at all, and where it cannot be nothing is left."""
     temporary = path.absolute().parent / f".{path.name}.new"
     try:
-        with temporary.open("wb") as stream:
+        with written_to(path), temporary.open("wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())

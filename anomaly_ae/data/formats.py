@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
 
+from anomaly_ae.data.drafts import written_to
 from anomaly_ae.errors import OutputError
 
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -89,11 +90,13 @@ class Groups:
                 self._write()
 
     def _write(self) -> None:
-        self._writer.write_table(pa.Table.from_batches(self._pending, self.schema))
+        with written_to(self.path):
+            self._writer.write_table(pa.Table.from_batches(self._pending, self.schema))
         self._pending = []
 
     def close(self) -> None:
         """Write what is left, and the end of the file."""
         if self._pending:
             self._write()
-        self._writer.close()
+        with written_to(self.path):
+            self._writer.close()

@@ -1,6 +1,10 @@
-"""Divergences: what pulls codes to the prior."""
+"""Divergences: what pulls codes to the prior, and a warning where it has pulled them all the way."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -10,6 +14,8 @@ from anomaly_ae.nn.core import Part, Pass, Sizes, kl
 from anomaly_ae.ranges import NOT_NEGATIVE, SHARE, check_range
 
 __all__ = ["KL"]
+
+COLLAPSED = 0.005  # nats a row: as much as one latent whose mean varies by a hundredth
 
 
 class KL(Part):
@@ -77,3 +83,17 @@ class KL(Part):
         if self.free_bits:
             return ramp * self.beta * cells.mean(0).clamp(min=self.free_bits).sum()
         return ramp * self.beta * cells.sum(1)
+
+
+def warn_of_collapse(records: Sequence[Mapping[str, float]], who: str) -> None:
+    """Warn where codes of validate rows all lie on the prior, so that decoders do without them."""
+    last = {record["net"]: record["validate_kl"] for record in records if "validate_kl" in record}
+    if not last or (nats := fmean(last.values())) >= COLLAPSED:
+        return
+    warnings.warn(
+        f"{who} needs codes that tell rows apart, however: their KL divergence is {nats:.1g} nats: the posterior "
+        "has collapsed, and every row is rebuilt as the same. Lower beta or set free_bits of the divergence, or take a "
+        "likelihood of a learned or smaller scale; columns that know nothing of each other leave nothing to tell.",
+        UserWarning,
+        stacklevel=2,
+    )
