@@ -253,9 +253,8 @@ def _by_column(where: NDArray[np.bool_]) -> Numbers:
 
 def _binned(values: Array, edges: Array) -> Numbers:
     """How many of `(n, d)` lie in each bin between a column's edges, `(d, BINS)`; nothing that is missing does."""
-    columns = np.ascontiguousarray(values.T)
-    place = np.zeros(columns.shape, np.uint8)
-    for edge in edges.T:
-        place += columns > edge[:, None]
-    bins = place + np.arange(0, len(edges) * BINS, BINS)[:, None]
-    return np.bincount(bins[~np.isnan(columns)], minlength=len(edges) * BINS).reshape(-1, BINS)
+    upto = [
+        np.searchsorted(column, (*ends, np.inf), side="right")
+        for column, ends in zip(np.sort(values.T, axis=1), edges, strict=True)
+    ]
+    return np.diff(upto, axis=1, prepend=0)
