@@ -56,8 +56,8 @@ class Texts(NamedTuple):
             mine, column = np.flatnonzero(blamed.column == j), columns[j]
             cells, expected, margins = codes[blamed.row[mine], j], blamed.expected[mine], blamed.margin[mine]
             held = [
-                str(raw(row, j)) if column.is_unseen(code) else column.shown(code)
-                for row, code in zip(blamed.row[mine].tolist(), cells.tolist(), strict=True)
+                str(raw(row, j)) if column.is_unseen(code) else column.shown(code, margin)
+                for row, code, margin in zip(blamed.row[mine].tolist(), cells.tolist(), margins.tolist(), strict=True)
             ]
             usual = column.intervals(expected, margins)
             texts.held[mine], texts.expected[mine] = held, usual

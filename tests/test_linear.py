@@ -111,6 +111,7 @@ def test_what_is_loaded_counts_whatever_was_learned_before(make):
 def test_components_blame_the_root_s_squares_and_these_add_up(inside, n):
     scorer, new = learned(PrincipalComponents(keep=0.9, inside=inside), n=n), rows(50, 2)
     V, w, a = (value.numpy() for value in (scorer.axes, scorer.weights, scorer.rest))
+    w = w if inside else 0 * w
     M = V.T @ np.diag(w) @ V + a * (np.eye(6) - V.T @ V)
     values, vectors = np.linalg.eigh(M)
     root = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
@@ -207,18 +208,20 @@ def test_absent_cells_are_what_principal_components_make_of_the_others():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("scorer", [Mahalanobis(ridge=1e-3), PrincipalComponents(0.8), PrincipalComponents(0.8, False)])
-def test_absent_cells_are_where_the_score_is_least(scorer, dtype):
-    """Of a Gaussian: the rest is judged by its own marginal, and what is not there is not to blame."""
+def test_absent_cells_are_what_a_gaussian_lets_expect(scorer, dtype):
+    """Of all of it: of the residual alone they would be what leaves none. What is not there is not to blame."""
     learned(scorer, (2, 3))
     X, mask = rows(60, 2).reshape(-1, 2, 3), torch.rand(60, 2, 3, generator=torch.Generator().manual_seed(0)) > 0.3
     mask[0], mask[1], mask[2, 1] = False, True, False
     eye = torch.eye(6, dtype=torch.float64)
     M = 0.5 * (scorer._pull(eye) + scorer._pull(eye).T)
+    V = scorer.axes
+    counted = M if scorer.inside else scorer.rest * (eye - V.T @ V)
     expected = []
     for row, known in zip(torch.from_numpy(X).flatten(1) - scorer.mean, mask.flatten(1), strict=True):
         lost, x = ~known, row.clone()
         x[lost] = -torch.linalg.pinv(M[lost][:, lost], rtol=1e-9, hermitian=True) @ (M[lost][:, known] @ row[known])
-        expected.append(0.5 * x @ M @ x / known.double().mean().clamp(min=1e-3))
+        expected.append(0.5 * x @ counted @ x / known.double().mean().clamp(min=1e-3))
     scorer.to(dtype)
     x = torch.where(mask, torch.from_numpy(X), 1e6 if dtype == torch.float64 else 0.0).to(dtype)
     p = Pass(Batch(x, mask), Batch(x, mask), x, (), None, None)

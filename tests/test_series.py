@@ -862,3 +862,24 @@ def test_events_are_written_in_every_format_of_an_output(tmp_path, ending, read)
     events = read(tmp_path / f"events.{ending}")
     assert len(events) == len(done.events) >= 1
     assert events["channel_1"][0] == "sensor_2"
+
+
+@pytest.mark.parametrize("gaps", [0.15, 0.3])
+def test_complete_rows_are_as_normal_to_a_detector_that_learned_from_rows_with_gaps(gaps):
+    """What fills gaps is what the others let expect: were it what leaves the least, whole rows would be strange."""
+    rng = np.random.default_rng(1)
+    mix = rng.normal(size=(2, 4))
+
+    def told(n):
+        drive = rng.normal(size=(n + 100, 2))
+        for t in range(1, len(drive)):
+            drive[t] = 0.9 * drive[t - 1] + 0.44 * drive[t]
+        return drive[100:] @ mix + 0.1 * rng.normal(size=(n, 4))
+
+    fitted, new, fault = told(2000), told(800), told(800)
+    fault[400:440, 0] += 4
+    det = SeriesDetector(random_state=0).fit(np.where(rng.random(fitted.shape) < gaps, np.nan, fitted))
+    assert (det.predict(new) < 0).mean() < 0.15
+    gappy = np.where(rng.random(new.shape) < gaps, np.nan, new)
+    assert (det.predict(gappy) < 0).mean() < 0.15
+    assert (det.predict(fault)[400:440] < 0).mean() > 0.9

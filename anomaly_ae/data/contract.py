@@ -88,13 +88,13 @@ class Column:
         """Whether a code stands for a category that was not there at fit."""
         return self.kind == "category" and code == UNSEEN
 
-    def shown(self, code: float) -> str:
-        """A code as a person would write it."""
+    def shown(self, code: float, margin: float = 0.0) -> str:
+        """A code as a person would write it; a number as finely as an interval of this margin, if that is finer."""
         if math.isnan(code):
             return "missing"
         match self.kind:
             case "number":
-                return f"{code:.4g}"
+                return _number(code, _decimals(margin) if margin else 0)
             case "date":
                 return _date(code)
             case "category" if code == UNSEEN:
@@ -103,6 +103,8 @@ class Column:
 
     def intervals(self, expected: Array, margins: Array) -> list[str]:
         """What was expected of cells `(m,)`, as a person would write it: of numbers and dates give or take a margin."""
+        if self.rising:  # how late it is counts for nothing
+            return ["another time of day or week"] * len(expected)
         if self.kind not in ("number", "date"):
             return ["(a rarer one)" if self.is_unseen(code) else self.shown(code) for code in expected.tolist()]
         low, high = self._within(expected - margins, expected + margins)
@@ -126,7 +128,9 @@ class Column:
         self, held: Sequence[str], told: Sequence[str], codes: Array, expected: Array, margins: Array
     ) -> list[str]:
         """Why cells are to blame: what they hold, and what was expected; with what it may be odd that is expected."""
-        if self.kind in ("number", "date"):
+        if self.rising:
+            alike = [False] * len(held)
+        elif self.kind in ("number", "date"):
             alike = (np.abs(codes - expected) <= margins).tolist()
         else:
             alike = [one == other for one, other in zip(held, told, strict=True)]
@@ -332,11 +336,26 @@ def _text(values: pd.Series, name: str) -> NDArray[np.object_]:
     return np.array([str(value) for value in whole], dtype=object)
 
 
+def _number(value: float, decimals: int | None = 0) -> str:
+    """A number with four significant digits, with all before its point, and with as many after it as are asked for."""
+    plain = 1e-4 <= abs(value) < 1e12 or (value and decimals and abs(value) < 1)
+    if decimals is None or not plain:
+        return f"{value:.4g}"
+    text = f"{value:.{max(decimals, 3 - math.floor(math.log10(abs(value))))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _decimals(margin: float) -> int | None:
+    """Of an interval's bounds: two significant digits of half its width; None where they would be too many."""
+    digits = 1 - math.floor(math.log10(margin))
+    return max(0, digits) if -12 < digits < 7 else None
+
+
 @lru_cache(1024)
 def _interval(margin: float) -> str:
-    """How to write an interval: with two significant digits of half its width."""
-    digits = 1 - math.floor(math.log10(margin))
-    bound = f"%.{max(0, digits)}f" if -12 < digits < 7 else "%.4g"
+    """How to write an interval."""
+    decimals = _decimals(margin)
+    bound = "%.4g" if decimals is None else f"%.{decimals}f"
     return f"{bound} to {bound}"
 
 

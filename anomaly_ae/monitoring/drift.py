@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 LEVEL = 0.001  # of a test on a batch: what a gate calls drift in one of so many normal batches
 FEW, FEW_OF_MANY = 5, 20  # rows of a level; of many levels, those that happen to have more are not that frequent
 QUESTIONS = 4  # asked of each column: values, contributions, gaps, range
+PART = "its part in the scores"
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class FeatureDrift:
     `p_value` is that of the strongest of four questions, times four: have its values moved (Kolmogorov and Smirnov; of
     classes chi-square), does it contribute more to the scores (Kolmogorov and Smirnov, one-sided), has it more or fewer
     gaps (Fisher), more values beyond the range or categories of the fit (beta-binomial)? `adjusted` allows for all
-    columns (Benjamini and Yekutieli); the column `drifts` where it is below the level. Dates move on by nature: of
-    them only contributions and gaps count. `statistic` is the greatest distance of the two distributions of values, in
-    [0, 1], `psi` their population stability index; `excess`, in [0, 1], the column's part in the growth of the mean
-    score since the fit, 0 where the score has not grown. `reference` and `seen` are shares of the bins that `labels`
-    name.
+    columns (Benjamini and Yekutieli); the column `drifts` where it is below the level, and `why` names the question.
+    One that contributes more and has not moved itself is only `affected` where others have moved, for these are beside
+    it in every row. Dates move on by nature: of them only contributions and gaps count. `statistic` is the greatest
+    distance of the two distributions of values, in [0, 1], `psi` their population stability index; `excess`, in [0, 1],
+    the column's part in the growth of the mean score since the fit, 0 where the score has not grown. `reference` and
+    `seen` are shares of the bins that `labels` name.
     """
 
     name: str
@@ -37,6 +39,7 @@ class FeatureDrift:
     p_value: float
     adjusted: float
     drifts: bool
+    affected: bool
     why: str
     statistic: float
     psi: float
@@ -91,13 +94,26 @@ def feature_drift(profile: Profile, counts: Counts, level: float = LEVEL) -> lis
     """Compare every column with the profile; those that drift come first, in order of what they add to the score."""
     grown = np.maximum(0.0, _mean(counts) - _mean(profile.reference))
     excess = grown / grown.sum() if grown.sum() > 0 else grown
-    told = [_compared(profile, counts, place) for place in range(len(profile.columns))]
-    adjusted = stats.false_discovery_control([feature["p_value"] for feature in told], method="by")
-    features = [
-        FeatureDrift(**feature, adjusted=float(p), drifts=bool(p < level), excess=float(part))
-        for feature, p, part in zip(told, adjusted, excess, strict=True)
-    ]
-    return sorted(features, key=lambda feature: (not feature.drifts, -feature.excess, feature.p_value))
+    asked, told = zip(*(_compared(profile, counts, place) for place in range(len(profile.columns))), strict=True)
+    own = [min(p for question, p in each.items() if question != PART) for each in asked]
+    p_values = np.minimum(1, QUESTIONS * np.array([[min(each.values()) for each in asked], own]))
+    adjusted, moved = (stats.false_discovery_control(some, method="by") for some in p_values)
+    features = []
+    for place, (each, feature) in enumerate(zip(asked, told, strict=True)):
+        strange, itself = adjusted[place] < level, moved[place] < level
+        questions = [question for question in each if question != PART or not itself]
+        features.append(
+            FeatureDrift(
+                **feature,
+                why=min(questions, key=lambda question: each[question]),
+                p_value=float(p_values[0, place]),
+                adjusted=float(adjusted[place]),
+                drifts=bool(strange and (itself or not (moved < level).any())),
+                affected=bool(strange and not itself and (moved < level).any()),
+                excess=float(excess[place]),
+            )
+        )
+    return sorted(features, key=lambda one: (not one.drifts, not one.affected, -one.excess, one.p_value))
 
 
 def population_stability(seen: NDArray[np.int64], reference: NDArray[np.int64]) -> float:
@@ -136,7 +152,8 @@ def can_tell(rows: int, promised: float | None, calibrated: int, time: float = 1
     return alarms or _one_sided(1.0, rows / time, calibrated / time / factor**2) < LEVEL
 
 
-def _compared(profile: Profile, counts: Counts, place: int) -> dict[str, Any]:
+def _compared(profile: Profile, counts: Counts, place: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """The p-value of each question to a column, and what else there is to say of it."""
     column, reference = profile.columns[place], profile.reference
     seen, normal = counts.cells[place], reference.cells[place]
     time, residual_time = float(profile.time[place]), float(profile.residual_time[place])
@@ -160,19 +177,11 @@ def _compared(profile: Profile, counts: Counts, place: int) -> dict[str, Any]:
     blamed = _one_sided(excess, parts.sum() / thin, parts_normal.sum() / thin_normal / profile.factor**2)
     gaps = _gaps(counts, reference, place, time)
     out = 1.0 if column.kind == "date" else _beyond(counts, reference, place, profile.fit_rows, time)
-    questions = {
-        "its values": moved,
-        "its part in the scores": blamed,
-        "its gaps": gaps,
-        "values unseen at fit": out,
-    }
-    why = min(questions, key=lambda question: questions[question])
+    questions = {"its values": moved, PART: blamed, "its gaps": gaps, "values unseen at fit": out}
     labels = profile.labels(place)
-    return {
+    return questions, {
         "name": column.name,
         "kind": column.kind,
-        "p_value": min(1.0, QUESTIONS * questions[why]),
-        "why": why,
         "statistic": ks,
         "psi": psi,
         "residual_p_value": blamed,

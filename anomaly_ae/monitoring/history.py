@@ -131,11 +131,14 @@ def judged(normal: Normal, evidence: Evidence, martingale: Martingale, already: 
     if crossed["scores"]:
         findings.append(f"Scores are higher than at fit: {RARE} (distance {score.ks:.2f}, p {_p(score.p_value)}).")
     findings += [
-        f"{feature.name} has drifted, by {feature.why}: {RARE} (adjusted p {_p(feature.adjusted)})."
-        for feature in [feature for feature in features if feature.drifts][:5]
+        f"{one.name} has drifted, by {one.why}{'' if number else f': {RARE}'} (adjusted p {_p(one.adjusted)})."
+        for number, one in enumerate([feature for feature in features if feature.drifts][:5])
     ]
     if len(drifting) > 5:
         findings.append(f"{len(drifting) - 5} more columns have drifted.")
+    if affected := [feature.name for feature in features if feature.affected]:
+        named = ", ".join(affected[:5]) + (", ..." if len(affected) > 5 else "")
+        findings.append(f"Beside them these count for more in the scores, and have not moved themselves: {named}.")
     if alarm and not already:
         findings.append(
             "Scores have drifted upward over time: in normal operation the chance that this is ever said is at most "

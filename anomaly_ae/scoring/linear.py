@@ -17,7 +17,7 @@ from anomaly_ae.scoring.search import Searching, rows_of
 
 __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]
 
-FLAT = 1e-3  # least of eigenvalues that matter, in units of the largest of a block, or of the mean of all
+FLAT = 1e-3  # least of eigenvalues that matter, in units of the mean of all
 CANCELLED = 1e-5  # of a row's square: where less is left, it is told from the residual itself
 RIDGES = torch.logspace(-6, 0, 13, dtype=torch.float64)  # candidates, in units of the mean variance
 
@@ -27,11 +27,14 @@ class Quadratic(Scorer):
 
     .. math:: M = V^T \mathrm{diag}(w) V + a (I - V^T V)
 
-    with orthonormal rows :math:`V`: in this form float32 suffices to store it, however small a variance is.
+    with orthonormal rows :math:`V`: in this form float32 suffices to store it, however small a variance is. `M` is the
+    inverse of a covariance: what is absent, or asked for, is what it lets expect of the rest, even where places along
+    the axes do not count (`inside`).
     """
 
     reads_net = False
     numbers_only = True
+    inside = True
     mean: Tensor
     axes: Tensor
     weights: Tensor
@@ -52,8 +55,7 @@ class Quadratic(Scorer):
         channels, block, _ = self.inverse.shape
         v = axes.view(-1, channels, block)
         blocks = torch.einsum("kcs,k,kct->cst", v, weights - rest, v)
-        floor = FLAT * rest if len(weights) and not weights.all() else 0.0  # the plane costs nothing: no inverse
-        blocks.diagonal(dim1=1, dim2=2).add_(rest + floor)
+        blocks.diagonal(dim1=1, dim2=2).add_(rest)
         kind = self.mean.dtype
         self.mean, self.axes, self.weights = mean.to(kind), axes.to(kind).contiguous(), weights.to(kind)
         # not `inv`, which may fail on several large blocks at once (MKL's LU on two threads)
@@ -103,7 +105,7 @@ class Quadratic(Scorer):
         if self._complete and self._double:
             x = self._centred(p)
             pull = self._pull(x)
-            return self._per_present(p, 0.5 * (x * pull).sum(1)), pull
+            return _per_present(p, 0.5 * (x * pull).sum(1)), pull
         x, u = self._along(p)
         if self._complete:
             return self._score(p, u, self._left(x, u)), (self.weights * u) @ self.axes
@@ -141,15 +143,12 @@ class Quadratic(Scorer):
 
     def _score(self, p: Pass, u: Tensor, left: Tensor) -> Tensor:
         """Of places along the axes, and squares of what these leave."""
-        return self._per_present(p, 0.5 * ((self.weights * u.square()).sum(1) + self.rest * left))
+        along = (self.weights * u.square()).sum(1) if self.inside else 0.0
+        return _per_present(p, 0.5 * (along + self.rest * left))
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self._made = None  # of other axes
         super()._load_from_state_dict(*args)
-
-    def _per_present(self, p: Pass, score: Tensor) -> Tensor:
-        mask = p.batch.mask
-        return score if mask is None else score / mask.flatten(1).to(score.dtype).mean(1).clamp(min=1e-3)
 
 
 class Mahalanobis(Quadratic):
@@ -284,8 +283,7 @@ class PrincipalComponents(Quadratic):
         share = values.cumsum(0) / values.sum().clamp(min=1e-300)
         k = min(int((share < self.keep).sum()) + 1, max(0, len(mean) - 1), len(values))
         noise = (values[k:].sum() / (len(mean) - k)).clamp(min=1e-9 * values.sum().clamp(min=1e-3) / len(mean))
-        inside = 1 / values[:k].clamp(min=1e-12) if self.inside else torch.zeros_like(values[:k])
-        self._set(mean, moments.directions(k), inside, 1 / noise)
+        self._set(mean, moments.directions(k), 1 / values[:k].clamp(min=1e-12), 1 / noise)
         return self(validate)
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
@@ -308,7 +306,7 @@ class PrincipalNeighbours(Searching, Scorer):
     all directions. Large variances are shrunk, so that these do not drown the others; what the components leave of a
     row is strange whatever is remembered. A window of many sensors costs what its components cost, in memory and time.
 
-    Absent cells are filled with what the components make of the others.
+    Absent cells are filled with what a Gaussian of the same components, shrunk alike, lets expect of the others.
 
     Contributions divide the score among cells as the squares of :math:`x` less its nearest do, shrunk alike.
 
@@ -378,32 +376,38 @@ class PrincipalNeighbours(Searching, Scorer):
         return self(validate)
 
     def forward(self, p: Pass) -> Tensor:
-        return self._nearest(*self._along(p))[0]
+        return self._nearest(p, *self._along(p))[0]
 
     def contributions(self, p: Pass) -> Tensor:
         return self.judged(p)[1]
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         x, u, places = self._along(p)
-        score, which = self._nearest(x, u, places)
+        score, which = self._nearest(p, x, u, places)
         alike = u - places + rows_of(self.memory, which).mean(1)  # what, along the components, is not off the nearest
         off = x - alike @ self.axes
         return score, divided_among(p, score, off.square().view_as(p.batch.x))
 
-    def _nearest(self, x: Tensor, u: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest(self, p: Pass, x: Tensor, u: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, and which of the memory are nearest."""
         distance, which = self.searched(x, most=self.k)(places, self.k)
         if x.dtype == torch.float64:
             left = (x.square().sum(1) - u.square().sum(1)).clamp(min=0)
         else:  # too few digits for that
             left = (x - u @ self.axes).square().sum(1)
-        return (distance.square() + left[:, None]).sqrt().mean(1), which
+        return (distance.square() + _per_present(p, left)[:, None]).sqrt().mean(1), which
 
     def _along(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """Centred rows, their places along the components, and these shrunk.
 
-        Cells that are absent are what the components make of the others.
+        Cells that are absent are what a Gaussian of the same components lets expect of the others.
         """
-        x = centred_rows(p, self.mean, lambda x: x - x @ self.axes.T @ self.axes)
+        x = centred_rows(p, self.mean, lambda x: x - ((1 - self.shrink.square()) * (x @ self.axes.T)) @ self.axes)
         u = x @ self.axes.T
         return x, u, self.shrink * u
+
+
+def _per_present(p: Pass, squares: Tensor) -> Tensor:
+    """Sums of squares `(n,)` as large as they would be were all cells there: those that are filled are hardly off."""
+    mask = p.batch.mask
+    return squares if mask is None else squares / mask.flatten(1).to(squares.dtype).mean(1).clamp(min=1e-3)
