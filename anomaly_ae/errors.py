@@ -3,6 +3,8 @@
 All of them are `ValueError`s as well, so that code written for scikit-learn catches them as it does its own.
 """
 
+from typing import Any
+
 __all__ = [
     "AnomalyError",
     "BadRowsError",
@@ -20,7 +22,11 @@ class AnomalyError(ValueError):
 
 
 class BadRowsError(AnomalyError):
-    """More rows of a table cannot be scored than were allowed."""
+    """More rows of a table cannot be scored than were allowed; `facts` says how many, and where they are."""
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.facts = facts
 
 
 class ConfigError(AnomalyError):

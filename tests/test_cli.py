@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from anomaly_ae import load
 from anomaly_ae.cli import app
-from anomaly_ae.cli.app import reported
+from anomaly_ae.cli.app import Command
 from anomaly_ae.errors import BadRowsError
 from anomaly_ae.version import __version__
 
@@ -218,7 +218,7 @@ def test_a_column_has_the_name_that_its_header_has(place, tmp_path, header):
 
 def test_a_reader_that_has_seen_enough_is_no_error(place):
     command = f"{SHELL} score {place}/model {place}/normal.csv --output - --no-track | true; exit ${{PIPESTATUS[0]}}"
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)  # noqa: S607
+    ended = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True)  # noqa: S607
     assert (ended.returncode, ended.stderr) == (128 + 13, "")
 
 
@@ -465,9 +465,56 @@ def test_bad_rows_are_exit_3_by_what_they_are_and_not_by_a_name():
     class UnscoredError(BadRowsError):
         pass
 
-    with pytest.raises(typer.Exit) as left, reported(quiet=True):
-        raise UnscoredError
-    assert left.value.exit_code == 3
+    one = typer.Typer()
+
+    @one.command(cls=Command)
+    def job():
+        raise UnscoredError("so many", rows=3)
+
+    assert CliRunner().invoke(one, []).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "facts"),
+    [
+        ("score {place}/model {tmp}/odd.csv --output {tmp}/out.csv --no-track", 3, {"rows": 4, "rejected": 4}),
+        ("score {place}/model {tmp}/gone.csv --output {tmp}/out.csv --no-track", 2, {}),
+        ("check {place}/model {tmp}/gone.csv", 2, {}),
+        ("info {tmp}/gone", 2, {}),
+    ],
+)
+def test_with_json_an_error_is_an_object_as_well(place, tmp_path, job, code, facts):
+    (tmp_path / "odd.csv").write_text("a,b,c,d\n" + "1,2\n" * 4)
+    result = CliRunner().invoke(app, [*job.format(place=place, tmp=tmp_path).split(), "--json"])
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["exit_code"]) == (code, code)
+    assert result.stderr == f"error: {told['error']}\n"
+    assert facts.items() <= told.items()
+    if code == 3:
+        assert Path(told["rejects"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "redirected", "code"),
+    [
+        ("info {place}/model", "> /dev/full", 1),
+        ("score {place}/model {place}/normal.csv --output {tmp}/out.csv --json", "> /dev/full", 1),
+        ("score {place}/model {place}/normal.csv --output - -q", "> /dev/full", 1),
+        ("score {place}/model {place}/normal.csv --output - -q", ">&-", 2),
+        ("score {place}/model - --output {tmp}/out.csv -q", "<&-", 2),
+    ],
+)
+def test_streams_that_are_full_or_closed_are_one_sentence(place, tmp_path, job, redirected, code):
+    command = f"{SHELL} {job.format(place=place, tmp=tmp_path)} {'' if 'info' in job else '--no-track'} {redirected}"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert re.fullmatch("error: Standard (in|out)put needs .+\n", done.stderr)
+
+
+def test_a_closed_standard_error_stops_no_job(place, tmp_path):
+    command = f"{SHELL} score {place}/model {place}/normal.csv --output {tmp_path}/out.csv --no-track 2>&-"
+    assert subprocess.run(["/bin/bash", "-c", command], check=False).returncode == 0
+    assert (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.timed

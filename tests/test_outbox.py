@@ -182,6 +182,21 @@ def test_a_store_that_is_there_leaves_no_outbox(place, here):
     assert {path.name for path in here.iterdir()} <= left
 
 
+def test_a_job_that_is_killed_while_it_logs_has_one_run(place, here, monkeypatch):
+    """Its record waits in the outbox; the same job again logs the run, and what waits adds none."""
+    with monkeypatch.context() as cut:
+        cut.setattr(outbox, "forget", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tracked(place)
+    assert len(waits("score")) == 1
+    summary = tracked(place)
+    assert summary.complete_already
+    runs.sync()
+    client = mlflow.MlflowClient(summary.tracking_uri)
+    found = client.search_runs([client.get_experiment_by_name(outbox.EXPERIMENT).experiment_id])
+    assert [run.info.run_id for run in found if run.data.tags["anomaly_ae.job"] == "score"] == [summary.run_id]
+
+
 # --- once ------------------------------------------------------------------------------------------------------------
 
 

@@ -523,6 +523,25 @@ def test_a_full_disk_leaves_no_output_and_says_so(model, dirty, small_disk, endi
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_full_disk_leaves_the_job_that_was_there_complete(model, new, dirty, small_disk, ending):
+    target = small_disk / f"out{ending}"
+    new[:200].to_csv(small_disk.parent / "new.csv", index=False)
+    first = [Path(sys.executable).with_name("anomaly-ae"), "score", model, small_disk.parent / "new.csv"]
+    more = ["--output", target, "--no-track", "--no-remember"]
+    subprocess.run([*first, *more], check=True, capture_output=True)
+    before = {path: path.read_bytes() for path in small_disk.iterdir()}
+    filled, room = small_disk / "others", os.statvfs(small_disk)
+    filled.write_bytes(bytes(room.f_bavail * room.f_bsize - 16_384))  # all but a little
+    failed = subprocess.run([*first[:3], dirty[0], *more, "--overwrite"], capture_output=True, text=True, check=False)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert f"out{ending}" in failed.stderr
+    assert {path: path.read_bytes() for path in small_disk.iterdir() if path != filled} == before
+    again = subprocess.run([*first, *more], capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert "complete  already" in again.stderr
+
+
 def test_one_output_has_one_writer(model, dirty, tmp_path):
     with Draft(tmp_path / "out.csv") as held:
         held.write(b"theirs")

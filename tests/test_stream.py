@@ -31,6 +31,7 @@ from anomaly_ae import (
 from anomaly_ae.cli import app
 from anomaly_ae.cli.ending import Ending
 from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.drafts import Draft
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.ops import watch as watching
 from anomaly_ae.ops.series_plot import plot
@@ -444,6 +445,10 @@ def test_a_watch_says_of_an_event_what_a_table_says(tmp_path):
         watch(folder, [lines[0], *lines[first + 1 : last + 1]], records.append, sentences.append, state=state)
     closed = pd.DataFrame([record for record in records if record["event"] == "closes"])
     assert closed["event_number"].tolist() == [1, 2]
+    blamed = [next(iter(shares.items())) for shares in closed["blamed"]]  # of all rows, not of the one that closes it
+    assert [name for name, _ in blamed] == found["channel_1"].tolist()
+    np.testing.assert_allclose([share for _, share in blamed], found["channel_1_share"], atol=0.05)
+    assert all(f"; {found['channel_1'][k // 2]} " in sentence for k, sentence in enumerate(sentences))
     assert closed[["start", "end"]].equals(found[["start", "end"]])
     np.testing.assert_allclose(closed["severity"], found["severity"])
     for record in records:
@@ -453,6 +458,13 @@ def test_a_watch_says_of_an_event_what_a_table_says(tmp_path):
     assert f"event 1, since {start[0]}, is confirmed at row 27, {new['time'][26]}" in sentences[0]
     assert f"event 1 closes at row 40, {new['time'][39]}: {start[0]} to {end[0]}, severity" in sentences[1]
     assert f"event 2 closes before row 105, for rows are missing: {start[1]} to {end[1]}" in sentences[3]
+
+
+def test_one_process_goes_on_from_a_state(model, tmp_path):
+    state = tmp_path / "state.json"
+    with Draft(state), pytest.raises(OutputError, match="another process"):
+        watch(model, table(40).to_csv(index=False).splitlines(keepends=True), lambda record: None, print, state=state)
+    assert not state.exists()
 
 
 @pytest.mark.parametrize("copies", [2, 3])

@@ -93,29 +93,56 @@ def dialect_of(delimiter: str | None, decimal: str, encoding: str | None, missin
 
 @contextlib.contextmanager
 def reported(quiet: bool) -> Iterator[Progress | None]:
-    """Errors as one sentence and an exit code; warnings as one line each; a progress bar on a terminal."""
+    """Warnings as one line each; a progress bar on a terminal."""
     # MLflow and OpenTelemetry print notices of their own; what people need of them is in our messages
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
-    try:
-        with _bar() if not quiet and sys.stderr.isatty() else contextlib.nullcontext() as progress:
-            yield progress
-    except BadRowsError as error:
-        fail(error, 3)
-    except ValueError as error:  # ours, and scikit-learn's of a parameter out of range
-        fail(error, 2)
-    except BrokenPipeError:  # who reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(128 + 13) from None  # as of SIGPIPE
-    except OSError as error:
-        fail(error, 1)
-    except KeyboardInterrupt:
-        fail("interrupted; what is there is whole. Give the same command again", 130)
+    seen = sys.stderr is not None and sys.stderr.isatty()
+    with _bar() if seen and not quiet else contextlib.nullcontext() as progress:
+        yield progress
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose errors are one sentence and an exit code, and with --json an object on standard output."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # who reads has seen enough
+            _let_go()
+            raise typer.Exit(128 + 13) from None  # as of SIGPIPE
+        except KeyboardInterrupt:
+            fail("interrupted; what is there is whole. Give the same command again", 130)
+        except (ValueError, OSError) as error:  # ours, and scikit-learn's of a parameter out of range
+            code = 3 if isinstance(error, BadRowsError) else 2 if isinstance(error, ValueError) else 1
+            if ctx.params.get("json_"):
+                with contextlib.suppress(OSError):
+                    typer.echo(json.dumps({"error": _sentence(error), "exit_code": code, **_facts(error)}, indent=2))
+            fail(error, code)
+
+
+def _let_go() -> None:
+    """Of what standard output has not taken, have no more said when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _sentence(error: object) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is None:  # of no file: of a stream
+        return (
+            f"Standard output needs a place that takes it, however: {error.strerror}. Send it elsewhere, or make room."
+        )
+    return " ".join(str(error).split())
+
+
+def _facts(error: Exception) -> dict[str, Any]:
+    return error.facts if isinstance(error, BadRowsError) else {}
 
 
 def fail(error: object, code: int) -> None:
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    with contextlib.suppress(OSError):  # of what cannot be said the code tells
+        typer.echo(f"error: {_sentence(error)}", err=True)
     raise typer.Exit(code)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from anomaly_ae.cli.app import (
     Asset,
+    Command,
     Decimal,
     Delimiter,
     Encoding,
@@ -35,6 +36,7 @@ from anomaly_ae.cli.app import (
     names,
     reported,
 )
+from anomaly_ae.errors import ConfigError
 
 
 class OnBadRow(enum.StrEnum):
@@ -80,7 +82,7 @@ class FailOn(enum.StrEnum):
     gap = "gap"
 
 
-@app.command()
+@app.command(cls=Command)
 def fit(
     config: Annotated[Path | None, typer.Argument(help="YAML file of a detector; without it the default one.")] = None,
     data: Annotated[Path, typer.Option(help="CSV or Parquet file of normal rows.")] = ...,  # type: ignore[assignment]
@@ -115,7 +117,7 @@ def fit(
     return finish(summary, fitting.told_fit, json_, quiet)
 
 
-@app.command()
+@app.command(cls=Command)
 def score(
     model: Model,
     input: Annotated[list[str], typer.Argument(help="CSV, Parquet or Arrow files, 'patterns*.csv', or - for CSV.")],
@@ -176,7 +178,9 @@ def score(
             from anomaly_ae.ops import series, series_summary
 
             if len(input) != 1 or output == "-":
-                fail(f"A series needs one input and an output file, however: {input}, {output}. Give one of each.", 2)
+                raise ConfigError(
+                    f"A series needs one input and an output file, however: {input}, {output}. Give one of each."
+                )
             own = {
                 "--on-bad-row": on_bad_row is not OnBadRow.quarantine, "--max-bad-rows": max_bad_rows != "1%",
                 "--rejects": rejects is not None, "--on-unseen": on_unseen is not OnUnseen.score,
@@ -184,7 +188,7 @@ def score(
                 "--challenger": challenger is not None,
             }  # fmt: skip
             if asked := ", ".join(option for option, given in own.items() if given):
-                fail(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.", 2)
+                raise ConfigError(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.")
             made = series.score(
                 name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report,
                 progress, remember,
@@ -192,7 +196,7 @@ def score(
             finish(made, series_summary.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)
         if events is not None and kind is not None:  # what is no model at all the job refuses
-            fail(f"--events needs a model of series, however: {name} is none. Leave it out.", 2)
+            raise ConfigError(f"--events needs a model of series, however: {name} is none. Leave it out.")
         from anomaly_ae.ops import scoring
 
         summary = scoring.score_file(
@@ -222,7 +226,7 @@ def score(
     return gate(summary.monitoring["crossed"] if summary.monitoring else None, fail_on)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     model: Model,
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to compare with the rows of the fit.")],

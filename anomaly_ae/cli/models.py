@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from anomaly_ae.cli.app import (
+    Command,
     Decimal,
     Delimiter,
     Encoding,
@@ -28,9 +29,10 @@ from anomaly_ae.cli.app import (
     finish,
     reported,
 )
+from anomaly_ae.errors import ConfigError
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
     model: Model,
     json_: Json = False,
@@ -53,7 +55,7 @@ class How(enum.StrEnum):
     threshold = "threshold"
 
 
-@app.command()
+@app.command(cls=Command)
 def refit(
     model: Model,
     data: Annotated[Path, typer.Option(help="CSV or Parquet file of newer normal rows.")],
@@ -89,7 +91,7 @@ def refit(
     finish(summary, refitting.told, json_, quiet)
 
 
-@app.command()
+@app.command(cls=Command)
 def promote(
     name: Annotated[str, typer.Argument(help="Registered model.")],
     version: Annotated[str | None, typer.Option(help="Version to promote; else the challenger.")] = None,
@@ -99,7 +101,7 @@ def promote(
 ) -> None:
     """Have the champion of a registered model be another version, or the one before again."""
     if rollback and version is not None:
-        fail("--rollback knows its version, however: --version was given as well. Leave one out.", 2)
+        raise ConfigError("--rollback knows its version, however: --version was given as well. Leave one out.")
     with reported(quiet=True):
         from anomaly_ae.mlflow import registry
 
@@ -115,7 +117,7 @@ track = typer.Typer(help="Runs that MLflow has not got yet.", no_args_is_help=Tr
 app.add_typer(track, name="track")
 
 
-@track.command()
+@track.command(cls=Command)
 def sync(json_: Json = False) -> None:
     """Send the runs that were kept because MLflow could not be reached, the oldest first."""
     with reported(quiet=True):
@@ -152,7 +154,7 @@ def sync(json_: Json = False) -> None:
         fail(f"A run needs a store that takes it, however: {len(failed)} wait still. Try again later.", 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,

@@ -10,6 +10,7 @@ import typer
 
 from anomaly_ae.cli.app import (
     Asset,
+    Command,
     Decimal,
     Delimiter,
     Encoding,
@@ -29,7 +30,7 @@ from anomaly_ae.cli.app import (
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def monitor(
     model: Model,
     input: Annotated[

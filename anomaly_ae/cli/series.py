@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from anomaly_ae.cli.app import (
+    Command,
     Decimal,
     Delimiter,
     Encoding,
@@ -27,7 +28,7 @@ from anomaly_ae.cli.app import (
 from anomaly_ae.cli.ending import Ending
 
 
-@app.command()
+@app.command(cls=Command)
 def plot(
     model: Model,
     input: Annotated[Path, typer.Argument(help="CSV or Parquet file to draw.")],
@@ -56,7 +57,7 @@ def plot(
         typer.echo(f"drawn     {len(events)} events in {target}", err=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def watch(
     model: Model,
     state: Annotated[Path | None, typer.Option(help="File to go on from, and to keep where the stream stands.")] = None,

@@ -117,7 +117,14 @@ class Draft:
 
     def discard(self) -> None:
         """Remove the draft."""
-        self.draft.unlink(missing_ok=True)
+        remove(self.draft)
+
+
+def remove(path: Path) -> None:
+    """Remove a file where there is one, and have its room back at once even while it is open."""
+    with contextlib.suppress(FileNotFoundError):
+        os.truncate(path, 0)
+        path.unlink()
 
 
 def publish(draft: Path, path: Path) -> None:

@@ -142,6 +142,8 @@ def open_source(path: str | os.PathLike[str], dialect: Dialect | None = None) ->
         When there is no such file, it is empty, it cannot be read, or two columns have one name.
     """
     path = os.fspath(path)
+    if path != STDIN and (Path(path).is_fifo() or Path(path).is_char_device()):
+        raise DataError(f"A table needs a file, however: {path} is a pipe. Give - and let standard input come from it.")
     if path != STDIN and not Path(path).is_file():
         raise DataError(f"A table needs a file, however: {path} is none. Check the path.")
     if path != STDIN and Path(path).stat().st_size == 0:

@@ -63,6 +63,8 @@ class Text:
 
     def __init__(self, path: str, encoding: str | None = None) -> None:
         self.path = path
+        if path == STDIN and sys.stdin is None:
+            raise DataError("Standard input needs to be open, however: it is closed. Give it a file or a pipe.")
         raw: Any = sys.stdin.buffer if path == STDIN else Path(path).open("rb")  # noqa: SIM115 (closed by close)
         self._file, self._size = raw, 0 if path == STDIN else Path(path).stat().st_size
         raw, head = _peeked(raw)
@@ -72,6 +74,7 @@ class Text:
             self.plain = False
         if head in FOREIGN:
             what, to_do = FOREIGN[head]
+            to_do = f"{to_do} in a file" if path == STDIN else to_do
             raise DataError(f"A table needs CSV, however: {path} is {what}. {to_do}.")
         self.marked = next((len(mark) for mark in MARKS if head.startswith(mark)), 0)
         encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), encoding or "utf-8")

@@ -18,7 +18,7 @@ from anomaly_ae.mlflow.epochs import parameters
 from anomaly_ae.mlflow.flavor import log_model
 from anomaly_ae.mlflow.outbox import Input, Point, Record, alone, forget, held, kept, now, sweep
 from anomaly_ae.mlflow.registry import Version, register
-from anomaly_ae.mlflow.store import connected, log_points, redacted, said
+from anomaly_ae.mlflow.store import connected, log_points, redacted, said, tracking_uri
 from anomaly_ae.promise import promised
 
 if TYPE_CHECKING:
@@ -136,8 +136,9 @@ def send(folder: Path, patience: int = 5) -> Sent:
     """
     record = Record.read(folder)
     with connected(patience) as mlflow:
-        client = mlflow.MlflowClient()
-        experiment = _experiment(client, record.experiment)
+        with alone(hashlib.sha256(tracking_uri().encode()).hexdigest()[:32]):  # the first one makes the tables
+            client = mlflow.MlflowClient()
+            experiment = _experiment(client, record.experiment)
         if record.into is not None:
             return Sent(record, _continued(client, experiment, record, folder))
         found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record.id}'", max_results=1)

@@ -83,7 +83,7 @@ def connected(patience: int = 5) -> Iterator[Any]:
 
     settings = IMPATIENT | QUIET | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience)}
     tries = databases.MAX_RETRY_COUNT
-    with _environment({name: value for name, value in settings.items() if name not in os.environ}):
+    with _unheard(), _environment({name: value for name, value in settings.items() if name not in os.environ}):
         mlflow.set_tracking_uri(tracking_uri())
         databases.MAX_RETRY_COUNT = min(3, tries)  # ten tries to open a database would be a hundred seconds
         try:
@@ -91,6 +91,20 @@ def connected(patience: int = 5) -> Iterator[Any]:
         finally:
             databases.MAX_RETRY_COUNT = tries
             mlflow.set_tracking_uri(None)  # as the environment has it, in which whoever set it before set it as well
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Have MLflow log nothing for a while: what goes wrong is raised as well."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,11 @@ class Place:
         folder = Path(os.environ.get("ANOMALY_AE_MONITOR") or FOLDER)
         return self.state or folder / f"{name}-{self.model_digest[:12]}.json"
 
+    def tags(self, found: Mapping[str, Any] | None) -> dict[str, str]:
+        """What a run of the batch says of the place, with what was found in it."""
+        asset = {"anomaly_ae.asset": self.asset} if self.asset else {}
+        return asset | ({"anomaly_ae.event_time": found["event_time"]} if found else {})
+
     def when(self, inputs: Sequence[Path_]) -> datetime:
         """When the batch happened: as it was said, else when the last of its files was written, else now."""
         if self.event_time is not None:

@@ -131,7 +131,10 @@ def _check(tally: Tally, allowed: Allowed, rejects: Sequence[Reject], sink: Sink
         first = rejects[0]
         raise BadRowsError(
             f"A row needs values that can be scored, however: {first.place}: {first.reason}. Repair it, or set such "
-            "rows aside (--on-bad-row quarantine with --max-bad-rows above 0; of standard output, --rejects FILE)."
+            "rows aside (--on-bad-row quarantine with --max-bad-rows above 0; of standard output, --rejects FILE).",
+            rows=tally.rows,
+            rejected=tally.rejected,
+            rejects=None if sink.rejects_path is None else str(sink.rejects_path),
         )
     raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path)
 

@@ -48,7 +48,9 @@ class Identity:
                 different.append(f"{what} {', '.join(names)}" + (" changed since" if changed else ""))
             else:
                 different.append(what)
-        return "; ".join(different)
+        if different:
+            return "; ".join(different)
+        return "what comes through a pipe may be anything"
 
 
 class Journal:

@@ -307,7 +307,7 @@ class Afterwards:
             write_whole(self.page, batch_page(asdict(summary), sample, reference, summary.threshold, found))
         if self.track:
             models = [judge.known for judge in self.judges]
-            told = partial(_told, summary, models, self.began, sample, reference, self.log_samples, found)
+            told = partial(_told, summary, tally, models, self.began, reference, self.log_samples, self.place, found)
             summary = tracked(summary, told, *charts)
         self.sink.note(asdict(summary))  # what was found, and its run: the same job again tells both
         return summary
@@ -331,16 +331,18 @@ def _again(sink: Files, there: dict[str, Any], after: Afterwards) -> ScoreSummar
 
 def _told(
     summary: ScoreSummary,
+    tally: Tally,
     models: Sequence[runs.Model],
     began: int,
-    sample: Floats,
     reference: Floats,
     log_samples: int,
+    place: Place,
     found: dict[str, Any] | None,
 ) -> Entry:
     """What the run of a job is to say: names and digests, no paths; and no row but those asked for."""
     from anomaly_ae.ops.pictures import score_histogram
 
+    sample = np.asarray(tally.sample)
     first, more = Path(summary.inputs[0]).name, len(summary.inputs) - 1
     source = Input(f"{first} and {more} more" if more else first, digest(*summary.inputs))
     numbers: dict[str, float | None] = {
@@ -355,14 +357,14 @@ def _told(
         "score_median": float(np.median(sample)) if summary.scored else None,
         "score_max": summary.top_anomalies[0]["anomaly_score"] if summary.scored else None,
     }
-    tags: dict[str, str] = {}
+    tags = place.tags(found)
     if summary.challenger is not None:
         numbers |= {f"challenger_{name}": summary.challenger[name] for name in ("alarms", "threshold")}
         numbers |= {f"alarms_{name}": summary.challenger[name] for name in AGREEMENT}
-        tags = {"anomaly_ae.challenger": models[1].name, "anomaly_ae.challenger_digest": models[1].digest}
+        tags |= {"anomaly_ae.challenger": models[1].name, "anomaly_ae.challenger_digest": models[1].digest}
     known = {name: value for name, value in numbers.items() if value is not None}
     known = {**(runs.monitored(found) if found else {}), **known}
-    record = runs.of_score(source, models[0], began, known, tags)
+    record = replace(runs.of_score(source, models[0], began, known, tags), id=tally.record)
     histogram = partial(score_histogram, sample, summary.threshold, source.name, reference, summary.scored)
     drawn = picture(histogram) if summary.scored else {}
     plain = summary.in_a_run(log_samples)

@@ -204,7 +204,7 @@ def score(
         numbers = {"alarms": summary.alarms, "events": len(summary.events), "threshold": summary.threshold}
         numbers |= runs.monitored(drift) if drift else {"alarm_rate": summary.alarm_rate}
         numbers |= {"rows": summary.rows, "seconds": summary.seconds}
-        record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, {})
+        record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, place.tags(drift))
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
         texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
         texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))

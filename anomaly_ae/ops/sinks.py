@@ -13,9 +13,9 @@ from typing import Any, Protocol, Self
 import pyarrow as pa
 
 from anomaly_ae.data import rejects as rejected
-from anomaly_ae.data.drafts import Draft, Stamp, publish, sync
+from anomaly_ae.data.drafts import Draft, Stamp, publish, remove, sync
 from anomaly_ae.data.formats import FORMATS, Format, Groups
-from anomaly_ae.errors import BadRowsError
+from anomaly_ae.errors import BadRowsError, OutputError
 from anomaly_ae.ops.journal import Journal
 
 EVERY = 1.0  # seconds between checkpoints
@@ -83,12 +83,12 @@ class Files:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._begun and kind is not None and not issubclass(kind, KeyboardInterrupt | BadRowsError):
-            self._discard()
-            self.journal.undo()
-        for draft in self._drafts:
-            draft.discard_if_empty()
-        self._stack.close()
+        with self._stack:
+            if self._begun and kind is not None and not issubclass(kind, KeyboardInterrupt | BadRowsError):
+                self._discard()  # what comes next needs the room
+                self.journal.undo()
+            for draft in self._drafts:
+                draft.discard_if_empty()
 
     @property
     def _drafts(self) -> list[Draft]:
@@ -182,7 +182,7 @@ class Files:
     def _discard(self) -> None:
         for draft in self._drafts:
             draft.discard()
-        self._scores.draft.with_suffix(".whole").unlink(missing_ok=True)
+        remove(self._scores.draft.with_suffix(".whole"))
 
 
 class Stream:
@@ -192,6 +192,8 @@ class Stream:
         self.format, self.rejects_path = format, rejects
         self._rejects = None if rejects is None else Draft(rejects)
         self._any = False
+        if sys.stdout is None:
+            raise OutputError("Standard output needs to be open, however: it is closed. Give a file instead.")
 
     def __enter__(self) -> Self:
         if self._rejects is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import numpy as np
 
@@ -123,6 +124,7 @@ class Tally:
     disputed: list[Ranked] = field(default_factory=list)
     counts: Counts | None = None
     first_reject: str = ""  # where the first bad row is, and what is wrong with it
+    record: str = field(default_factory=lambda: uuid4().hex)  # the job's run, whichever process logs it
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Self:
@@ -186,5 +188,8 @@ def too_many(rejected: int, rows: int, allowed: Allowed, first: str, rejects: Pa
     where = "" if rejects is None else f" ({rejects} says what is wrong with each)"
     return BadRowsError(
         f"A job may have bad rows, at most {allowed.told()}, however: {rejected:,} of {rows:,}{such}. Repair "
-        f"them{where}, or have score allow more (--max-bad-rows)."
+        f"them{where}, or have score allow more (--max-bad-rows).",
+        rows=rows,
+        rejected=rejected,
+        rejects=None if rejects is None else str(rejects),
     )

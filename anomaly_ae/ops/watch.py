@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.drafts import check_output
+from anomaly_ae.data.drafts import Draft, check_output
 from anomaly_ae.errors import AnomalyError, DataError
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.lines import as_number, cell, records
@@ -125,17 +126,33 @@ def watch(
     even if another opens at once. `tell` gets a sentence where an event opens or closes.
 
     With `state` the stream goes on from that file where there is one, with rows and events counted on, and is saved to
-    it every five seconds, where an event opens or closes, and at the end. Rows at or before the time where it ended are
-    left out and counted, so that a file that grows may be given again.
+    it where an event opens or closes, at the end, and with rows that come five seconds or more after the last time: a
+    process that is killed outright says again what it said since. One process at a time may use it. Rows at or before
+    the time where it ended are left out and counted, so that a file that grows may be given again.
 
     Raises
     ------
     AnomalyError
         When the model is none of a series, the header lacks a column, or the state is of another model.
     """
-    watch = Watch(loaded(model), write, tell, None if state is None else check_output(state), top_channels)
-    watch.run(lines, dialect or Dialect())
+    place = None if state is None else check_output(state)
+    with _own(place):
+        watch = Watch(loaded(model), write, tell, place, top_channels)
+        watch.run(lines, dialect or Dialect())
     return watch.summary
+
+
+@contextlib.contextmanager
+def _own(state: Path | None) -> Iterator[None]:
+    """While the block lasts, no other process goes on from the same state."""
+    if state is None:
+        yield
+        return
+    with Draft(state) as lock:
+        try:
+            yield
+        finally:
+            lock.discard_if_empty()
 
 
 def told_watch(s: WatchSummary) -> str:
@@ -277,13 +294,19 @@ class Watch:
         if group not in self.alerts:
             self._meet(group)
         told |= self._event(self.alerts[group], score, beyond, record)
-        if (alarm or told["event"]) and self.top:
-            which, share = top(beyond[None] if beyond.any() else verdict.contributions, self.top)
-            told["blamed"] = {self.names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
+        if not self.top:
+            told.pop("blamed", None)
+        elif (alarm or told["event"]) and "blamed" not in told:
+            told["blamed"] = self._shares(beyond if beyond.any() else verdict.contributions[0])
         if came is Came.ANEW:
             self.summary.gaps += 1
             told["begins_anew"] = True
         return told
+
+    def _shares(self, blamed: Array) -> dict[str, float]:
+        """The channels most to blame."""
+        which, share = top(blamed[None], self.top or 1)
+        return {self.names[j]: round(float(s), 4) for j, s in zip(which[0], share[0], strict=True)}
 
     def _meet(self, group: str) -> None:
         """Begin with a group, and tell if no row of the fit was of it."""
@@ -292,30 +315,40 @@ class Watch:
             self.tell(f"{UNSEEN}: {group}")
 
     def _event(self, alert: Alert, score: float, beyond: Array, record: dict[str, Any]) -> dict[str, Any]:
-        """What becomes of an event with a row, as the row's record has it; where it opens or closes is told."""
+        """What becomes of an event with a row, as the row's record has it; where it opens or closes is told.
+
+        To blame are then the channels of all its rows.
+        """
         rule, came = self.stream.calibrated.events, self.stream.came
         facts: dict[str, Any] = {"event": None}
+        blamed = self._shares(alert.blamed) if alert.blamed.any() else {}
         if came in (Came.ANEW, Came.BACK) and alert.end(rule):
-            facts = {"event": "closes"} | alert.named | alert.told(rule)
+            facts = {"event": "closes"} | alert.named | alert.told(rule) | {"blamed": blamed}
             why = "rows are missing" if came is Came.ANEW else "its clock was wrong"
-            self.tell(f"event {alert.number} closes before row {self.rows}, for {why}: {alert.span(rule)}")
+            self.tell(
+                f"event {alert.number} closes before row {self.rows}, for {why}: {alert.span(rule)}; {_named(blamed)}"
+            )
         event = alert.now(rule) if came is Came.AGAIN else alert.take(rule, score, beyond, self._place(record))
-        where = ", ".join(str(value) for value in record.values())
+        where, blamed = ", ".join(str(value) for value in record.values()), self._shares(alert.blamed)
         if event == "opens":
             self.events += 1
             self.summary.events += 1
             alert.number = self.events
-            which, share = top(alert.blamed[None], self.top or 1)
-            blamed = ", ".join(f"{self.names[j]} {s:.0%}" for j, s in zip(which[0], share[0], strict=True) if s >= 0.1)
+            facts["blamed"] = blamed
             self.tell(
                 f"event {alert.number}, since {alert.start}, is confirmed at row {where}: score {score:.4g}, level "
-                f"{rule.level_:.4g}; {blamed}"
+                f"{rule.level_:.4g}; {_named(blamed)}"
             )
         elif event == "closes":
-            facts |= alert.told(rule)
-            self.tell(f"event {alert.number} closes at row {where}: {alert.span(rule)}")
+            facts |= alert.told(rule) | {"blamed": blamed}
+            self.tell(f"event {alert.number} closes at row {where}: {alert.span(rule)}; {_named(blamed)}")
         return facts | {"event": event} | alert.named if event else facts
 
     def _place(self, record: dict[str, Any]) -> Any:
         """The time of a row as it was written, or its number where there are no times."""
         return record["row"] if self.detector.time is None else record[self.detector.time]
+
+
+def _named(blamed: dict[str, float]) -> str:
+    """The first channel to blame for an event, and others with a tenth of it or more."""
+    return ", ".join(f"{name} {share:.0%}" for k, (name, share) in enumerate(blamed.items()) if share >= 0.1 or not k)
