@@ -145,9 +145,9 @@ def warn_of_copies(rows: Array, columns: Sequence[Column], who: str) -> None:
         sums = rows @ np.linspace(1, 2, rows.shape[1])  # alike for the same rows alone; of rows with gaps none
     copied = pd.Series(sums).duplicated().to_numpy() & np.isfinite(sums)
     copies = int(copied.sum())
-    if copies <= COPIES * len(rows):
-        return
     different = rows[~copied]
+    if copies <= COPIES * len(rows) or len(different) < 2:
+        return
     for place, column in enumerate(columns):
         if column.kind == "number" and len(np.unique(different[:, place])) > APART * len(different):
             warnings.warn(

@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import mannwhitneyu
 from sklearn.base import _fit_context, clone
 from sklearn.utils import check_random_state
 
@@ -19,11 +18,11 @@ from anomaly_ae.explanation import ExplanationMixin
 from anomaly_ae.folds import Fold
 from anomaly_ae.keeping import all_or_nothing
 from anomaly_ae.monitoring.profile import Profile, References
+from anomaly_ae.promise import warn_of_learned
 from anomaly_ae.scoring.calibration import Reservoir
 
 Array = NDArray[np.float64]
 HELD_OUT_EVERY = 5  # partial_fit sets every fifth row aside to calibrate
-LEARNED, BY_CHANCE = 0.4, 1e-6  # so few rows above the median before, and so surely: they were learned from
 ENOUGH = 200  # rows set aside, at most, to calibrate by
 RESERVOIR = 2000  # rows kept for recalibration by partial_fit
 
@@ -66,15 +65,7 @@ class IncrementalMixin(ExplanationMixin):
         self.call_ = clone(self.call_).set_params(threshold=self.threshold)
         before, scores = self.calibration_scores_, self.anomaly_score(X)
         self._calibrate([scores])
-        above = float((scores > np.median(before)).mean())
-        if above < LEARNED and mannwhitneyu(scores, before, alternative="less").pvalue < BY_CHANCE:
-            warnings.warn(
-                f"{type(self).__name__} needs rows that no fit has seen, however: {above:.0%} of these are stranger "
-                "than half of those held out before, as if they had been learned from. The threshold would be too low, "
-                "and alarms too many: take others.",
-                UserWarning,
-                stacklevel=4,
-            )
+        warn_of_learned(self, scores, before)
         rng = check_random_state(self.random_state)
         self._reservoirs = [Reservoir(RESERVOIR, self.n_features_in_) for _ in self.folds_]
         for number, reservoir in enumerate(self._reservoirs):  # what `partial_fit` goes on from

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+
 from anomaly_ae.scoring.thresholds import rows_needed
+
+LEARNED, BY_CHANCE = 0.4, 1e-6  # so few rows above the median before, and so surely: they were learned from
 
 
 def promised(detector: Any) -> float | None:
@@ -27,8 +34,15 @@ def independent_rows(detector: Any) -> float:
     """How many independent rows those are worth that a threshold was set by: of a series, rows of a window are one."""
     if not hasattr(detector, "fold_"):
         return float(len(detector.calibration_scores_))
+    return float(detector.profile_.told_rows / _apart(detector))
+
+
+def _apart(detector: Any) -> float:
+    """How far apart rows are independent."""
+    if not hasattr(detector, "fold_"):
+        return 1.0
     shortest = min(eye.length for eye in detector.fold_.eyes)  # few held-out rows hide how long they are alike
-    return float(detector.profile_.told_rows / max(shortest, detector.profile_.score_time))
+    return float(max(shortest, detector.profile_.score_time))
 
 
 def warn_of_few(detector: Any) -> None:
@@ -43,6 +57,20 @@ def warn_of_few(detector: Any) -> None:
         "shorter windows.",
         UserWarning,
         stacklevel=6,  # who called fit
+    )
+
+
+def warn_of_learned(detector: Any, scores: NDArray[np.float64], before: NDArray[np.float64]) -> None:
+    """Warn where rows that are to calibrate look as if they had been learned from, beside those held out before."""
+    above, step = float((scores > np.median(before)).mean()), math.ceil(_apart(detector))
+    if above >= LEARNED or mannwhitneyu(scores[::step], before[::step], alternative="less").pvalue >= BY_CHANCE:
+        return
+    warnings.warn(
+        f"{type(detector).__name__} needs rows that no fit has seen, however: {above:.0%} of these are stranger than "
+        "half of those held out before, as if they had been learned from. The threshold would be too low, and alarms "
+        "too many: take others.",
+        UserWarning,
+        stacklevel=4,  # who called recalibrate
     )
 
 

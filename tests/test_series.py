@@ -883,3 +883,18 @@ def test_complete_rows_are_as_normal_to_a_detector_that_learned_from_rows_with_g
     gappy = np.where(rng.random(new.shape) < gaps, np.nan, new)
     assert (det.predict(gappy) < 0).mean() < 0.15
     assert (det.predict(fault)[400:440] < 0).mean() > 0.9
+
+
+def test_recalibration_by_rows_that_were_learned_from_is_told(recwarn):
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(2000, 3))
+    told = lambda: any("no fit has seen" in str(warning.message) for warning in recwarn)  # noqa: E731
+    SeriesDetector(random_state=0).fit(rows).recalibrate(rng.normal(size=(1000, 3)))
+    assert not told()
+    SeriesDetector(random_state=0).fit(rows).recalibrate(rows)
+    assert told()
+
+
+def test_a_window_longer_than_what_there_is_is_refused():
+    with pytest.raises(ConfigError, match="window of 500 rows needs as many"):
+        SeriesDetector(window=500).fit(np.random.default_rng(0).normal(size=(300, 2)))

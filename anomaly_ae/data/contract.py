@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ LABELS = frozenset(
 )
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 FEW_LEVELS = 10
+MOSTLY = 0.9
 FEWEST = 20  # rows whose order tells something
 WRITTEN = {  # how people write what is then text to pandas
     "numbers": re.compile(r"(?=.*[.,'% ])[-+]?\d+(?:[.,' ]\d{3})*(?:[.,]\d+)?(?:\s?%|\s[^\s\d]\S{0,5})?"),
@@ -178,18 +180,17 @@ class Contract:
             Of columns that look like identifiers or labels, or like numbers or dates that are written as text.
         """
         columns = tuple(_learned(str(name), X.iloc[:, place]) for place, name in enumerate(X.columns))
-        written = {
-            kind: texts for kind, how in WRITTEN.items() if (texts := [c for c in columns if _is_written(c, how)])
-        }
-        for kind, texts in written.items():
-            _warn(
-                texts,
-                f"of text that look like {kind}",
-                f", such as {texts[0].levels[-1]!r}. They are learned as categories: convert them (of a file say how "
-                "it is written: --decimal, --missing; dates as 2026-11-27), or leave them out.",
-            )
-        read = {column.name for texts in written.values() for column in texts}
-        others = [(c, X.iloc[:, place]) for place, c in enumerate(columns) if c.name not in read]
+        looks = [_looks_like(column, X.iloc[:, place]) for place, column in enumerate(columns)]
+        for kind in WRITTEN:
+            if texts := [column for column, look in zip(columns, looks, strict=True) if look == kind]:
+                example = next((level for level in texts[0].levels[::-1] if re.search(r"\d", level)), "")
+                _warn(
+                    texts,
+                    f"of text that look like {kind}",
+                    f", such as {example!r}. They are learned as categories: convert them (of a file say how it is "
+                    "written: --decimal, --missing; dates as 2026-11-27), or leave them out.",
+                )
+        others = [(column, X.iloc[:, place]) for place, column in enumerate(columns) if looks[place] is None]
         _warn(
             [column for column, values in others if _is_identifier(column, values)],
             "that look like identifiers",
@@ -391,11 +392,16 @@ def _is_identifier(column: Column, values: pd.Series) -> bool:
     return column.kind == "number" and bool((np.diff(column.codes(values)) == 1).all())
 
 
-def _is_written(column: Column, pattern: re.Pattern[str]) -> bool:
-    """Whether a category has many levels, mostly of this kind; a few may be versions or sizes."""
+def _looks_like(column: Column, values: pd.Series) -> str | None:
+    """What a category of many levels is but for a few cells, "numbers" or "dates"; few may be versions or sizes."""
     if column.kind != "category" or len(column.levels) <= FEW_LEVELS:
-        return False
-    return sum(pattern.fullmatch(level) is not None for level in column.levels) > 0.9 * len(column.levels)
+        return None
+    if values.dtype == object and np.mean([isinstance(value, Real) for value in values.dropna()]) > MOSTLY:
+        return "numbers"
+    for kind, pattern in WRITTEN.items():
+        if sum(pattern.fullmatch(level) is not None for level in column.levels) > MOSTLY * len(column.levels):
+            return kind
+    return None
 
 
 def _is_label(column: Column, values: pd.Series) -> bool:

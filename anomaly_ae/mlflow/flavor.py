@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
@@ -204,22 +204,38 @@ def signature_of(model: Any, example: Any = None) -> Any:
 
     MLflow refuses whole numbers where it knows of others, and dates that are written out; so the columns are of any
     type to it, and the model's own contract says of each cell whether it can be scored. A pipeline's columns are those
-    of the example, for its steps may take anything.
+    of the example, else those that its first step remembers, if it does.
     """
     from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
     params = ParamSchema([ParamSpec("top", "long", TOP), ParamSpec("columns", "string", [""], shape=(-1,))])
     if isinstance(model, Pipeline):
-        inputs = None if example is None else infer_signature(example).inputs
+        inputs = _taken(model.steps[0][1]) if example is None else infer_signature(example).inputs
         detector = model.steps[-1][1]
     else:
         detector = model
         names = [*(named(detector) if isinstance(detector, SeriesDetector) else []), *detector.contract_.names]
         known = hasattr(detector, "feature_names_in_")  # columns of an array have a place alone
-        inputs = Schema([ColSpec(AnyType(), name if known else None) for name in names])
+        inputs = _any_type(names if known else [None] * len(names))
     outputs = Schema([ColSpec(kind, name, required=False) for name, kind in _out(detector)])
     return ModelSignature(inputs, outputs, params)
+
+
+def _any_type(names: Sequence[str | None]) -> Any:
+    """Columns of any type, by their names or places."""
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    return Schema([ColSpec(AnyType(), name) for name in names])
+
+
+def _taken(step: Any) -> Any:
+    """The columns that a step of a pipeline was fitted on, where it remembers them."""
+    names = getattr(step, "feature_names_in_", None)
+    if names is not None:
+        return _any_type([str(name) for name in names])
+    count = getattr(step, "n_features_in_", None)
+    return None if count is None else _any_type([None] * count)
 
 
 def _out(detector: Any) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from anomaly_ae.estimator import Detector
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
-from anomaly_ae.promise import warn_of_few
+from anomaly_ae.promise import warn_of_few, warn_of_learned
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels
@@ -37,7 +37,7 @@ from anomaly_ae.series.learning import Learning, check_inner
 from anomaly_ae.series.timeline import Timeline, named_groups
 from anomaly_ae.series.verdicts import SeriesVerdictsMixin
 from anomaly_ae.series.views import View, usual_views
-from anomaly_ae.series.windows import automatic, by_thirds, kinds_in_time, longest_window, once
+from anomaly_ae.series.windows import automatic, by_thirds, given, kinds_in_time, longest_window, once
 from anomaly_ae.storage import below
 
 Array = NDArray[np.float64]
@@ -210,7 +210,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             views.append(View(clone(self.parts_["scorer"])))
         if not views or not all(isinstance(view, View) for view in views):
             raise ConfigError(
-                f"SeriesDetector needs views, however: {self.views!r}. Give one, or None for the default."
+                f"SeriesDetector needs views, however: {self.views!r}. Give a list of View(scorer), or None."
             )
         for view in views:
             view.check()
@@ -293,9 +293,11 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         rows = line.rows(taken.codes)
         self.parts_ = self.parts_ | {"threshold": self.parts()["threshold"]}  # it may have been set since
         self.call_ = clone(self.call_).set_params(threshold=self.threshold, event_rule=self.event_rule)
+        before = self.calibration_scores_
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
             self._calibrate(reduce, self._calibrated(reduce).rarities, told)
+        warn_of_learned(self, self.calibration_scores_, before)
         self._learn_profile(taken.codes[line.order], len(taken.codes), False)
         return self
 
@@ -338,7 +340,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         return numbers & np.array([len(np.unique(column[~np.isnan(column)])) > 2 for column in rows.T])
 
     def _window(self, measured: Array, fit: Places) -> int:
-        return automatic(measured, fit, len(measured)) if self.window == "auto" else int(self.window)
+        return automatic(measured, fit, len(measured)) if self.window == "auto" else given(self.window, len(measured))
 
     @property
     def _longest(self) -> int:

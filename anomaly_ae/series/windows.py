@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch
 
 Array = NDArray[np.float64]
@@ -200,6 +201,16 @@ def automatic(x: Array, runs: Places, rows: int) -> int:
     longest = min(LONGEST, longest_window(rows))
     usual = min(longest, max(USUAL[0], min(USUAL[1], rows // 8)))
     return max(usual, dominant_period(x, runs, longest) or 0)
+
+
+def given(window: float | str, rows: int) -> int:
+    """A length of window that was asked for; raises ConfigError where there are not so many rows."""
+    if int(window) > rows:
+        raise ConfigError(
+            f"A window of {int(window)} rows needs as many rows to learn from, however: there are {rows}. Set a "
+            "shorter one, or give more rows."
+        )
+    return int(window)
 
 
 def dominant_period(x: Array, runs: Places, longest: int) -> int | None:
