@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -390,6 +391,26 @@ def test_what_knows_numbers_only_stays_out_where_there_are_others_also_inside_of
     part = Fused([alone, Neighbours(3), Neighbours(1) + LocalDenoiser(9), alone + Neighbours(2)])
     part.build(Sizes((DIM,), groups=(kind,) * (DIM // kind[1])))
     assert list(part.judges) == (part.scorers if kind[0] == "numeric" else [part.scorers[0], part.scorers[3]])
+
+
+def test_of_a_table_with_categories_neighbours_guard_the_numbers():
+    rng = np.random.default_rng(0)
+
+    def table(n, kind):
+        factors = rng.normal(size=(n, 2)) @ np.random.default_rng(1).normal(size=(2, 6))
+        X, dice = pd.DataFrame(factors + 0.1 * rng.normal(size=(n, 6)), columns=list("abcdef")), rng.random(n)
+        return X.assign(k=dice < 0.3 if kind == "flag" else np.where(dice < 0.3, "x", np.where(dice < 0.6, "y", "z")))
+
+    for kind in ("flag", "category"):
+        det = VAEDetector(random_state=0).fit(table(400, kind))
+        wrong, column = table(300, kind), rng.integers(0, 6, 300)
+        for row, place in enumerate(column):
+            wrong.iloc[row, place] += 2 * rng.choice([-1, 1])
+        assert (det.predict(wrong) < 0).mean() > 0.97  # of the net alone .92
+        cells = det.explain(wrong)
+        np.testing.assert_allclose(cells.sum(1), det.anomaly_score(wrong))
+        assert (cells.argmax(1) == column).mean() > 0.8
+        assert (det.predict(table(500, kind)) < 0).mean() < 0.1
 
 
 ADDITIVE = [

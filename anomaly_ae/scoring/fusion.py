@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes, pieces_of
+from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, pieces_of
 from anomaly_ae.ranges import POSITIVE, is_within
 from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
 
@@ -22,6 +23,7 @@ FEWEST = 10  # but no fewer than so many rows
 SMALLEST = 1e-9  # scores below it are alike, and
 ALIKE = 1e-3  # those below this share of the smallest above 0 on validate rows: rounding, not distance
 UNHEARD, LOUD = math.log(100), 0.5  # nats up to which guards say nothing, and how much each counts beyond
+UNLIKE = 0.3  # what a nat of a gap or an unseen level counts beside nats of a tail, in a table with categories
 STEEPEST = 1e-2  # mean excess in log-score; a tail that falls faster is taken to fall as fast
 
 
@@ -42,15 +44,15 @@ class Fused(Scorer):
     ----------
     scorers : sequence of scorers
         What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
-        that is below their median. On a table with booleans or categories those that compare numbers only
-        (neighbours, `LocalDenoiser`, linear ones) stand back, for distances between levels would drown the others.
-        Where one is left it speaks for itself, in its own units, and unguarded.
+        that is below their median. On a table with categories those that compare numbers only (neighbours,
+        `LocalDenoiser`, linear ones) look at the numbers and booleans alone, and as guards: what they know nothing of
+        would be drowned.
 
     weights : sequence of float > 0 or None, default=None
         How much each scorer's nats count; `None` is 1 for each.
     guards : sequence of scorers, default=()
         Scorers that are heard only where a row is stranger to them than 99 of 100 validate rows: what they are sure of
-        counts, and what they think of other rows blurs nothing. They stand back as scorers do.
+        counts, and what they think of other rows blurs nothing.
 
     Raises
     ------
@@ -98,18 +100,22 @@ class Fused(Scorer):
                 f"Fused needs a weight above 0 for each of {len(self.scorers)} scorers, however: {self.weights!r}. "
                 "Give as many, or None."
             )
-        mixed = any(kind != "numeric" for kind, _ in sizes.columns)
-        pairs = list(zip(self.scorers, weights, strict=True))
-        pairs = [(scorer, weight) for scorer, weight in pairs if not (mixed and scorer.numbers_only)] or pairs
-        lonely = mixed and len(pairs) == 1
-        guards = [guard for guard in self.guards if not lonely and not (mixed and guard.numbers_only)]
+        pairs, guards = list(zip(self.scorers, weights, strict=True)), list(self.guards)
+        mixed = "category" in sizes.kinds and not all(scorer.numbers_only for scorer in self.scorers)
+        if mixed:
+            pairs = [(scorer, weight) for scorer, weight in pairs if not scorer.numbers_only]
+            guards = [scorer for scorer in [*self.scorers, *guards] if scorer.numbers_only or scorer in guards]
+            has_numbers = set(sizes.kinds) != {"category"}
+            guards = [_OfNumbers(guard) if guard.numbers_only else guard for guard in guards]
+            guards = [guard for guard in guards if has_numbers or not guard.numbers_only]
         judges = [*(scorer for scorer, _ in pairs), *guards]
         self.judges = nn.ModuleList(judges)
         self.counts = [float(weight) for _, weight in pairs] + [LOUD] * len(guards)
         self.unheard = [0.0] * len(pairs) + [UNHEARD] * len(guards)
         for scorer in judges:
             scorer.build(sizes)
-        self.unit = sum(self.counts[: len(pairs)]) if len(judges) > 1 else judges[0].unit
+        usual = UNLIKE if mixed else 1.0
+        self.unit = usual * sum(self.counts[: len(pairs)]) if len(judges) > 1 else judges[0].unit
         self.register_buffer("knots", torch.zeros(len(judges), KNOTS))
         self.register_buffer("level", torch.linspace(0, 1 - TAIL, KNOTS))
         self.register_buffer("excess", torch.ones(len(judges)))
@@ -247,3 +253,49 @@ class Largest(Scorer):
         """What cells contribute `(n, d, ...)`, and their columns or channels `(n, d)`."""
         cells = self.scorer.contributions(p)
         return cells, cells.flatten(2).sum(2) if cells.dim() > 2 else cells
+
+
+class _OfNumbers(Scorer):
+    """A scorer of numbers in a table with categories: it sees the numbers and booleans alone."""
+
+    numbers_only = True
+    places: Tensor
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    @property
+    def searches(self) -> bool:  # type: ignore[override]
+        return self.scorer.searches
+
+    def build(self, sizes: Sizes) -> None:
+        places = [place for place, kind in enumerate(sizes.kinds) if kind != "category"]
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.scorer.build(Sizes((len(places), *sizes.shape[1:])))
+        self.unit = self.scorer.unit
+
+    def learn(self, fit: Pass, validate: Pass) -> Tensor:
+        return self.scorer.learn(self._seen(fit), self._seen(validate))
+
+    def remember(self, p: Pass) -> Tensor:
+        return self.scorer.remember(self._seen(p))
+
+    def forward(self, p: Pass) -> Tensor:
+        score: Tensor = self.scorer(self._seen(p))
+        return score
+
+    def contributions(self, p: Pass) -> Tensor:
+        return self.judged(p)[1]
+
+    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
+        score, cells = self.scorer.judged(self._seen(p))
+        return score, torch.zeros_like(p.batch.x).index_copy_(1, self.places, cells)
+
+    def _seen(self, p: Pass) -> Pass:
+        """The pass with those cells alone, the same to all who ask for it: a search done once serves all."""
+        key = "numbers", len(self.places)
+        if key not in p.notes:
+            x, mask = (None if values is None else values[:, self.places] for values in (p.batch.x, p.batch.mask))
+            p.notes[key] = replace(p, batch=Batch(x, mask), notes={})  # type: ignore[arg-type]
+        seen: Pass = p.notes[key]
+        return seen

@@ -37,7 +37,7 @@ class Scorer(Part):
 
     `a + b` and `2 * a` are a `WeightedSum`. `unit` is what one nat is worth in the scorer's own units, once built: what
     no net can judge is charged in nats (see `Preprocessing`). `numbers_only` says that it means little where some
-    columns are booleans or categories, `searches` that it is quicker with many rows at once, `adds_steps` that its
+    columns are categories, `searches` that it is quicker with many rows at once, `adds_steps` that its
     score of a window is the sum of what it says of each step: a net with a code a step then reads a series in one pass.
     """
 
