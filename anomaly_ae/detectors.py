@@ -133,7 +133,7 @@ class VAEDetector(Detector):
         "likelihood": Mixed(numeric=LearnedNormal()),
         "threshold": Conformal(),
     }
-    _by_effort = _efforts(NegativeELBO(), max_epochs=10, learning_rate=0.02)
+    _by_effort = _efforts(NegativeELBO(), max_epochs=10, steps_per_epoch=25, learning_rate=0.02)
 
 
 DETECTORS: dict[str, type[Detector]] = {"AutoencoderDetector": AutoencoderDetector, "VAEDetector": VAEDetector}

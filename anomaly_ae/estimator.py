@@ -81,7 +81,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         form (`RandomFeatures`) takes one.
     steps_per_epoch : int >= 1 or None, default=None
         Batches an epoch. `None` is three passes over the fit rows, at most 25 batches, so that training time does not
-        grow with the number of rows.
+        grow with the number of rows; of a `VAEDetector` with `effort="fast"` 25. A net alone, whose scorer is not fused
+        with others, may want more on few rows.
     batch_size : int >= 1, default=256
         Rows a batch, at most.
     learning_rate : float > 0 or None, default=None
