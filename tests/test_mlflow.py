@@ -230,7 +230,7 @@ def test_the_callback_logs_every_epoch_of_every_net_and_what_the_fit_came_to(sto
         det = clone(detector).set_callbacks(LogEpochs(every)).fit(NORMAL)
     logged = curves(store, run.info.run_id)
     expected = {
-        prefix + name: list(zip(rows["epoch"], rows[name], strict=True))
+        prefix + {"seconds": "epoch_seconds"}.get(name, name): list(zip(rows["epoch"], rows[name], strict=True))
         for prefix, (_, rows) in zip(prefixes, det.history_.groupby("net"), strict=True)
         for name in rows.columns.drop(["net", "epoch"])
     }

@@ -329,8 +329,8 @@ def test_columns_that_stay_as_they_are_beside_one_that_moves_are_affected_and_do
     assert all(feature.why == "its part in the scores" for feature in affected)
     # where nothing has moved by itself, that is all that there is to see
     apart = feature_drift(det.profile_, seen(det, PLANTS["its part in the scores"][1](rows)).counts)
-    assert any(feature.drifts for feature in apart)
-    assert not any(feature.affected for feature in apart)
+    assert {feature.name for feature in apart if feature.drifts} >= {"head"}
+    assert all(feature.excess < 0.05 for feature in apart if feature.affected)
 
 
 def test_unseen_categories_and_values_beyond_the_fit_are_found(watched):

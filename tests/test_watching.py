@@ -285,7 +285,7 @@ def test_pages_of_every_job_stand_alone_and_say_what_they_are_about(plant, here)
         assert "head" in " ".join(page.text)
     trained = AutoencoderDetector(max_epochs=2, calibration="split", random_state=0).fit(rows(300, 0))
     for detector, drawn in ((load(plant / "model"), 1), (trained, 2)):  # the first is in closed form: without a curve
-        fit = judged(fit_page(detector, told(describe(detector))))
+        fit = judged(fit_page(detector, told(describe(detector)), "model"))
         assert f"{detector.threshold_.value_:.4g}" in fit.text
         assert fit.seen.count("svg") == drawn
 
@@ -298,14 +298,14 @@ def test_names_of_columns_are_text_and_nothing_else(here):
     shell("score", "model", "new.csv", "--output", "o.csv", "--no-track", "--report", "p.html")
     page = judged(Path("p.html").read_text())
     assert STRANGE in " ".join(page.text)
-    judged(fit_page(det, told(describe(det))))
+    judged(fit_page(det, told(describe(det)), "model"))
 
 
 def test_three_hundred_columns_and_fifty_events_stay_small():
     d = 300
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(200, d)), columns=[f"sensor {i}" for i in range(d)])
     det = AutoencoderDetector(effort="fast", max_epochs=1, calibration="split", random_state=0).fit(X)
-    page = judged(fit_page(det, told(describe(det))))
+    page = judged(fit_page(det, told(describe(det)), "model"))
     assert "One epoch" in " ".join(page.text)  # a net in closed form has no curve
     assert page.seen.count("svg") == 1
     event = {"start": "2026-01-01", "end": "2026-01-02", "severity": 3.0}

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 def parameters(detector: Detector | SeriesDetector) -> dict[str, Any]:
     """Every hyperparameter that was in force, the defaults' included."""
-    own = {name: value for name, value in detector.get_params(deep=False).items() if name not in detector.parts()}
+    parts = detector.parts()
+    own = {name: value for name, value in detector.get_params(deep=False).items() if name not in parts}
     if isinstance(detector, Detector):
         own = {name: detector.chosen(name) for name in own}
-    for axis, part in detector.parts().items():
+    elif (views := getattr(detector, "views_", None)) is not None:
+        own["views"] = views
+        if not any(view.scorer.reads_net for view in views):  # then there is no net
+            parts = {axis: parts[axis] for axis in ("preprocessing", "threshold")}
+    for axis, part in parts.items():
         own[axis] = type(part).__name__ if part is not None else None
         if part is not None:
             own |= {f"{axis}.{name}": value for name, value in part.get_params(deep=False).items()}
@@ -31,7 +36,7 @@ def parameters(detector: Detector | SeriesDetector) -> dict[str, Any]:
 class LogEpochs:
     """Callback that logs one fit into MLflow's active run, epoch by epoch, as curves that grow while it trains.
 
-    Each epoch's record (loss and its terms, validate loss, learning rate, seconds) becomes metrics of that step:
+    Each epoch's record (loss and its terms, validate loss, learning rate, `epoch_seconds`) is metrics of that step:
     `loss` where there is one net, `net_1/loss`, `net_2/loss` and so on in cross-fitting. When the fit ends it adds
     the parameters that were in force, the defaults' included, `threshold`, `p_value_resolution` and, where the
     threshold promises one, `promised_false_alarm_rate`. A fit that fails keeps the curves it has got to.
@@ -86,7 +91,7 @@ class LogEpochs:
             net = context.parent
             prefix = f"net_{net.task_id + 1}/" if net.parent.max_subtasks > 1 else ""
             record, now = dict(metadata), int(time.time() * 1000)
-            epoch = int(record.pop("epoch"))
+            epoch, record["epoch_seconds"] = int(record.pop("epoch")), record.pop("seconds")
             self._points += [(prefix + name, value, now, epoch) for name, value in record.items()]
             if time.monotonic() - self._sent >= self.every:
                 self._send()

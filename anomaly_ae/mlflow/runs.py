@@ -48,6 +48,7 @@ def of_fit(
     """Parameters, a curve an epoch, the threshold and what it promises."""
     end = now()
     curves = detector.history_.drop(columns=["net"]).groupby("epoch").mean()  # over the nets that got that far
+    curves = curves.rename(columns={"seconds": "epoch_seconds"})
     points: list[Point] = [
         (name, value, end, epoch)
         for name in curves.columns
@@ -57,7 +58,11 @@ def of_fit(
         "rows": detector.n_rows_seen_,
         "threshold": detector.threshold_.value_,
         "p_value_resolution": detector.threshold_.resolution_,
+        "calibrate_rows": len(detector.calibration_scores_),
+        "seconds": (end - start) / 1000,
     }
+    if (events := getattr(detector, "events_", None)) is not None:
+        facts["event_level"] = events.level_
     if (rate := promised(detector)) is not None:
         facts["promised_false_alarm_rate"] = rate
     points += _now(facts, end)
@@ -82,10 +87,14 @@ def of_monitor(batch: Mapping[str, Any], asset: str, model: Model, start: int) -
 def of_watch(batch: Mapping[str, Any], asset: str, model: Model) -> Record:
     """Points at a batch's event time for the long run of a model and an asset."""
     when = int(datetime.fromisoformat(batch["event_time"]).timestamp() * 1000)
-    told = monitored(batch) | {
-        f"psi {re.sub(r'[^-a-zA-Z0-9_. :/]', '_', feature['name'])[:200]}": feature["psi"]
-        for feature in sorted(batch["features"], key=lambda feature: str(feature["name"]))[:COLUMNS]
-    }
+    told = (
+        monitored(batch)
+        | {
+            f"psi {re.sub(r'[^-a-zA-Z0-9_. :]', '_', feature['name'])[:200]}": feature["psi"]  # a / would make groups
+            for feature in sorted(batch["features"], key=lambda feature: str(feature["name"]))[:COLUMNS]
+            if feature["kind"] != "date"  # which move on by nature
+        }
+    )
     key = hashlib.sha256(f"{model.digest} {asset}".encode()).hexdigest()[:32]
     name = f"watch {asset or 'all rows'}, {model.name}"
     tags = {**model.tags, "anomaly_ae.asset": asset, WATCH: key}

@@ -17,6 +17,7 @@ LEVEL = 0.001  # of a test on a batch: what a gate calls drift in one of so many
 FEW, FEW_OF_MANY = 5, 20  # rows of a level; of many levels, those that happen to have more are not that frequent
 QUESTIONS = 4  # asked of each column: values, contributions, gaps, range
 PART = "its part in the scores"
+LITTLE = 0.1  # of the largest part in the growth of scores
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FeatureDrift:
     gaps (Fisher), more values beyond the range or categories of the fit (beta-binomial)? `adjusted` allows for all
     columns (Benjamini and Yekutieli); the column `drifts` where it is below the level, and `why` names the question.
     One that contributes more and has not moved itself is only `affected` where others have moved, for these are beside
-    it in every row. Dates move on by nature: of them only contributions and gaps count. `statistic` is the greatest
+    it in every row, or contribute ten times as much. Dates move on by nature: of them only contributions and gaps count. `statistic` is the greatest
     distance of the two distributions of values, in [0, 1], `psi` their population stability index; `excess`, in [0, 1],
     the column's part in the growth of the mean score since the fit, 0 where the score has not grown. `reference` and
     `seen` are shares of the bins that `labels` name.
@@ -98,6 +99,8 @@ def feature_drift(profile: Profile, counts: Counts, level: float = LEVEL) -> lis
     own = [min(p for question, p in each.items() if question != PART) for each in asked]
     p_values = np.minimum(1, QUESTIONS * np.array([[min(each.values()) for each in asked], own]))
     adjusted, moved = (stats.false_discovery_control(some, method="by") for some in p_values)
+    # where none has moved itself, relations have: those that count for next to nothing are only beside them
+    matters = np.zeros(len(told), dtype=bool) if (moved < level).any() else excess >= LITTLE * excess.max()
     features = []
     for place, (each, feature) in enumerate(zip(asked, told, strict=True)):
         strange, itself = adjusted[place] < level, moved[place] < level
@@ -108,8 +111,8 @@ def feature_drift(profile: Profile, counts: Counts, level: float = LEVEL) -> lis
                 why=min(questions, key=lambda question: each[question]),
                 p_value=float(p_values[0, place]),
                 adjusted=float(adjusted[place]),
-                drifts=bool(strange and (itself or not (moved < level).any())),
-                affected=bool(strange and not itself and (moved < level).any()),
+                drifts=bool(strange and (itself or matters[place])),
+                affected=bool(strange and not itself and not matters[place]),
                 excess=float(excess[place]),
             )
         )

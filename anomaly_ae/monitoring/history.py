@@ -62,7 +62,8 @@ class History:
     """The batches of one model and asset so far, in order of their event times, and the martingale over all of them.
 
     A batch is known by its digest: one that comes again changes nothing. One that comes late takes its place among the
-    others by its event time; the martingale bets in the order of arrival.
+    others by its event time; the martingale bets in the order of arrival. `minute` is its own: of those that come
+    within one, the later ones have the next.
     """
 
     martingale: Martingale
@@ -84,7 +85,10 @@ class History:
         when = event_time.astimezone(UTC).isoformat(timespec="seconds")
         self.origin = self.origin or when
         minute = (datetime.fromisoformat(when) - datetime.fromisoformat(self.origin)).total_seconds() / 60
-        batch = {"digest": digest, "name": name, "event_time": when, "minute": round(minute), **found}
+        step, taken = round(minute), {batch["minute"] for batch in self.batches}
+        while step in taken:  # of two points at one step a chart shows one
+            step += 1
+        batch = {"digest": digest, "name": name, "event_time": when, "minute": step, **found}
         self.batches.append(dict(batch))
         self.batches.sort(key=lambda batch: batch["event_time"])
         for earlier in self.batches[:-1]:

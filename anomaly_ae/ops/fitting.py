@@ -123,7 +123,7 @@ def publish_model(detector: Any, target: Path, overwrite: bool, page: Path | Non
     """Write the model folder, and then a page on it where one is asked for."""
     detector.save(target, overwrite)
     if page is not None:
-        write_whole(page, fit_page(detector, told(describe(detector))))
+        write_whole(page, fit_page(detector, told(describe(detector)), target.name))
 
 
 def source(data: Path_) -> Input:
@@ -147,7 +147,7 @@ def entry(
     record = runs.of_fit(detector, data, who, began, register, did)
     scores, threshold = detector.calibration_scores_, detector.threshold_.value_
     drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
-    page = written(lambda: fit_page(detector, told(describe(detector))))
+    page = written(lambda: fit_page(detector, told(describe(detector)), model.name))
     return record, {"config.yaml": config or configuration.dumps(detector), **page, **drawn}, model
 
 

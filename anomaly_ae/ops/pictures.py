@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MANY_DECADES = 1000  # from how many times the least score on an axis has room for powers of ten alone
+
 
 def score_histogram(
     scores: NDArray[np.float64],
@@ -28,6 +30,7 @@ def score_histogram(
     and span more than a decade.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     shown = scores if reference is None else np.concatenate([scores, reference])
     low, high = float(min(shown.min(), threshold)), float(max(shown.max(), threshold))
@@ -46,6 +49,9 @@ def score_histogram(
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
     if logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < MANY_DECADES else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     alarms = int((scores > threshold).sum())
     title = title.replace("$", r"\$")  # no formula
     which = f"{alarms:,} of {len(scores):,} rows"
@@ -75,6 +81,7 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw what was found in batches by their event times: alarm rate, distance of scores, columns, the martingale."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     when = [datetime.fromisoformat(batch["event_time"]) for batch in batches]
     figure = Figure(figsize=(8, 7))
@@ -91,10 +98,11 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
     score.set(ylabel="score drift", ylim=(0, max(0.1, *distances) * 1.1))
     count.vlines(when, 0, [len(batch["drifting"]) for batch in batches], color="#4878a8", linewidth=3)
     count.set(ylabel="columns that drift", ylim=(0, max(1, *(len(batch["drifting"]) for batch in batches)) * 1.1))
+    count.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     levels = [batch["martingale"]["log10"] for batch in batches]
     capital.plot(when, levels, "o-", color="#4878a8", markersize=3, linewidth=1)
     capital.axhline(batches[-1]["martingale"]["level_log10"], color="#c8553d", linestyle="--", label="alarm")
-    capital.set_ylabel("log10 capital")
+    capital.set_ylabel("martingale, log10")
     if when[0] == when[-1]:  # matplotlib would show years around it
         capital.set_xlim(when[0] - timedelta(hours=12), when[0] + timedelta(hours=12))
     locator = AutoDateLocator()
@@ -116,12 +124,19 @@ def small(features: Sequence[Mapping[str, Any]]) -> Figure:
     for panel, feature in zip(panels, features, strict=False):
         places = np.arange(len(feature["labels"]))
         panel.bar(places, feature["seen"], width=0.9, color="#4878a8")
-        panel.step(places, feature["reference"], where="mid", color="#000000", linewidth=1)
+        panel.stairs(feature["reference"], np.append(places, len(places)) - 0.5, color="#000000", baseline=None)
         panel.set_title(shortened(feature["name"], 28), fontsize=9)
         shown = places[:: max(1, len(places) - 1)] if len(places) > 6 else places
-        panel.set_xticks(shown, [shortened(feature["labels"][place], 14) for place in shown], fontsize=7)
+        most = max(6, min(16, 36 // len(shown)))
+        panel.set_xticks(shown, [shortened(feature["labels"][place], most) for place in shown], fontsize=7)
+        if len(places) > 6:  # the ends alone, within the panel: neighbours have theirs
+            first, last = panel.get_xticklabels()
+            first.set_horizontalalignment("left")
+            last.set_horizontalalignment("right")
         panel.tick_params(axis="y", labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[::wide]:
+        panel.set_ylabel("share of rows", fontsize=7)
     for panel in panels[len(features) :]:
         panel.set_visible(False)
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ae.ops import pictures
-from anomaly_ae.promise import percent, promised
+from anomaly_ae.ops.describe import CROSS_FITTED
+from anomaly_ae.promise import is_cross_fitted, percent, promised
 from anomaly_ae.version import __version__
 
 if TYPE_CHECKING:
@@ -23,18 +25,22 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 COLOURS = {"#4878a8": "var(--bar)", "#c8553d": "var(--alarm)", "#000000": "currentColor", "#5d6875": "var(--faint)"}
 MOST_ROWS, MOST_SMALL = 30, 12
-QUIET = "Nothing: alarms, scores and columns are as the model expects."
+QUIET = "None is found: alarms, scores and columns are within what chance makes of rows as at the fit."
+DRIFT = (
+    "Part in scores: how much of the growth of the mean score since the fit is the column's. Distance: the "
+    "largest between the distribution functions now and then, 0 to 1. PSI: population stability index, 0 or more. "
+    "Adjusted p: of the strongest of four tests, allowing for all columns; drift is below 0.001. Beside others: the "
+    "column counts for more in rows where others have moved, and has not moved itself. Dates move on by nature."
+)
 TOO_FEW = "Too few rows to tell: were all of them strange, it might still be chance."
 
 
 class Table(NamedTuple):
-    """Rows of cells; columns in `right` are flush right, those in `bad` stand out, and cells of columns in `whole` are
-    in one line; `more` rows are not shown."""
+    """Rows of cells; columns in `right` are flush right, cells in `whole` ones in one line; `more` are not shown."""
 
     names: Sequence[str]
     rows: Sequence[Sequence[str]]
     right: frozenset[int] = frozenset()
-    bad: frozenset[int] = frozenset()
     whole: frozenset[int] = frozenset()
     more: int = 0
     kind: str = "table"
@@ -42,6 +48,12 @@ class Table(NamedTuple):
     def cut(self, most: int) -> Table:
         """The first rows."""
         return self._replace(rows=self.rows[:most], more=max(0, len(self.rows) - most))
+
+
+class Bad(str):
+    """The text of a cell that stands out."""
+
+    bad = True
 
 
 class Listed(NamedTuple):
@@ -83,8 +95,8 @@ class Tile(NamedTuple):
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
-def fit_page(detector: Any, described: str) -> str:
-    """What a model is, how it learned, and where its threshold lies; `described` is what `ops.describe` tells of it."""
+def fit_page(detector: Any, described: str, name: str) -> str:
+    """What a model of this name is, how it learned, and where its threshold lies; `described` is by `ops.describe`."""
     tiles = [
         Tile("rows learned from", f"{detector.n_rows_seen_:,}"),
         Tile("columns", f"{detector.n_features_in_:,}"),
@@ -93,11 +105,27 @@ def fit_page(detector: Any, described: str) -> str:
     rate = promised(detector)
     if rate is not None:
         tiles.append(Tile("false alarms, at most", percent(rate)))
-    sections = [_scores(detector.calibration_scores_, detector.threshold_.value_, None, "calibrate rows")]
+    if hasattr(detector, "events_"):
+        tiles.append(Tile("events open above", f"{detector.events_.level_:.4g}"))
+    scores = _scores(detector.calibration_scores_, detector.threshold_.value_, None, "calibrate rows")
+    sections = [scores._replace(pieces=[*scores.pieces, _why(detector)])]
     if len(detector.history_):
         sections.append(_learning(detector.history_))
     sections += [_columns(detector), Section("What it is", [Code(described)])]
-    return page(f"{type(detector).__name__}", "A fit on rows that were taken for normal", tiles, sections)
+    under = f"{type(detector).__name__}, fitted on rows that were taken for normal on {date.today()}"
+    return page(name, under, tiles, sections)
+
+
+def _why(detector: Any) -> str:
+    """Why the threshold lies where it does."""
+    threshold, n = detector.threshold_, len(detector.calibration_scores_)
+    how = ", ".join([type(threshold).__name__, *(f"{name} {value}" for name, value in threshold.get_params().items())])
+    said = f"Scores above {threshold.value_:.4g} are alarms: set by {n:,} normal rows that were held out ({how})"
+    rate = promised(detector)
+    if rate is None:
+        return f"{said}; nothing is promised of new ones."
+    twice = f" ({CROSS_FITTED})" if is_cross_fitted(detector) else ""
+    return f"{said}, so that at most {percent(rate)} of new normal rows are above it{twice}."
 
 
 def _learning(history: Any) -> Section:
@@ -128,16 +156,20 @@ def batch_page(
         tiles.append(Tile("expected of normal rows, at most", percent(rate)))
     if summary.get("rejected"):
         tiles.append(Tile("bad rows, not scored", f"{summary['rejected']:,}", "bad"))
+    if "events" in summary:
+        tiles.insert(1, Tile("events", f"{len(summary['events']):,}"))
     sections = []
     if summary.get("notes"):
         sections.append(Section("Notes", [Listed(summary["notes"])]))
+    if summary.get("events"):
+        sections.append(_events(summary["events"]))
     if monitoring is not None:
         sections.append(_findings(monitoring))
     sections.append(_scores(sample, threshold, reference, "rows", int(summary.get("scored", summary["rows"]))))
-    if summary.get("events"):
-        sections.append(_events(summary["events"]))
     if summary.get("top_anomalies"):
         sections.append(_strangest(summary["top_anomalies"]))
+    if summary.get("challenger"):
+        sections.append(_beside(summary["challenger"]))
     if monitoring is not None:
         sections += _drift(monitoring)
     return page(name, f"Scored by {_of_model(str(summary['model']))}", tiles, sections)
@@ -155,7 +187,8 @@ def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) ->
     said = [[_when(batch), batch["name"], text] for batch in batches[::-1] for text in batch["findings"]]
     sections = [
         Section(
-            "What was found", [Table(["when (UTC)", "batch", "what"], said).cut(MOST_ROWS) if said else _quiet(batches)]
+            "Drift since the fit",
+            [Table(["when (UTC)", "batch", "what"], said).cut(MOST_ROWS) if said else _quiet(batches)],
         ),
         Section("Over time", [_svg(pictures.over_time(batches), "Alarm rate, drift and martingale by batch")]),
         _batches(batches),
@@ -189,7 +222,7 @@ def page(title: str, under: str, tiles: Sequence[Tile], sections: Sequence[Secti
 
 def _findings(monitoring: Mapping[str, Any]) -> Section:
     findings = monitoring["findings"]
-    return Section("What was found", [Listed(findings) if findings else _quiet([monitoring])])
+    return Section("Drift since the fit", [Listed(findings) if findings else _quiet([monitoring])])
 
 
 def tells(batches: Sequence[Mapping[str, Any]]) -> bool:
@@ -221,14 +254,44 @@ def _held(column: Any) -> str:
 def _strangest(rows: Sequence[Mapping[str, Any]]) -> Section:
     told = [
         [
-            (f"{Path(row['file']).name}, " if "file" in row else "") + str(row["row"]),
+            _place(row),
             f"{row['anomaly_score']:.4g}",
             f"{row['p_value']:.4f}",
             row.get("reasons") or ", ".join(row.get("blamed", {})),
         ]
         for row in rows
     ]
-    return Section("Strangest rows", [Table(["row", "score", "p-value", "why"], told, frozenset({1, 2})).cut(50)])
+    table = Table(["row", "score", "p-value", "why"], told, frozenset({1, 2}), whole=frozenset({0}))
+    return Section("Strangest rows", [table.cut(50)])
+
+
+def _beside(challenger: Mapping[str, Any]) -> Section:
+    """What a second model says of the same rows."""
+    counts = [
+        ["the champion alarms", f"{challenger['both']:,}", f"{challenger['champion_only']:,}"],
+        ["it does not", f"{challenger['challenger_only']:,}", f"{challenger['neither']:,}"],
+    ]
+    pieces: list[Any] = [
+        f"{_of_model(str(challenger['model']))}: {challenger['alarms']:,} alarms, above {challenger['threshold']:.4g}.",
+        Table(["rows where", "the challenger alarms", "it does not"], counts, frozenset({1, 2}), whole=frozenset({0})),
+    ]
+    if challenger["disagreements"]:
+        told = [
+            [
+                _place(row),
+                "champion" if row["is_anomaly"] else "challenger",
+                f"{row['p_value']:.4f}",
+                f"{row['challenger_p_value']:.4f}",
+            ]
+            for row in challenger["disagreements"]
+        ]
+        names = ["strongest disagreements: row", "alarm of", "p-value, champion", "p-value, challenger"]
+        pieces.append(Table(names, told, frozenset({2, 3}), whole=frozenset({0})))
+    return Section("Beside the challenger", pieces)
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return (f"{Path(row['file']).name}, " if "file" in row else "") + str(row["row"])
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> Section:
@@ -240,7 +303,8 @@ def _events(events: Sequence[Mapping[str, Any]]) -> Section:
     if "group" in events[0]:
         told = [[str(event["group"]), *row] for event, row in zip(events, told, strict=True)]
         names, first = ["machine or group", *names], 1
-    return Section("Events", [Table(names, told, frozenset({first + 2}), whole=frozenset({first, first + 1})).cut(50)])
+    table = Table(names, told, frozenset({first + 2}), whole=frozenset({first, first + 1})).cut(50)
+    return Section("Events", [table, "Severity: the highest score, in units of the level at which an event opens."])
 
 
 def blamed(event: Mapping[str, Any]) -> list[str]:
@@ -266,8 +330,22 @@ def _batches(batches: Sequence[Mapping[str, Any]]) -> Section:
         ]
         for batch in batches[::-1]
     ]
-    names = ["when (UTC)", "batch", "rows", "alarm rate", "95 % interval", "score drift", "log10 capital", "drifting"]
+    names = [
+        "when (UTC)",
+        "batch",
+        "rows",
+        "alarm rate",
+        "95 % interval",
+        "score drift",
+        "martingale, log10",
+        "drifting",
+    ]
     return Section("Batches", [Table(names, told, frozenset({2, 3, 4, 5, 6})).cut(MOST_ROWS)])
+
+
+def _is_date(feature: Mapping[str, Any]) -> bool:
+    """Whether a column moves on by nature."""
+    return bool(feature["kind"] == "date")
 
 
 def _when(batch: Mapping[str, Any]) -> str:
@@ -283,18 +361,17 @@ def _drift(monitoring: Mapping[str, Any]) -> list[Section]:
         [
             feature["name"],
             f"{feature['excess']:.0%}",
-            f"{feature['statistic']:.3f}",
-            f"{feature['psi']:.3f}",
+            *(["", ""] if _is_date(feature) else [f"{feature['statistic']:.3f}", f"{feature['psi']:.3f}"]),
             f"{feature['missing']:.1%} ({feature['missing_reference']:.1%})",
-            f"{feature['beyond']:.1%}",
+            "" if _is_date(feature) else f"{feature['beyond']:.1%}",
             f"{feature['adjusted']:.2g}",
-            feature["why"] if feature["drifts"] else "",
+            Bad(feature["why"]) if feature["drifts"] else "beside others" if feature.get("affected") else "",
         ]
         for feature in features
     ]
     names = [
         "column",
-        "of higher scores",
+        "part in scores",
         "distance",
         "PSI",
         "missing (at fit)",
@@ -303,7 +380,7 @@ def _drift(monitoring: Mapping[str, Any]) -> list[Section]:
         "drift",
     ]
     table = Table(names, told, frozenset({1, 2, 3, 4, 5, 6}), frozenset({7}))
-    sections = [Section("Columns beside those of the fit", [table.cut(MOST_ROWS)])]
+    sections = [Section("Columns beside those of the fit", [table.cut(MOST_ROWS), DRIFT])]
     drifting = [feature for feature in features if feature["drifts"]][:MOST_SMALL]
     if drifting:
         drawn = _svg(pictures.small(drifting), "Shares by bin, of " + ", ".join(f["name"] for f in drifting))
