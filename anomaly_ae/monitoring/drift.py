@@ -29,10 +29,10 @@ class FeatureDrift:
     gaps (Fisher), more values beyond the range or categories of the fit (beta-binomial)? `adjusted` allows for all
     columns (Benjamini and Yekutieli); the column `drifts` where it is below the level, and `why` names the question.
     One that contributes more and has not moved itself is only `affected` where others have moved, for these are beside
-    it in every row, or contribute ten times as much. Dates move on by nature: of them only contributions and gaps count. `statistic` is the greatest
-    distance of the two distributions of values, in [0, 1], `psi` their population stability index; `excess`, in [0, 1],
-    the column's part in the growth of the mean score since the fit, 0 where the score has not grown. `reference` and
-    `seen` are shares of the bins that `labels` name.
+    it in every row, or contribute ten times as much. Dates move on by nature: of them only contributions and gaps
+    count. `statistic` is the greatest distance of the two distributions of values, in [0, 1], `psi` their population
+    stability index; `excess`, in [0, 1], the column's part in the growth of the mean score since the fit, 0 where the
+    score has not grown. `reference` and `seen` are shares of the bins that `labels` name.
     """
 
     name: str
