@@ -235,6 +235,27 @@ def test_rows_of_later_blocks_are_numbered_from_the_start_of_the_file(model, tmp
     assert [(f.kind, f.rows, f.first_row) for f in summary.findings] == [("type", 1, 20_001), ("range", 1, 30_000)]
 
 
+def test_rows_that_cannot_be_read_are_counted_and_the_others_looked_at(model, tmp_path):
+    lines = write(plant(20_000, 3), tmp_path / "new.csv").read_text().splitlines()
+    lines[11_001] += ",9"
+    lines[15_001] = "1,2"
+    cells = lines[19_001].split(",")
+    lines[19_001] = ",".join(["x", *cells[1:]])
+    (tmp_path / "new.csv").write_text("\n".join(lines) + "\n")
+    summary = check(model, tmp_path / "new.csv")
+    bad, of_a_type = (next(f for f in summary.findings if f.kind == kind) for kind in ("unreadable row", "type"))
+    assert (summary.rows, bad.rows, bad.first_row) == (20_000, 2, 11_001)
+    assert bad.sentence == (
+        f"2 of 20,000 rows cannot be read, the first: {tmp_path}/new.csv, row 11001, line 11002: 8 fields where the "
+        "header has 7"
+    )
+    assert (of_a_type.rows, of_a_type.first_row) == (1, 19_001)  # rows that cannot be read are counted as well
+    assert run(model, tmp_path / "new.csv", "--fail-on", "unreadable-row").exit_code == 4
+    (tmp_path / "bad.csv").write_text(lines[0] + "\n1,2\n")
+    (only,) = check(model, tmp_path / "bad.csv").findings
+    assert (only.kind, only.share) == ("unreadable row", 1.0)
+
+
 CELLS = [None, "", "1", "-1.5", " 5", "1e5", "0x10", "1_0", "inf", "1e400", "true", "No", "x", "2024-01-01", "1.0"]
 CELLS += ["2024-01-01T10:00+02:00", "01/02/2024", "9999-01-01", "2024-13-01", "0"]
 
@@ -265,7 +286,9 @@ def odd(tmp_path):
     frame.loc[16:20, "temperature"] = 93.1
     frame.loc[8, "machine"] = "M7"
     frame["vibration"] = np.nan
-    return write(frame, tmp_path / "odd.csv")
+    path = write(frame, tmp_path / "odd.csv")
+    path.write_text(path.read_text() + "1,2\n")
+    return path
 
 
 def test_findings_are_data_and_notes_are_not(model, odd):
@@ -274,7 +297,7 @@ def test_findings_are_data_and_notes_are_not(model, odd):
     result = run(model, odd)
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [finding.sentence for finding in summary.findings]
-    assert result.stderr == "checked   400 rows: 6 findings\n"
+    assert result.stderr == "checked   401 rows: 7 findings\n"
     quiet, machine = run(model, odd, "--quiet"), run(model, odd, "--json")
     assert (quiet.stdout, quiet.stderr, machine.stderr) == (result.stdout, "", "")
     assert json.loads(machine.stdout) == asdict(summary)
@@ -313,7 +336,6 @@ REFUSED = {
     "gone.csv": None,
     "empty.csv": b"",
     "header.csv": HEADER.encode(),
-    "long.csv": (HEADER + "1,2,3,4,true,M1,2024-01-01,9\n").encode(),
     "twice.csv": b"stuck,stuck\n1,2\n",
     "no.parquet": HEADER.encode(),
 }

@@ -6,7 +6,7 @@ import enum
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,6 +68,7 @@ class FailOn(enum.StrEnum):
     any = "any"
     missing_column = "missing-column"
     extra_column = "extra-column"
+    unreadable_row = "unreadable-row"
     type = "type"
     missing_values = "missing-values"
     range = "range"
@@ -245,8 +246,12 @@ def check(
         summary = checking.check(model, input, progress, dialect_of(delimiter, decimal, encoding, missing))
     typer.echo(json.dumps(asdict(summary), indent=2) if json_ else checking.told(summary))
     if summary.findings and not (quiet or json_):
-        typer.echo(f"checked   {summary.rows:,} rows: {len(summary.findings)} findings", err=True)
+        typer.echo(f"checked   {summary.rows:,} rows: {_counted(summary.findings)}", err=True)
     found = [finding.kind for finding in summary.findings if {"any", finding.kind.replace(" ", "-")} & set(fail_on)]
     if found:
         kinds = ", ".join(sorted(set(found)))
-        fail(f"--fail-on needs a file as at fit, however: {len(found)} findings ({kinds}). Repair {input}.", 4)
+        fail(f"--fail-on needs a file as at fit, however: {_counted(found)} ({kinds}). Repair {input}.", 4)
+
+
+def _counted(findings: list[Any]) -> str:
+    return "1 finding" if len(findings) == 1 else f"{len(findings)} findings"

@@ -1,4 +1,4 @@
-"""A whole table, or one block after the other, whose every row must be good: what is fitted or checked, not scored."""
+"""A whole table, or one block after the other, whose every row must be good unless bad ones are set aside."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from anomaly_ae.data.coding import plain
 from anomaly_ae.data.contract import EXACT
 from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.sources import Columnar, Source, Trouble, Wanted, open_source, require
 from anomaly_ae.errors import DataError
 
@@ -84,44 +86,52 @@ class Table:
             progress(block.share_read)
         return pd.concat(blocks)
 
-    def blocks(self, numbers: Sequence[str], texts: Sequence[str], size: int) -> Iterator[Block]:
+    def blocks(
+        self,
+        numbers: Sequence[str],
+        texts: Sequence[str],
+        size: int,
+        aside: Callable[[Reject], None] | None = None,
+    ) -> Iterator[Block]:
         """Rows in file order, `size` at a time (the last block may be shorter).
 
         `numbers` come as float64, NaN where a cell is empty or says so (NA, NaN, null, ...); `texts` as text from CSV
-        and as they are from Parquet and Arrow.
+        and as they are from Parquet and Arrow. A row that cannot be read so, or is of another length than the header,
+        goes to `aside`.
 
         Raises
         ------
         DataError
-            At the first row that cannot be read so, or is of another length than the header: with its place; also when
-            there is no row at all.
+            At the first such row, with its place, where there is no `aside`; also when there is no row at all.
         """
         wanted = Wanted(numbers, texts, judge=lambda table: (None, _infinite(table, numbers)))
-        pending, first_row, share = None, 1, 0.0
+        pending, rows, done, share = None, np.empty(0, np.int64), 0, 0.0
         for chunk, _ in self.source.chunks(wanted):
             part = self.source.part(chunk, wanted)
             for reject in part.rejects:
-                seen = (0 if pending is None else pending.num_rows) + first_row
-                raise DataError(
-                    f"A table needs rows that can be read, however: {reject._replace(row=seen + reject.row).place}: "
-                    f"{reject.reason}. Repair it, or leave the column out."
-                )
+                reject = reject._replace(row=done + 1 + reject.row)
+                if aside is None:
+                    raise DataError(
+                        f"A table needs rows that can be read, however: {reject.place}: {reject.reason}. Repair it, or "
+                        "leave the column out."
+                    )
+                aside(reject)
             pending = part.table if pending is None else pa.concat_tables([pending, part.table])
-            share = part.share
+            rows, done, share = np.append(rows, done + 1 + part.good), done + part.rows, part.share
             while pending.num_rows >= size:
-                yield self._block(pending.slice(0, size), numbers, texts, first_row, share)
-                pending, first_row = pending.slice(size), first_row + size
+                yield self._block(pending.slice(0, size), numbers, texts, rows[:size], share)
+                pending, rows = pending.slice(size), rows[size:]
         if pending is not None and pending.num_rows:
-            yield self._block(pending, numbers, texts, first_row, 1.0)
-        elif first_row == 1:
+            yield self._block(pending, numbers, texts, rows, 1.0)
+        elif not done:
             raise DataError(
                 f"A table needs rows, however: {self.source.name} has a header and no row. Give a file with rows."
             )
 
     def _block(
-        self, table: pa.Table, numbers: Sequence[str], texts: Sequence[str], first_row: int, share: float
+        self, table: pa.Table, numbers: Sequence[str], texts: Sequence[str], rows: NDArray[np.int64], share: float
     ) -> Block:
-        index = pd.RangeIndex(first_row, first_row + table.num_rows, name="row")
+        index = pd.Index(rows, name="row")
         columns = {name: plain(table.column(name), self.dialect.nulls) for name in [*numbers, *texts]}
         return Block(pd.DataFrame(columns, index=index), share)
 

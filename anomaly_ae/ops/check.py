@@ -13,6 +13,7 @@ from scipy import stats
 from anomaly_ae.data.coding import WANTED, coded
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.tables import Table
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
@@ -23,7 +24,7 @@ from anomaly_ae.ops.series_check import KindInTime, odd_in_time
 from anomaly_ae.ops.series_table import named
 from anomaly_ae.series.detector import SeriesDetector
 
-Kind = Literal["missing column", "extra column", "type", "missing values", "range", "unseen category"]
+Kind = Literal["missing column", "extra column", "unreadable row", "type", "missing values", "range", "unseen category"]
 KINDS = (*get_args(Kind), *get_args(KindInTime))
 SIGNIFICANT = 1e-3  # of the test whether gaps are more frequent than at fit
 NEIGHBOUR = 1e-12  # relative; readers of text differ in a float's last digits
@@ -84,8 +85,8 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     read = [tally.name for tally in tallies]
     read += [name for name in placed if name not in read]
     read = read or list(table.columns[:1])  # some column tells how many rows there are
-    rows, places = 0, []
-    for block in table.blocks([], read, BLOCK):
+    rows, places, bad = 0, [], _Bad()
+    for block in table.blocks([], read, BLOCK, bad):
         for tally in tallies:
             values = block.X[tally.name]
             tally.add(table.pointed(values) if tally.column.kind == "number" else values)
@@ -99,16 +100,17 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     findings += [
         Finding("extra column", name, rows, 1.0, 1, f"{name}: a column that the model does not know") for name in extra
     ]
-    for tally in tallies:
+    findings += bad.findings(rows)
+    for tally in tallies if rows else []:
         findings += tally.findings(rows, detector)
-    if isinstance(detector, SeriesDetector) and placed:
+    if isinstance(detector, SeriesDetector) and places:
         X = pd.concat(places)
         times = table.as_numbers(X[detector.time]) if detector.time in placed else None
         findings += [
             Finding(odd.kind, odd.column, odd.rows, odd.rows / rows, odd.first_row, odd.sentence)
             for odd in odd_in_time(detector, X, times)
         ]
-    return CheckSummary(str(model), str(input), rows, len(table.columns), findings)
+    return CheckSummary(str(model), str(input), rows + bad.count, len(table.columns), findings)
 
 
 def told(summary: CheckSummary) -> str:
@@ -116,6 +118,25 @@ def told(summary: CheckSummary) -> str:
     if not summary.findings:
         return f"as at fit: {summary.rows:,} rows, {summary.columns} columns"
     return "\n".join(finding.sentence for finding in summary.findings)
+
+
+@dataclass
+class _Bad:
+    """Rows that cannot be read: how many, and the first."""
+
+    count: int = 0
+    first: Reject | None = None
+
+    def __call__(self, reject: Reject) -> None:
+        self.count, self.first = self.count + 1, self.first or reject
+
+    def findings(self, good: int) -> list[Finding]:
+        """What there is to say of them beside so many others."""
+        if self.first is None:
+            return []
+        rows = good + self.count
+        sentence = f"{self.count:,} of {rows:,} rows cannot be read, the first: {self.first.place}: {self.first.reason}"
+        return [Finding("unreadable row", "", self.count, self.count / rows, self.first.row, sentence)]
 
 
 class _Seen:
