@@ -7,9 +7,10 @@ from typing import Any, Self
 from sklearn.base import BaseEstimator, clone
 
 from anomaly_ae.errors import ConfigError
+from anomaly_ae.numbered import NumberedMixin
 
 
-class DefaultsMixin:
+class DefaultsMixin(NumberedMixin):
     """`set_params` for estimators whose defaults are parts; what they are says `_default`."""
 
     def _default(self, name: str) -> BaseEstimator | None:
@@ -19,8 +20,8 @@ class DefaultsMixin:
     def set_params(self, **params: Any) -> Self:
         """Set parameters; `threshold__alpha=0.01` first puts the documented default where there is no part yet."""
         plain = {key: params.pop(key) for key in list(params) if "__" not in key}
-        super().set_params(**plain)  # type: ignore[misc]  # a default may be a matter of these
-        mine = self.get_params(deep=False)  # type: ignore[attr-defined]
+        super().set_params(**plain)  # a default may be a matter of these
+        mine = self.get_params(deep=False)
         for key in params:
             name = key.partition("__")[0]
             if name in mine and getattr(self, name) is None:
@@ -31,4 +32,4 @@ class DefaultsMixin:
                         f"default. Set {name} to a part first."
                     )
                 setattr(self, name, clone(part))
-        return super().set_params(**params)  # type: ignore[misc]
+        return super().set_params(**params)

@@ -20,7 +20,7 @@ FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "overlap", "version"],
-    ["ranges"],
+    ["numbered", "ranges"],
     ["defaults", "nn.core", "series.spectra"],
     ["nn.densities", "nn.layers"],
     ["nn.convolutions"],

@@ -30,6 +30,7 @@ from anomaly_ae import (
     GaussianNoise,
     Huber,
     KLScore,
+    Mahalanobis,
     Mixed,
     Multinomial,
     Neighbours,
@@ -40,9 +41,11 @@ from anomaly_ae import (
     RandomFeatures,
     ReconstructionError,
     ResidualMahalanobis,
+    SeriesDetector,
     StandardizedError,
     StandardNormal,
     VAEDetector,
+    View,
     WeightedSum,
     load,
 )
@@ -315,6 +318,35 @@ def test_set_params_reaches_into_defaults_and_no_two_detectors_share_a_part():
     assert one.parts()["divergence"].beta == 1.0
     for axis, part in two.parts().items():
         assert part is None or part is not two.parts()[axis]
+
+
+def test_params_of_parts_in_lists_go_by_their_number():
+    det = AutoencoderDetector().set_params(scorer__scorers__2__k=4, scorer__guards__0__scorer__shrinkage=0.25)
+    assert det.scorer.scorers[2] == det.get_params()["scorer__scorers__2"]
+    assert (det.scorer.scorers[2].k, det.get_params()["scorer__scorers__2__k"]) == (4, 4)
+    assert det.scorer.guards[0].scorer.shrinkage == 0.25
+    assert AutoencoderDetector().parts()["scorer"].scorers[2].k == 1  # the default is nobody's
+    again = clone(det)
+    assert again.scorer.scorers[2].k == 4
+    assert again.scorer.scorers[2] is not det.scorer.scorers[2]
+    again.set_params(scorer__scorers__2=StandardizedError())
+    assert [type(one).__name__ for one in again.scorer.scorers[2:]] == ["StandardizedError", "Neighbours"]
+    assert det.scorer.scorers[2].k == 4
+    views = SeriesDetector(views=[View(Mahalanobis(), window=8)]).set_params(views__0__scorer__ridge=0.5)
+    assert views.views[0].scorer.ridge == 0.5
+    for wrong in ("scorers__9__k", "weights__0__k"):
+        with pytest.raises(ConfigError, match="needs a part with that number, however"):
+            det.scorer.set_params(**{wrong: 1})
+    with pytest.raises(ValueError, match="Invalid parameter"):
+        det.set_params(scorer__scorers__2__nonsense=1)
+    X = normal_rows(200)
+    search = GridSearchCV(
+        AutoencoderDetector(effort="fast", scorer=Fused([StandardizedError(), Neighbours()]), random_state=0),
+        {"scorer__scorers__1__k": [1, 7]},
+        scoring=lambda one, rows, y=None: one.scorer.scorers[1].k,
+        cv=2,
+    )
+    assert search.fit(X).best_params_ == {"scorer__scorers__1__k": 7}
 
 
 def test_a_part_given_to_two_detectors_is_fitted_by_neither():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from anomaly_ae.errors import AnomalyError, ConfigError, IncompatiblePartsError
+from anomaly_ae.numbered import NumberedMixin
 from anomaly_ae.ranges import check_flags
 
 ROLES = {"backbone": "encoder", "latent": "sample", "likelihood": "error", "scorer": "learn"}  # what a part does there
@@ -118,7 +119,7 @@ class Pass:
     share: float = 1.0
 
 
-class Part(BaseEstimator, nn.Module):
+class Part(NumberedMixin, BaseEstimator, nn.Module):
     """A piece of a model: a scikit-learn estimator by its hyperparameters, a torch module by its tensors.
 
     The constructor of a subclass only stores its arguments. `offers` names the qualities that other parts may
