@@ -29,8 +29,8 @@ class NumberedMixin:
             parts = _listed(getattr(self, name, None))
             if int(number) >= len(parts):
                 raise ConfigError(
-                    f"{type(self).__name__} needs a part with that number, however: {key}, where there are {len(parts)}. "
-                    "Count from 0."
+                    f"{type(self).__name__} needs a part with that number, however: {key}, of {len(parts)}. Count "
+                    "from 0."
                 )
             if inner:
                 parts[int(number)].set_params(**{inner: value})
