@@ -149,7 +149,10 @@ def draw(
     Blue is what was measured, orange what the other channels let expect. Events are shaded: red in the panels of the
     channels that they blame, grey elsewhere.
     """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     names = detector.contract_.names
     blamed = np.zeros(len(names))
@@ -177,9 +180,18 @@ def draw(
     for panel, machine in zip(panels[-1], machines, strict=True):
         _score(panel, machine, detector)
     level = detector.events_.level_
-    if max(machine.score.max() for machine in machines) > 4 * level:
+    highest = max(machine.score.max() for machine in machines)
+    if highest > 4 * level:  # linear up to the level, then in steps of two, five and ten
+        steps = [m * 10.0**e for e in range(-3, 12) for m in (1, 2, 5)]
         for panel in panels[-1]:
             panel.set_yscale("symlog", linthresh=level)
+            panel.yaxis.set_major_locator(FixedLocator([0, *(one for one in steps if level < one < highest)]))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
+            panel.yaxis.set_minor_locator(NullLocator())
+    for panel, machine in zip(panels[-1], machines, strict=True):
+        if machine.times.dtype.kind == "M":
+            panel.xaxis.set_major_locator(locator := AutoDateLocator())
+            panel.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     panels[-1, 0].set_ylim(bottom=0)
     panels[-1, 0].set_ylabel("anomaly\nscore", rotation=0, ha="right", va="center")
     for panel in panels.ravel():
@@ -188,8 +200,13 @@ def draw(
     for panel, machine in zip(panels[0], machines, strict=True):
         if machine.name is not None:
             panel.set_title(machine.name, loc="left", fontweight="bold", parse_math=False)
-    panels[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-    panels[-1, 0].legend(loc="upper left", ncols=3, frameon=False)
+    handles = [
+        *panels[0, 0].get_legend_handles_labels()[0],
+        Patch(color=RED, alpha=0.25, lw=0, label="event, channel to blame"),
+        Patch(color=GREY, alpha=0.1, lw=0, label="event, another to blame"),
+        *panels[-1, 0].get_legend_handles_labels()[0],
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     title += f" ({left_out} channels not drawn)" if left_out else ""
     figure.suptitle(title, x=0.01, ha="left", parse_math=False)
     return figure
