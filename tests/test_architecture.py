@@ -61,7 +61,7 @@ FLOORS = [
     ["ops.batches"],
     ["mlflow.flavor"],
     ["mlflow.runs"],
-    ["ops.check", "ops.describe", "ops.journal", "ops.pictures", "ops.tracking"],
+    ["ops.check", "ops.describe", "ops.journal", "ops.pictures", "ops.pieces", "ops.tracking"],
     ["ops.report", "ops.sinks", "ops.tally"],
     ["ops.assets", "ops.fitting", "ops.job"],
     ["ops.scoring", "ops.series_summary"],

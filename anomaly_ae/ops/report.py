@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ae.ops import pictures
 from anomaly_ae.ops.describe import CROSS_FITTED
+from anomaly_ae.ops.pieces import Bad, Code, Listed, Section, Table, Tile, drawn, page
 from anomaly_ae.promise import is_cross_fitted, percent, promised
-from anomaly_ae.version import __version__
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-COLOURS = {"#4878a8": "var(--bar)", "#c8553d": "var(--alarm)", "#000000": "currentColor", "#5d6875": "var(--faint)"}
 MOST_ROWS, MOST_SMALL = 30, 12
 QUIET = "None is found: alarms, scores and columns are within what chance makes of rows as at the fit."
 DRIFT = (
@@ -33,63 +25,6 @@ DRIFT = (
     "column counts for more in rows where others have moved, and has not moved itself. Dates move on by nature."
 )
 TOO_FEW = "Too few rows to tell: were all of them strange, it might still be chance."
-
-
-class Table(NamedTuple):
-    """Rows of cells; columns in `right` are flush right, cells in `whole` ones in one line; `more` are not shown."""
-
-    names: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    right: frozenset[int] = frozenset()
-    whole: frozenset[int] = frozenset()
-    more: int = 0
-    kind: str = "table"
-
-    def cut(self, most: int) -> Table:
-        """The first rows."""
-        return self._replace(rows=self.rows[:most], more=max(0, len(self.rows) - most))
-
-
-class Bad(str):
-    """The text of a cell that stands out."""
-
-    bad = True
-
-
-class Listed(NamedTuple):
-    """Sentences, one below the other."""
-
-    texts: Sequence[str]
-    kind: str = "list"
-
-
-class Drawn(NamedTuple):
-    """A picture."""
-
-    svg: str
-    kind: str = "figure"
-
-
-class Code(NamedTuple):
-    """Text as it is written."""
-
-    text: str
-    kind: str = "code"
-
-
-class Section(NamedTuple):
-    """A heading and what is below it."""
-
-    title: str
-    pieces: Sequence[Table | Listed | Drawn | Code | str]
-
-
-class Tile(NamedTuple):
-    """A figure at the top of a page."""
-
-    name: str
-    value: str
-    mood: str = ""
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------
@@ -130,7 +65,7 @@ def _why(detector: Any) -> str:
 
 def _learning(history: Any) -> Section:
     if history["epoch"].max() > 1:
-        return Section("Learning", [_svg(pictures.curves(history), "Loss by epoch")])
+        return Section("Learning", [drawn(pictures.curves(history), "Loss by epoch")])
     means = history.mean()  # one epoch is no curve: a net in closed form has no other
     seen = f", {means['validate_loss']:.4g} nats on rows that were held out" if "validate_loss" in means else ""
     return Section("Learning", [f"One epoch: a loss of {means['loss']:.4g} nats a row on rows learned from{seen}."])
@@ -190,7 +125,7 @@ def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) ->
             "Drift since the fit",
             [Table(["when (UTC)", "batch", "what"], said).cut(MOST_ROWS) if said else _quiet(batches)],
         ),
-        Section("Over time", [_svg(pictures.over_time(batches), "Alarm rate, drift and martingale by batch")]),
+        Section("Over time", [drawn(pictures.over_time(batches), "Alarm rate, drift and martingale by batch")]),
         _batches(batches),
         *_drift(last),
     ]
@@ -203,18 +138,6 @@ def _of_model(name: str) -> str:
     """A folder without where it is; a registered model by name and version."""
     registered = "models:/"
     return name.removeprefix(registered).replace("/", ", version ") if name.startswith(registered) else Path(name).name
-
-
-def page(title: str, under: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> str:
-    """One file of HTML that needs no other."""
-    import jinja2
-
-    template = files("anomaly_ae.ops").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    made = environment.from_string(template).render(
-        title=title, under=under, tiles=tiles, sections=sections, version=__version__
-    )
-    return _apart(made) + "\n"
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
@@ -236,7 +159,7 @@ def _quiet(batches: Sequence[Mapping[str, Any]]) -> str:
 
 def _scores(scores: Floats, threshold: float, reference: Floats | None, of: str, rows: int | None = None) -> Section:
     figure = pictures.score_histogram(scores, threshold, f"Scores of {of}", reference, rows)
-    return Section("Scores", [_svg(figure, figure.axes[0].get_title())])
+    return Section("Scores", [drawn(figure, figure.axes[0].get_title())])
 
 
 def _columns(detector: Any) -> Section:
@@ -383,36 +306,6 @@ def _drift(monitoring: Mapping[str, Any]) -> list[Section]:
     sections = [Section("Columns beside those of the fit", [table.cut(MOST_ROWS), DRIFT])]
     drifting = [feature for feature in features if feature["drifts"]][:MOST_SMALL]
     if drifting:
-        drawn = _svg(pictures.small(drifting), "Shares by bin, of " + ", ".join(f["name"] for f in drifting))
-        sections.append(Section("Columns that drift: now (bars) and at fit (line)", [drawn]))
+        panels = drawn(pictures.small(drifting), "Shares by bin, of " + ", ".join(f["name"] for f in drifting))
+        sections.append(Section("Columns that drift: now (bars) and at fit (line)", [panels]))
     return sections
-
-
-# --- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def _svg(figure: Figure, label: str) -> Drawn:
-    """A figure as part of the page: its text is text, its colours are the page's."""
-    import matplotlib as mpl
-
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.family": "sans-serif"}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\s(?:height|width)="[\d.]+pt"', "", text, count=2)
-    for colour, name in COLOURS.items():
-        text = text.replace(colour, name)
-    # text without a colour is black to matplotlib
-    text = text.replace("<svg ", '<svg fill="currentColor" role="img" ', 1)
-    head, rest = text.split(">", 1)
-    return Drawn(f"{head}><title>{escape(label)}</title>{rest}")  # matplotlib escapes its own texts
-
-
-def _apart(made: str) -> str:
-    """Ids that are one picture's own: pictures of one page would share them."""
-    parts = made.split("<svg ")
-    for number, part in enumerate(parts[1:], 1):
-        parts[number] = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>p{number}-", part)
-    return "<svg ".join(parts)
