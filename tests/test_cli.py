@@ -511,6 +511,11 @@ def test_streams_that_are_full_or_closed_are_one_sentence(place, tmp_path, job, 
     assert re.fullmatch("error: Standard (in|out)put needs .+\n", done.stderr)
 
 
+def test_the_strangest_rows_are_told_with_their_kept_columns(place, tmp_path):
+    told = done("score", place / "model", place / "normal.csv", "-o", tmp_path / "out.csv", "--keep", "a").stderr
+    assert len(re.findall(r"  row \d+ +a -?[\d.]+  score ", told)) == 5
+
+
 def test_a_closed_standard_error_stops_no_job(place, tmp_path):
     command = f"{SHELL} score {place}/model {place}/normal.csv --output {tmp_path}/out.csv --no-track 2>&-"
     assert subprocess.run(["/bin/bash", "-c", command], check=False).returncode == 0

@@ -398,7 +398,9 @@ def told_score(s: ScoreSummary) -> str:
 
 
 def _place(row: dict[str, Any]) -> str:
-    return f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}"
+    names = list(row)  # columns that are kept stand between a row's number and its score
+    kept = "".join(f" {name} {row[name]} " for name in names[names.index("row") + 1 : names.index("anomaly_score")])
+    return (f"{row['file']}, row {row['row']}" if "file" in row else f"row {row['row']:<6}") + kept
 
 
 def _told_challenger(c: dict[str, Any]) -> list[str]:
