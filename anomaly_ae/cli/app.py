@@ -119,7 +119,8 @@ class Command(typer.core.TyperCommand):
             code = 3 if isinstance(error, BadRowsError) else 2 if isinstance(error, ValueError) else 1
             if ctx.params.get("json_"):
                 with contextlib.suppress(OSError):
-                    typer.echo(json.dumps({"error": _sentence(error), "exit_code": code, **_facts(error)}, indent=2))
+                    facts = getattr(error, "facts", {})  # of bad rows
+                    typer.echo(json.dumps({"error": _sentence(error), "exit_code": code, **facts}, indent=2))
             fail(error, code)
 
 
@@ -134,10 +135,6 @@ def _sentence(error: object) -> str:
             f"Standard output needs a place that takes it, however: {error.strerror}. Send it elsewhere, or make room."
         )
     return " ".join(str(error).split())
-
-
-def _facts(error: Exception) -> dict[str, Any]:
-    return error.facts if isinstance(error, BadRowsError) else {}
 
 
 def fail(error: object, code: int) -> None:

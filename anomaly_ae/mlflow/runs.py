@@ -145,7 +145,7 @@ def send(folder: Path, patience: int = 5) -> Sent:
     """
     record = Record.read(folder)
     with connected(patience) as mlflow:
-        with alone(hashlib.sha256(tracking_uri().encode()).hexdigest()[:32]):  # the first one makes the tables
+        with _first(tracking_uri()):
             client = mlflow.MlflowClient()
             experiment = _experiment(client, record.experiment)
         if record.into is not None:
@@ -161,6 +161,12 @@ def send(folder: Path, patience: int = 5) -> Sent:
             registered = register(client, record.register, f"models:/{model_id}", run_id, model_id)
         client.set_terminated(run_id, "FINISHED", record.end)
     return Sent(record, run_id, registered)
+
+
+def _first(uri: str) -> contextlib.AbstractContextManager[None]:
+    """One process at a time, where the first one makes the tables; a server that is away is not waited for in turn."""
+    is_file = uri.startswith("sqlite")
+    return alone(hashlib.sha256(uri.encode()).hexdigest()[:32]) if is_file else contextlib.nullcontext()
 
 
 def _continued(client: Any, experiment: str, record: Record, folder: Path) -> str:

@@ -99,23 +99,21 @@ def feature_drift(profile: Profile, counts: Counts, level: float = LEVEL) -> lis
     own = [min(p for question, p in each.items() if question != PART) for each in asked]
     p_values = np.minimum(1, QUESTIONS * np.array([[min(each.values()) for each in asked], own]))
     adjusted, moved = (stats.false_discovery_control(some, method="by") for some in p_values)
+    strange, itself = adjusted < level, moved < level
     # where none has moved itself, relations have: those that count for next to nothing are only beside them
-    matters = np.zeros(len(told), dtype=bool) if (moved < level).any() else excess >= LITTLE * excess.max()
-    features = []
-    for place, (each, feature) in enumerate(zip(asked, told, strict=True)):
-        strange, itself = adjusted[place] < level, moved[place] < level
-        questions = [question for question in each if question != PART or not itself]
-        features.append(
-            FeatureDrift(
-                **feature,
-                why=min(questions, key=lambda question: each[question]),
-                p_value=float(p_values[0, place]),
-                adjusted=float(adjusted[place]),
-                drifts=bool(strange and (itself or matters[place])),
-                affected=bool(strange and not itself and not matters[place]),
-                excess=float(excess[place]),
-            )
+    drifts = strange & (itself | (~itself.any() & (excess >= LITTLE * excess.max())))
+    features = [
+        FeatureDrift(
+            **feature,
+            why=min((question for question in each if question != PART or not itself[place]), key=each.__getitem__),
+            p_value=float(p_values[0, place]),
+            adjusted=float(adjusted[place]),
+            drifts=bool(drifts[place]),
+            affected=bool(strange[place] and not drifts[place]),
+            excess=float(excess[place]),
         )
+        for place, (each, feature) in enumerate(zip(asked, told, strict=True))
+    ]
     return sorted(features, key=lambda one: (not one.drifts, not one.affected, -one.excess, one.p_value))
 
 

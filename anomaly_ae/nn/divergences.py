@@ -95,5 +95,5 @@ def warn_of_collapse(records: Sequence[Mapping[str, float]], who: str) -> None:
         "has collapsed, and every row is rebuilt as the same. Lower beta or set free_bits of the divergence, or take a "
         "likelihood of a learned or smaller scale; columns that know nothing of each other leave nothing to tell.",
         UserWarning,
-        stacklevel=2,
+        stacklevel=5,  # who called fit
     )

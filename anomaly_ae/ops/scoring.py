@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output, check_page, pointed_at, write_whole
@@ -39,7 +38,6 @@ from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, w
 from anomaly_ae.ops.verdicts import AGREEMENT, TOP_ROWS
 from anomaly_ae.promise import promised
 
-Floats = NDArray[np.float64]
 POLICIES = ("quarantine", "skip", "fail")
 
 
@@ -306,11 +304,46 @@ class Afterwards:
         if self.page is not None:
             write_whole(self.page, batch_page(asdict(summary), sample, reference, summary.threshold, found))
         if self.track:
-            models = [judge.known for judge in self.judges]
-            told = partial(_told, summary, tally, models, self.began, reference, self.log_samples, self.place, found)
-            summary = tracked(summary, told, *charts)
+            summary = tracked(summary, partial(self._told, summary, tally, found), *charts)
         self.sink.note(asdict(summary))  # what was found, and its run: the same job again tells both
         return summary
+
+    def _told(self, summary: ScoreSummary, tally: Tally, found: dict[str, Any] | None) -> Entry:
+        """What the run of a job is to say: names and digests, no paths; and no row but those asked for."""
+        from anomaly_ae.ops.pictures import score_histogram
+
+        models, reference = [judge.known for judge in self.judges], self.judges[0].detector.calibration_scores_
+        sample = np.asarray(tally.sample)
+        first, more = Path(summary.inputs[0]).name, len(summary.inputs) - 1
+        source = Input(f"{first} and {more} more" if more else first, digest(*summary.inputs))
+        numbers: dict[str, float | None] = {
+            "rows": summary.rows,
+            "scored": summary.scored,
+            "rejected": summary.rejected,
+            "alarms": summary.alarms,
+            "alarm_rate": summary.alarm_rate,
+            "threshold": summary.threshold,
+            "promised_false_alarm_rate": summary.promised_false_alarm_rate,
+            "seconds": summary.seconds,
+            "score_median": float(np.median(sample)) if summary.scored else None,
+            "score_max": summary.top_anomalies[0]["anomaly_score"] if summary.scored else None,
+        }
+        tags = self.place.tags(found)
+        if summary.challenger is not None:
+            numbers |= {f"challenger_{name}": summary.challenger[name] for name in ("alarms", "threshold")}
+            numbers |= {f"alarms_{name}": summary.challenger[name] for name in AGREEMENT}
+            tags |= {"anomaly_ae.challenger": models[1].name, "anomaly_ae.challenger_digest": models[1].digest}
+        known = {name: value for name, value in numbers.items() if value is not None}
+        known = {**(runs.monitored(found) if found else {}), **known}
+        record = replace(runs.of_score(source, models[0], self.began, known, tags), id=tally.record)
+        histogram = partial(score_histogram, sample, summary.threshold, source.name, reference, summary.scored)
+        drawn = picture(histogram) if summary.scored else {}
+        plain = summary.in_a_run(self.log_samples)
+        texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
+        if found is not None:
+            texts["monitoring.json"] = json.dumps(found, indent=1) + "\n"
+        page = written(lambda: batch_page(plain, sample, reference, summary.threshold, found))
+        return record, {**texts, **page, **drawn}, None
 
 
 def _again(sink: Files, there: dict[str, Any], after: Afterwards) -> ScoreSummary:
@@ -327,52 +360,6 @@ def _again(sink: Files, there: dict[str, Any], after: Afterwards) -> ScoreSummar
             stacklevel=3,
         )
     return summary
-
-
-def _told(
-    summary: ScoreSummary,
-    tally: Tally,
-    models: Sequence[runs.Model],
-    began: int,
-    reference: Floats,
-    log_samples: int,
-    place: Place,
-    found: dict[str, Any] | None,
-) -> Entry:
-    """What the run of a job is to say: names and digests, no paths; and no row but those asked for."""
-    from anomaly_ae.ops.pictures import score_histogram
-
-    sample = np.asarray(tally.sample)
-    first, more = Path(summary.inputs[0]).name, len(summary.inputs) - 1
-    source = Input(f"{first} and {more} more" if more else first, digest(*summary.inputs))
-    numbers: dict[str, float | None] = {
-        "rows": summary.rows,
-        "scored": summary.scored,
-        "rejected": summary.rejected,
-        "alarms": summary.alarms,
-        "alarm_rate": summary.alarm_rate,
-        "threshold": summary.threshold,
-        "promised_false_alarm_rate": summary.promised_false_alarm_rate,
-        "seconds": summary.seconds,
-        "score_median": float(np.median(sample)) if summary.scored else None,
-        "score_max": summary.top_anomalies[0]["anomaly_score"] if summary.scored else None,
-    }
-    tags = place.tags(found)
-    if summary.challenger is not None:
-        numbers |= {f"challenger_{name}": summary.challenger[name] for name in ("alarms", "threshold")}
-        numbers |= {f"alarms_{name}": summary.challenger[name] for name in AGREEMENT}
-        tags |= {"anomaly_ae.challenger": models[1].name, "anomaly_ae.challenger_digest": models[1].digest}
-    known = {name: value for name, value in numbers.items() if value is not None}
-    known = {**(runs.monitored(found) if found else {}), **known}
-    record = replace(runs.of_score(source, models[0], began, known, tags), id=tally.record)
-    histogram = partial(score_histogram, sample, summary.threshold, source.name, reference, summary.scored)
-    drawn = picture(histogram) if summary.scored else {}
-    plain = summary.in_a_run(log_samples)
-    texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
-    if found is not None:
-        texts["monitoring.json"] = json.dumps(found, indent=1) + "\n"
-    page = written(lambda: batch_page(plain, sample, reference, summary.threshold, found))
-    return record, {**texts, **page, **drawn}, None
 
 
 def told_score(s: ScoreSummary) -> str:

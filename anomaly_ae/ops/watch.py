@@ -321,28 +321,29 @@ class Watch:
         """
         rule, came = self.stream.calibrated.events, self.stream.came
         facts: dict[str, Any] = {"event": None}
-        blamed = self._shares(alert.blamed) if alert.blamed.any() else {}
         if came in (Came.ANEW, Came.BACK) and alert.end(rule):
-            facts = {"event": "closes"} | alert.named | alert.told(rule) | {"blamed": blamed}
             why = "rows are missing" if came is Came.ANEW else "its clock was wrong"
-            self.tell(
-                f"event {alert.number} closes before row {self.rows}, for {why}: {alert.span(rule)}; {_named(blamed)}"
-            )
+            facts = {"event": "closes"} | alert.named | self._closed(alert, rule, f"before row {self.rows}, for {why}")
         event = alert.now(rule) if came is Came.AGAIN else alert.take(rule, score, beyond, self._place(record))
-        where, blamed = ", ".join(str(value) for value in record.values()), self._shares(alert.blamed)
+        where = ", ".join(str(value) for value in record.values())
         if event == "opens":
             self.events += 1
             self.summary.events += 1
             alert.number = self.events
-            facts["blamed"] = blamed
+            facts["blamed"] = self._shares(alert.blamed)
             self.tell(
                 f"event {alert.number}, since {alert.start}, is confirmed at row {where}: score {score:.4g}, level "
-                f"{rule.level_:.4g}; {_named(blamed)}"
+                f"{rule.level_:.4g}; {_named(facts['blamed'])}"
             )
         elif event == "closes":
-            facts |= alert.told(rule) | {"blamed": blamed}
-            self.tell(f"event {alert.number} closes at row {where}: {alert.span(rule)}; {_named(blamed)}")
+            facts |= self._closed(alert, rule, f"at row {where}")
         return facts | {"event": event} | alert.named if event else facts
+
+    def _closed(self, alert: Alert, rule: Events, when: str) -> dict[str, Any]:
+        """What there is to say of an event in the end, which is told."""
+        blamed = self._shares(alert.blamed)
+        self.tell(f"event {alert.number} closes {when}: {alert.span(rule)}; {_named(blamed)}")
+        return alert.told(rule) | {"blamed": blamed}
 
     def _place(self, record: dict[str, Any]) -> Any:
         """The time of a row as it was written, or its number where there are no times."""

@@ -104,10 +104,10 @@ class Fused(Scorer):
         mixed = "category" in sizes.kinds and not all(scorer.numbers_only for scorer in self.scorers)
         if mixed:
             pairs = [(scorer, weight) for scorer, weight in pairs if not scorer.numbers_only]
-            guards = [scorer for scorer in [*self.scorers, *guards] if scorer.numbers_only or scorer in guards]
-            has_numbers = set(sizes.kinds) != {"category"}
+            guards = [*(scorer for scorer in self.scorers if scorer.numbers_only), *guards]
+            if set(sizes.kinds) == {"category"}:
+                guards = [guard for guard in guards if not guard.numbers_only]
             guards = [_OfNumbers(guard) if guard.numbers_only else guard for guard in guards]
-            guards = [guard for guard in guards if has_numbers or not guard.numbers_only]
         judges = [*(scorer for scorer, _ in pairs), *guards]
         self.judges = nn.ModuleList(judges)
         self.counts = [float(weight) for _, weight in pairs] + [LOUD] * len(guards)
@@ -258,7 +258,6 @@ class Largest(Scorer):
 class _OfNumbers(Scorer):
     """A scorer of numbers in a table with categories: it sees the numbers and booleans alone."""
 
-    numbers_only = True
     places: Tensor
 
     def __init__(self, scorer: Scorer) -> None:
@@ -293,9 +292,8 @@ class _OfNumbers(Scorer):
 
     def _seen(self, p: Pass) -> Pass:
         """The pass with those cells alone, the same to all who ask for it: a search done once serves all."""
-        key = "numbers", len(self.places)
-        if key not in p.notes:
+        if "numbers" not in p.notes:
             x, mask = (None if values is None else values[:, self.places] for values in (p.batch.x, p.batch.mask))
-            p.notes[key] = replace(p, batch=Batch(x, mask), notes={})  # type: ignore[arg-type]
-        seen: Pass = p.notes[key]
+            p.notes["numbers"] = replace(p, batch=Batch(x, mask), notes={})  # type: ignore[arg-type]
+        seen: Pass = p.notes["numbers"]
         return seen

@@ -27,6 +27,7 @@ from anomaly_ae.estimator import Detector
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of, recall
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
+from anomaly_ae.nn.divergences import warn_of_collapse
 from anomaly_ae.promise import warn_of_few, warn_of_learned
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
@@ -258,6 +259,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         folds[0].learn_begun(rows, divided[0].calibrate)
         for fold in (*folds[1:], self.fold_):
             fold.begin_as(folds[0])
+        warn_of_collapse(learning.records, type(self).__name__)
         self.history_ = learning.history()
         self.calibrated_, line = {}, self._timeline(taken)  # held-out rows are read as new ones will be
         rows = line.rows(taken.codes)

@@ -9,7 +9,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.divergences import warn_of_collapse
 from anomaly_ae.series.channels import Channels
 from anomaly_ae.series.fold import SeriesFold
 from anomaly_ae.series.windows import Kinds
@@ -65,5 +64,4 @@ class Learning:
 
     def history(self) -> pd.DataFrame:
         """One row an epoch."""
-        warn_of_collapse(self.records, type(self.detector).__name__)
         return pd.DataFrame(self.records, columns=None if self.records else EPOCHS)
