@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anomaly_ae.detectors import AutoencoderDetector as AutoencoderDetector
     from anomaly_ae.detectors import VAEDetector as VAEDetector
     from anomaly_ae.loading import load as load
+    from anomaly_ae.nn.aggregated import *
     from anomaly_ae.nn.backbones import *
     from anomaly_ae.nn.corruptions import *
     from anomaly_ae.nn.discrete import *

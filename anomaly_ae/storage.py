@@ -38,6 +38,7 @@ VERSION = 1
 FILES = ("config.json", "weights.safetensors", "arrays.safetensors", "history.csv")
 ROOMS = (
     "data.preprocessing",
+    "nn.aggregated",
     "nn.backbones",
     "nn.corruptions",
     "nn.discrete",

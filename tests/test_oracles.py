@@ -9,11 +9,14 @@ from scipy.linalg import subspace_angles
 from torch.distributions.kl import _dispatch_kl
 
 from anomaly_ae import (
+    DIP,
     KL,
+    MMD,
     AutoencoderDetector,
     Chain,
     Conformal,
     Dense,
+    Flow,
     Fused,
     Gaussian,
     GaussianNoise,
@@ -24,6 +27,7 @@ from anomaly_ae import (
     LocalDenoiser,
     Masking,
     Mixed,
+    Mixture,
     NegativeELBO,
     Neighbours,
     Normal,
@@ -33,11 +37,15 @@ from anomaly_ae import (
     RandomFeatures,
     ReconstructionError,
     ResidualMahalanobis,
+    SlicedWasserstein,
     StandardizedError,
     StandardNormal,
     StudentT,
+    Sum,
     Swapping,
+    TotalCorrelation,
     VAEDetector,
+    Vamp,
     WeightedSum,
 )
 from anomaly_ae.nn.core import Batch, Clock, Part, total_kl
@@ -249,6 +257,22 @@ MOVES = [
     (VAEDetector, {"divergence": KL(beta=5, capacity=1)}),
     (VAEDetector, {"divergence": KL(warmup=0.9)}),
     (VAEDetector, {"divergence": KL(free_bits=0.5)}),
+    (VAEDetector, {"divergence": MMD(weight=20)}),
+    (VAEDetector, {"divergence": MMD(kernel="rbf")}),
+    (VAEDetector, {"divergence": SlicedWasserstein(weight=20)}),
+    (VAEDetector, {"divergence": SlicedWasserstein(projections=5)}),
+    (VAEDetector, {"divergence": TotalCorrelation(weight=2)}),
+    (VAEDetector, {"divergence": DIP(weight=1)}),
+    (VAEDetector, {"divergence": DIP(diagonal=1)}),
+    (VAEDetector, {"divergence": DIP(of="codes")}),
+    (VAEDetector, {"divergence": KL() + MMD()}),
+    (VAEDetector, {"prior": Mixture()}),
+    (VAEDetector, {"prior": Mixture(components=3)}),
+    (VAEDetector, {"prior": Vamp()}),
+    (VAEDetector, {"prior": Vamp(pseudo_inputs=3)}),
+    (VAEDetector, {"prior": Flow()}),
+    (VAEDetector, {"prior": Flow(couplings=2)}),
+    (VAEDetector, {"prior": Flow(hidden=8)}),
     (VAEDetector, {"likelihood": Normal(0.4)}),
     (VAEDetector, {"likelihood": LearnedNormal(floor=2.0)}),
     (VAEDetector, {"likelihood": LearnedNormal(momentum=0.2)}),
@@ -278,7 +302,9 @@ def scored():
 def test_every_hyperparameter_moves_the_score(scored, detector, change):
     # against the same part with its defaults, or where it has them already, against the detector's
     plain = {
-        axis: type(part)() for axis, part in change.items() if isinstance(part, Part) and not isinstance(part, Chain)
+        axis: type(part)()
+        for axis, part in change.items()
+        if isinstance(part, Part) and not isinstance(part, Chain | Sum)
     }
     plain = {} if repr(plain) == repr(change) or isinstance(change.get("scorer"), Fused | WeightedSum) else plain
     assert np.abs(scored(detector, **change) / scored(detector, **plain) - 1).max() > 1e-6

@@ -8,13 +8,16 @@ import torch
 from sklearn.base import clone
 
 from anomaly_ae import (
+    DIP,
     KL,
+    MMD,
     TCN,
     Bernoulli,
     Categorical,
     Chain,
     ConvLSTM,
     Dense,
+    Flow,
     Fused,
     Gaussian,
     GaussianNoise,
@@ -26,6 +29,7 @@ from anomaly_ae import (
     LocalDenoiser,
     Masking,
     Mixed,
+    Mixture,
     Multinomial,
     NegativeELBO,
     Neighbours,
@@ -34,10 +38,13 @@ from anomaly_ae import (
     RandomFeatures,
     ReconstructionError,
     ResidualMahalanobis,
+    SlicedWasserstein,
     StandardizedError,
     StandardNormal,
     StudentT,
     Swapping,
+    TotalCorrelation,
+    Vamp,
 )
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Clock, Sizes, kl, total_kl
@@ -238,10 +245,10 @@ def suited(x, likelihood):
 FAMILIES = [STEPWISE[0], STEPWISE[2], STEPWISE[3], STEPWISE[5], *OTHERS[:3]]
 
 
-def check_together(backbone, divergence, likelihood):
+def check_together(backbone, divergence, likelihood, **given):
     """Train, judge by every scorer, sample."""
     x, variational = suited(windows(), likelihood), divergence is not None
-    parts = {"divergence": clone(divergence) if variational else None, "likelihood": clone(likelihood)}
+    parts = {"divergence": clone(divergence) if variational else None, "likelihood": clone(likelihood)} | given
     if not variational:
         parts["corruption"] = Chain([GaussianNoise(), Masking(), Swapping()])
     model = net(backbone, variational, **parts).float()
@@ -274,6 +281,23 @@ def test_every_backbone_works_with_every_part(i, j):
 @pytest.mark.parametrize("likelihood", [Normal(), Mixed()], ids=repr)
 def test_features_that_are_drawn_work_with_every_part(likelihood):
     check_together(RandomFeatures(features=32), None, likelihood)
+
+
+@pytest.mark.parametrize(
+    ("prior", "divergence"),
+    [(Mixture(3), None), (Flow(2), None), (None, KL() + MMD()), (None, KL() + SlicedWasserstein()),
+     (Mixture(2), KL() + TotalCorrelation()), (Flow(2), KL() + DIP())],
+    ids=repr,
+)  # fmt: skip
+def test_codes_of_each_step_go_with_every_prior_and_divergence(prior, divergence):
+    given = {"prior": prior and clone(prior)} if prior else {}
+    check_together(FAMILIES[0], divergence or KL(), Normal(), **given)
+
+
+def test_pseudo_inputs_want_one_code_a_window():
+    check_together(Dense((16,)), KL(), Normal(), prior=Vamp(4))
+    with pytest.raises(ConfigError, match=f"Vamp needs one code a row, however: .* each of {TIME} steps"):
+        net(FAMILIES[0], True, prior=Vamp(4))
 
 
 @pytest.mark.slow

@@ -32,15 +32,16 @@ class Sizes:
     `shape` is one row's shape without the batch axis: (columns,) of a table, (channels, time) of a window. `condition`
     is the width of what else is known, `(n, condition)` of rows and `(n, condition, time)` of windows. `features` is
     the width of what the encoder hands to the latent, and `steps` what it has beside: () where a code stands for a
-    whole row, (time,) where each time step has its own. `groups` says of a row's columns or channels, in order, which
-    belong together and what they hold, as (kind, width): ("numeric", 1), ("binary", 1) for 0 or 1, ("category", k) for
-    one of `k` levels, one-hot. Empty where every one is a number.
+    whole row, (time,) where each time step has its own. `code` is the width of the latent's code. `groups` says of a
+    row's columns or channels, in order, which belong together and what they hold, as (kind, width): ("numeric", 1),
+    ("binary", 1) for 0 or 1, ("category", k) for one of `k` levels, one-hot. Empty where every one is a number.
     """
 
     shape: tuple[int, ...]
     condition: int = 0
     features: int = 0
     steps: tuple[int, ...] = ()
+    code: int = 0
     groups: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -149,6 +150,9 @@ class Part(NumberedMixin, BaseEstimator, nn.Module):
     def build(self, sizes: Sizes) -> None:
         """Make the tensors; a part without any leaves this alone."""
 
+    def join(self, net: Any) -> None:
+        """Hook of the net that the part is of, once all of it is there."""
+
     def pieces(self) -> list[Part]:
         """This part and the parts that it is made of."""
         return [self]
@@ -200,7 +204,7 @@ def feature_mean(cells: Tensor, present: Tensor | None) -> Tensor:
 
 
 def kl(level: Level) -> Tensor:
-    """KL(q(z|x) || p(z)) of one level, in nats, before the sum over its event: (n, *event)."""
+    """KL(q(z|x) || p(z)) of one level, in nats: (n, dim, ...), or (n, 1, ...) where a prior takes codes as a whole."""
     if level.q is None or level.p is None:
         raise IncompatiblePartsError(
             "A KL divergence needs a posterior and a prior, however: the level's code is a point. Choose a latent with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 import torch.distributions as D
@@ -120,14 +121,16 @@ class Gaussian(Part):
         self.code = Pointwise(sizes.features, 2 * self.width)
 
     def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
+        q = self.posterior(h)
+        z = q.mean + q.stddev * draw(q.mean) if self.training else q.mean
+        return (Level(q=q, p=prior(batch), z=z),)
+
+    def posterior(self, h: Tensor) -> D.Normal:
+        """What features say of the code."""
         # of views, whose rows are apart, all that follows takes several times as long
         mu, raw_sigma = (half.contiguous() for half in self.code(h).chunk(2, dim=1))
-        sigma = softplus(raw_sigma) + 1e-6  # the floor keeps log sigma finite far away
-        z = mu + sigma * draw(mu) if self.training else mu
-        return (Level(q=D.Normal(mu, sigma, validate_args=False), p=prior(batch), z=z),)
+        return D.Normal(mu, softplus(raw_sigma) + 1e-6, validate_args=False)  # the floor: log sigma is finite far away
 
-    def sample(self, n: int, prior: Part) -> Tensor:
+    def sample(self, n: int, prior: Any) -> Tensor:
         """Draw `n` codes from the prior: `(n, dim)` or `(n, dim, time)`."""
-        like = self.code.weight.new_empty(n, self.width, *self.steps)
-        p = prior(Batch(like))
-        return p.mean + p.stddev * draw(like)
+        return prior.sample(self.code.weight.new_empty(n, self.width, *self.steps))

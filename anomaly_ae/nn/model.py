@@ -53,8 +53,11 @@ class Net(nn.Module):
         sizes = replace(sizes, features=self.encoder.features, steps=self.encoder.steps)
         for part in self.parts():
             part.build(sizes)
+            if part is self.latent:
+                self.sizes = sizes = replace(sizes, code=part.width)
         self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, sizes)
-        self.sizes = sizes
+        for part in self.parts():
+            part.join(self)
         return self
 
     @torch.no_grad()
