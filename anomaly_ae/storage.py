@@ -40,6 +40,7 @@ ROOMS = (
     "data.preprocessing",
     "nn.aggregated",
     "nn.backbones",
+    "nn.codebooks",
     "nn.corruptions",
     "nn.discrete",
     "nn.divergences",

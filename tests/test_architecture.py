@@ -26,7 +26,7 @@ FLOORS = [
     ["nn.convolutions"],
     ["nn.sequences"],
     [*BACKBONES, *NN_PARTS],
-    ["nn.aggregated", "nn.discrete"],
+    ["nn.aggregated", "nn.codebooks", "nn.discrete"],
     ["nn.model"],
     ["nn.stack"],
     ["nn.training"],

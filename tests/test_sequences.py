@@ -28,6 +28,7 @@ from anomaly_ae import (
     LearnedNormal,
     LocalDenoiser,
     Masking,
+    Memory,
     Mixed,
     Mixture,
     Multinomial,
@@ -45,6 +46,7 @@ from anomaly_ae import (
     Swapping,
     TotalCorrelation,
     Vamp,
+    VectorQuantized,
 )
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Clock, Sizes, kl, total_kl
@@ -292,6 +294,14 @@ def test_features_that_are_drawn_work_with_every_part(likelihood):
 def test_codes_of_each_step_go_with_every_prior_and_divergence(prior, divergence):
     given = {"prior": prior and clone(prior)} if prior else {}
     check_together(FAMILIES[0], divergence or KL(), Normal(), **given)
+
+
+@pytest.mark.parametrize(
+    "latent", [VectorQuantized(8), VectorQuantized(8, dim=2), Memory(8), Memory(8, dim=2)], ids=repr
+)
+@pytest.mark.parametrize("backbone", [FAMILIES[0], Dense((16,))], ids=repr)
+def test_codes_made_of_vectors_go_with_steps_and_windows(backbone, latent):
+    check_together(backbone, None, Normal(), latent=clone(latent))
 
 
 def test_pseudo_inputs_want_one_code_a_window():
