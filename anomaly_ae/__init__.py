@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.graphs import *
     from anomaly_ae.nn.latents import *
     from anomaly_ae.nn.likelihoods import *
+    from anomaly_ae.nn.penalties import *
     from anomaly_ae.nn.priors import *
     from anomaly_ae.nn.recurrent import *
     from anomaly_ae.nn.temporal import *
+    from anomaly_ae.nn.terms import *
     from anomaly_ae.ops.batches import score_batches as score_batches
     from anomaly_ae.ops.scoring import score_file as score_file
     from anomaly_ae.scoring.disagreement import *

@@ -63,8 +63,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
 
     Parameters
     ----------
-    preprocessing, backbone, latent, prior, divergence, likelihood, corruption, scorer, threshold : part or None, \
-            default=None
+    preprocessing, backbone, latent, prior, divergence, likelihood, corruption, penalty, scorer, threshold : \
+            part or None, default=None
         What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
         reaches into a default as well, `set_params(scorer__scorers__2__k=3)` into the third of a list.
     effort : {"fast", "default", "best"}, default="default"
@@ -140,6 +140,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         divergence: Part | None = None,
         likelihood: Part | None = None,
         corruption: Part | None = None,
+        penalty: Part | None = None,
         scorer: Part | None = None,
         threshold: BaseEstimator | None = None,
         effort: str = "default",
@@ -163,6 +164,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         self.divergence = divergence
         self.likelihood = likelihood
         self.corruption = corruption
+        self.penalty = penalty
         self.scorer = scorer
         self.threshold = threshold
         self.effort = effort
@@ -191,7 +193,10 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         chosen = {
             axis: part if part is not None else defaults.get(axis, self._default(axis)) for axis, part in given.items()
         }
-        if self.backbone is None and lacking(chosen["backbone"], {axis: chosen[axis] for axis in Net.AXES}):
+        axes = {axis: chosen[axis] for axis in Net.AXES}
+        pieces = [piece for part in axes.values() if isinstance(part, Part) for piece in part.pieces()]
+        wanting = lacking(axes["backbone"], axes) or any("backbone" in lacking(piece, axes) for piece in pieces)
+        if self.backbone is None and wanting:
             chosen["backbone"] = self._defaults["backbone"]  # the effort's does not go with what was given
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
 

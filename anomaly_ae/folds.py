@@ -69,7 +69,7 @@ class Fold:
         members: int = 1,
     ) -> Fold:
         """Make an untrained fold of so many nets, read in `dtype`, from parts that nobody else holds."""
-        parts = {axis: parts[axis] for axis in (*Net.AXES, "scorer")}
+        parts = {axis: parts.get(axis) for axis in (*Net.AXES, "scorer")}  # a model of before has not all axes
         check_compatible(parts)
         scorer = parts["scorer"]
         shape, groups, gappy = (encoding.width,), encoding.groups, len(encoding.gappy)

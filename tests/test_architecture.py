@@ -15,18 +15,21 @@ from anomaly_ae.storage import vocabulary
 
 PACKAGE = Path(anomaly_ae.__file__).parent
 BACKBONES = [f"nn.{name}" for name in ("backbones", "graphs", "recurrent", "temporal")]
-NN_PARTS = [f"nn.{name}" for name in ("corruptions", "divergences", "latents", "likelihoods", "priors")]
+NN_PARTS = [
+    f"nn.{name}"
+    for name in ("aggregated", "corruptions", "divergences", "latents", "likelihoods", "penalties", "priors")
+]
 FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "overlap", "version"],
     ["numbered", "ranges"],
     ["defaults", "nn.core", "series.spectra"],
-    ["nn.densities", "nn.layers"],
+    ["nn.densities", "nn.layers", "nn.terms"],
     ["nn.convolutions"],
     ["nn.sequences"],
     [*BACKBONES, *NN_PARTS],
-    ["nn.aggregated", "nn.codebooks", "nn.discrete"],
+    ["nn.codebooks", "nn.discrete"],
     ["nn.model"],
     ["nn.stack"],
     ["nn.training"],

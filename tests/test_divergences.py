@@ -142,7 +142,7 @@ def test_of_many_codes_some_are_compared_and_steps_count_as_rows():
 
 def test_divergences_add_up():
     together = KL(beta=2) + TotalCorrelation() + DIP()
-    assert repr(together) == "Sum(divergences=[KL(beta=2), TotalCorrelation(), DIP()])"
+    assert repr(together) == "Sum(terms=[KL(beta=2), TotalCorrelation(), DIP()])"
     p = a_pass(normal(N, DIM), normal(N, DIM, seed=1).abs() + 0.1)
     together.build(Sizes((DIM,)))
     expected = sum(part(p).mean() for part in (KL(beta=2), TotalCorrelation(), DIP()))
@@ -346,7 +346,7 @@ def test_latents_are_kept_apart(term):
 
 
 def test_sum_without_terms_is_refused():
-    with pytest.raises(ConfigError, match="Sum needs divergences, however"):
+    with pytest.raises(ConfigError, match="Sum needs terms, however"):
         Sum().build(Sizes((DIM,)))
     for part in (MMD(-1), MMD(1, "x"), SlicedWasserstein(projections=0), TotalCorrelation(-1), DIP(-1), DIP(of="x")):
         with pytest.raises(ConfigError, match=rf"{type(part).__name__} needs .*, however: .*\. \w"):

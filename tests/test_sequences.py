@@ -15,6 +15,7 @@ from anomaly_ae import (
     Bernoulli,
     Categorical,
     Chain,
+    Contractive,
     ConvLSTM,
     Dense,
     Flow,
@@ -24,6 +25,7 @@ from anomaly_ae import (
     GraphConv,
     Huber,
     KLScore,
+    L1Code,
     Laplace,
     LearnedNormal,
     LocalDenoiser,
@@ -302,6 +304,11 @@ def test_codes_of_each_step_go_with_every_prior_and_divergence(prior, divergence
 @pytest.mark.parametrize("backbone", [FAMILIES[0], Dense((16,))], ids=repr)
 def test_codes_made_of_vectors_go_with_steps_and_windows(backbone, latent):
     check_together(backbone, None, Normal(), latent=clone(latent))
+
+
+@pytest.mark.parametrize("backbone", FAMILIES, ids=repr)
+def test_codes_of_every_backbone_can_pay(backbone):
+    check_together(backbone, None, Normal(), penalty=L1Code() + Contractive())
 
 
 def test_pseudo_inputs_want_one_code_a_window():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, codes, draw
-from anomaly_ae.nn.divergences import Divergence
+from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, check_range
 
 __all__ = ["DIP", "MMD", "SlicedWasserstein", "TotalCorrelation"]
@@ -33,7 +33,7 @@ def _rbf(squares: Tensor, width: float) -> Tensor:
 KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {"imq": _imq, "rbf": _rbf}
 
 
-class MMD(Divergence):
+class MMD(Term):
     r"""Maximum mean discrepancy between codes and draws from the prior: the Wasserstein autoencoder's penalty.
 
     .. math:: \lambda \bigl( E\,k(z, z') + E\,k(y, y') - 2 E\,k(z, y) \bigr), \quad y \sim p(z), \quad
@@ -93,7 +93,7 @@ class MMD(Divergence):
         return (total - alike * len(WIDTHS)) / max(1, len(a) * len(b) - alike)
 
 
-class SlicedWasserstein(Divergence):
+class SlicedWasserstein(Term):
     r"""Sliced Wasserstein distance between codes and draws from the prior.
 
     .. math:: \lambda\, E_\theta W_2^2(\theta^T z, \theta^T y), \quad y \sim p(z), \quad \lVert \theta \rVert = 1
@@ -142,7 +142,7 @@ class SlicedWasserstein(Divergence):
         return self.weight * ((z @ along.T).sort(0).values - (y @ along.T).sort(0).values).square().mean()
 
 
-class TotalCorrelation(Divergence):
+class TotalCorrelation(Term):
     r"""How much latents know of each other, to be kept small beside the KL term: beta-TCVAE's.
 
     .. math:: w \, KL\Bigl(q(z) \,\Big\|\, \prod_j q(z_j)\Bigr), \quad q(z) \approx \frac1m \sum_i q(z | x_i)
@@ -170,7 +170,7 @@ class TotalCorrelation(Divergence):
     --------
     >>> from anomaly_ae import KL, TotalCorrelation, VAEDetector
     >>> VAEDetector(divergence=KL() + TotalCorrelation(weight=3)).divergence
-    Sum(divergences=[KL(), TotalCorrelation(weight=3)])
+    Sum(terms=[KL(), TotalCorrelation(weight=3)])
     """
 
     needs = {"latent": "posterior"}
@@ -190,7 +190,7 @@ class TotalCorrelation(Divergence):
         return self.weight * (joint - apart).mean()
 
 
-class DIP(Divergence):
+class DIP(Term):
     r"""Moments of the codes of all rows, to be those of independent variables beside the KL term: DIP-VAE's.
 
     .. math:: \lambda_o \sum_{i \ne j} \Sigma_{ij}^2 + \lambda_d \sum_i (\Sigma_{ii} - 1)^2
@@ -223,7 +223,7 @@ class DIP(Divergence):
     --------
     >>> from anomaly_ae import DIP, KL, VAEDetector
     >>> VAEDetector(divergence=KL() + DIP(weight=5)).divergence
-    Sum(divergences=[KL(), DIP(weight=5)])
+    Sum(terms=[KL(), DIP(weight=5)])
     """
 
     needs = {"latent": "posterior"}

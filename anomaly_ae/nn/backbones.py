@@ -74,6 +74,11 @@ class Dense(Part):
         self.dropout = dropout
         self.batch_norm = batch_norm
 
+    @property
+    def offers(self) -> frozenset[str]:  # type: ignore[override]
+        squashed = self.activation == "sigmoid" and (self.hidden is None or len(self.hidden) > 0)
+        return frozenset({"trained encoder", *(["sigmoid activation"] if squashed else [])})
+
     def _widths(self, sizes: Sizes) -> list[int]:
         check_hidden(self)
         if not isinstance(self.hidden, Sequence | None):

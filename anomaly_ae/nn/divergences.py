@@ -7,25 +7,19 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes, kl, pieces_of
+from anomaly_ae.nn.core import Pass, Sizes, kl
+from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import NOT_NEGATIVE, SHARE, check_range
 
-__all__ = ["KL", "Sum"]
+__all__ = ["KL"]
 
 COLLAPSED = 0.005  # nats a row: as much as one latent whose mean varies by a hundredth
 
 
-class Divergence(Part):
-    """A term of the loss that a pass pays, `(n,)` or a scalar in nats a row; terms add up by `+`."""
-
-    def __add__(self, other: Divergence) -> Sum:
-        return Sum([*_terms(self), *_terms(other)])
-
-
-class KL(Divergence):
+class KL(Term):
     r"""The Kullback-Leibler term of the VAE, with the usual ways to weight, schedule and protect it.
 
     .. math:: \beta \sum_k \max\bigl(\lambda, \overline{KL}_k\bigr)
@@ -90,55 +84,6 @@ class KL(Divergence):
         if self.free_bits:
             return ramp * self.beta * cells.mean(0).clamp(min=self.free_bits).sum()
         return ramp * self.beta * cells.sum(1)
-
-
-class Sum(Divergence):
-    r"""Several divergences at once; `KL() + TotalCorrelation()` makes one.
-
-    .. math:: \sum_i D_i
-
-    **Shape**: a pass over `n` rows to a scalar.
-
-    Parameters
-    ----------
-    divergences : sequence of divergences
-        The terms.
-
-    Raises
-    ------
-    ConfigError
-        At `fit`, when there is none.
-
-    References
-    ----------
-    Zhao, Song and Ermon (2019), InfoVAE, arXiv:1706.02262 (what such sums are good for).
-
-    Examples
-    --------
-    >>> from anomaly_ae import KL, MMD, VAEDetector
-    >>> VAEDetector(divergence=KL() + MMD()).divergence
-    Sum(divergences=[KL(), MMD()])
-    """
-
-    def __init__(self, divergences: Sequence[Part] = ()) -> None:
-        self.divergences = divergences
-
-    def pieces(self) -> list[Part]:
-        return pieces_of(self, self.divergences)
-
-    def build(self, sizes: Sizes) -> None:
-        if not self.divergences:
-            raise ConfigError(f"Sum needs divergences, however: {self.divergences!r}. Give one or more.")
-        self.terms = nn.ModuleList(self.divergences)
-        for divergence in self.divergences:
-            divergence.build(sizes)
-
-    def forward(self, p: Pass) -> Tensor:
-        return torch.stack([divergence(p).mean() for divergence in self.divergences]).sum()
-
-
-def _terms(part: Divergence) -> Sequence[Part]:
-    return part.divergences if isinstance(part, Sum) else [part]
 
 
 def warn_of_collapse(records: Sequence[Mapping[str, float]], who: str) -> None:

@@ -16,7 +16,7 @@ from anomaly_ae.nn.core import Batch, Clock, Level, Part, Pass, Sizes, check_com
 class Net(nn.Module):
     r"""A model as the sum of its parts.
 
-    .. math:: \text{loss}(x) = -\log p(x|z) + \text{divergence}
+    .. math:: \text{loss}(x) = -\log p(x|z) + \text{divergence} + \text{penalty}
 
     in nats a row, where :math:`z` is what the latent makes of the encoder's features of the (in training,
     corrupted) row.
@@ -25,11 +25,11 @@ class Net(nn.Module):
     ----------
     backbone, latent, likelihood : Part
         Always there.
-    prior, divergence, corruption : Part or None
+    prior, divergence, corruption, penalty : Part or None
         `None` where the model has no such part.
     """
 
-    AXES = ("backbone", "latent", "prior", "divergence", "likelihood", "corruption")
+    AXES = ("backbone", "latent", "prior", "divergence", "likelihood", "corruption", "penalty")
 
     backbone: Any
     latent: Any
@@ -37,6 +37,7 @@ class Net(nn.Module):
     divergence: Any
     likelihood: Any
     corruption: Any
+    penalty: Any
     encoder: Any
     decoder: Any
 
@@ -44,7 +45,7 @@ class Net(nn.Module):
         super().__init__()
         check_compatible(parts)
         for axis in self.AXES:
-            setattr(self, axis, parts[axis])
+            setattr(self, axis, parts.get(axis))
 
     def build(self, shape: tuple[int, ...], condition: int = 0, groups: tuple[tuple[str, int], ...] = ()) -> Net:
         """Make all tensors for rows of `shape`, whose columns or channels are of the kinds that `groups` says."""
@@ -93,8 +94,9 @@ class Net(nn.Module):
     def terms(self, p: Pass) -> dict[str, Tensor]:
         """The terms of the loss, each `(n,)` or a scalar, in nats; cells that are not present cost nothing."""
         terms = {"reconstruction": self._reconstruction(p)}
-        if self.divergence is not None:
-            terms["divergence"] = self.divergence(p)
+        for axis in ("divergence", "penalty"):
+            if (term := getattr(self, axis)) is not None:
+                terms[axis] = term(p)
         cost = sum(level.cost for level in p.levels)
         if isinstance(cost, Tensor):
             terms["latent_cost"] = cost

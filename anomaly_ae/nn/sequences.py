@@ -31,6 +31,8 @@ class SequenceBackbone(Part):
     where it is causal too, from step `warm_up` of the window on. That is `None` where it is never so.
     """
 
+    offers = frozenset({"trained encoder"})
+
     channels: int
     causal: bool
     codes: Any

@@ -95,7 +95,7 @@ class SeriesFold:
         self.eyes: list[Eye] = []
         with put_together(parts, device, list(views)), seeded(seed):
             if any(view.scorer.reads_net for view in views):
-                axes = {axis: parts[axis] for axis in Net.AXES}
+                axes = {axis: parts.get(axis) for axis in Net.AXES}
                 for view in views:
                     check_compatible(axes | {"scorer": view.scorer})
                 net = Net(**axes).build((channels.width, window), groups=channels.groups)
