@@ -16,6 +16,7 @@ from anomaly_ae import (
     Dense,
     Flow,
     Gaussian,
+    ImportanceWeighted,
     Mixture,
     Normal,
     Point,
@@ -149,6 +150,47 @@ def test_divergences_add_up():
     torch.testing.assert_close(together(p), expected)
     detector = VAEDetector(divergence=together)
     assert repr(config.loads(config.dumps(detector))) == repr(detector)
+
+
+def test_the_importance_weighted_bound_rises_to_the_evidence():
+    """Of a linear decoder x = A z + a the evidence is in closed form: N(a, A A^T + I)."""
+    net, x = variational(StandardNormal(), backbone=Dense(()), likelihood=Normal(1.0)), normal(60, DIM)
+    net.latent.training = True
+    weight, bias = (tensor.detach() for tensor in (net.decoder.linear.weight, net.decoder.linear.bias))
+    covariance = (torch.eye(2) + weight.T @ weight).inverse()  # of the true posterior
+    with torch.no_grad():  # the net's has the right means, and is too wide
+        net.latent.code.weight[:2], net.latent.code.weight[2:] = covariance @ weight.T, 0.0
+        net.latent.code.bias[:2] = -covariance @ weight.T @ bias
+        net.latent.code.bias[2:] = (1.5 * covariance.diagonal().sqrt()).expm1().log()  # softplus, the other way
+
+    def bound(divergence, draws):
+        with seeded(0), torch.no_grad():
+            passes = [net(Batch(x)) for _ in range(draws)]
+            told = [-(net.reconstruction(p) + divergence(p)).mean() for p in passes]
+        return torch.stack(told).mean().item()
+
+    evidence = D.MultivariateNormal(bias, torch.eye(DIM) + weight @ weight.T).log_prob(x).mean().item()
+    plain = bound(KL(), 2000)
+    bounds = [bound(ImportanceWeighted(k), 4000 // k) for k in (1, 4, 20, 500)]
+    assert bounds[0] == pytest.approx(plain, abs=0.03)
+    assert plain < bounds[1] < bounds[2] < bounds[3] < evidence + 0.01
+    assert bounds[3] == pytest.approx(evidence, abs=0.01)
+    assert plain < evidence - 0.3  # there is something to gain
+
+
+@pytest.mark.parametrize("prior", [StandardNormal(), Mixture(3), Flow(2)], ids=repr)
+def test_what_codes_cost_is_the_divergence_on_average(prior):
+    net, x = variational(prior), normal(20, DIM)
+    net.latent.training = True
+    net.prior.train()
+    with seeded(0), torch.no_grad():
+        passes = [net(Batch(x)) for _ in range(3000)]
+        each = torch.stack([ImportanceWeighted(1)(p) for p in passes])
+        told = torch.stack([KL()(p) for p in passes[:3000]]).mean(0).flatten()
+    error = 5 * each.std(0) / math.sqrt(3000) + 0.02
+    assert (each.mean(0) < told + error).all()  # of a mixture what is told is a bound
+    if not isinstance(prior, Mixture):
+        assert ((each.mean(0) - told).abs() < error).all()
 
 
 @pytest.mark.parametrize("of_points", [True, False])
@@ -348,6 +390,14 @@ def test_latents_are_kept_apart(term):
 def test_sum_without_terms_is_refused():
     with pytest.raises(ConfigError, match="Sum needs terms, however"):
         Sum().build(Sizes((DIM,)))
-    for part in (MMD(-1), MMD(1, "x"), SlicedWasserstein(projections=0), TotalCorrelation(-1), DIP(-1), DIP(of="x")):
+    for part in (
+        MMD(-1),
+        MMD(1, "x"),
+        SlicedWasserstein(projections=0),
+        ImportanceWeighted(0),
+        TotalCorrelation(-1),
+        DIP(-1),
+        DIP(of="x"),
+    ):
         with pytest.raises(ConfigError, match=rf"{type(part).__name__} needs .*, however: .*\. \w"):
             part.build(Sizes((DIM,)))

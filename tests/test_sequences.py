@@ -24,6 +24,7 @@ from anomaly_ae import (
     GaussianNoise,
     GraphConv,
     Huber,
+    ImportanceWeighted,
     KLScore,
     L1Code,
     Laplace,
@@ -290,7 +291,7 @@ def test_features_that_are_drawn_work_with_every_part(likelihood):
 @pytest.mark.parametrize(
     ("prior", "divergence"),
     [(Mixture(3), None), (Flow(2), None), (None, KL() + MMD()), (None, KL() + SlicedWasserstein()),
-     (Mixture(2), KL() + TotalCorrelation()), (Flow(2), KL() + DIP())],
+     (Mixture(2), KL() + TotalCorrelation()), (Flow(2), KL() + DIP()), (Mixture(2), ImportanceWeighted(3))],
     ids=repr,
 )  # fmt: skip
 def test_codes_of_each_step_go_with_every_prior_and_divergence(prior, divergence):

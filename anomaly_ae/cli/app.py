@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import gc
 import json
 import os
 import sys
@@ -108,6 +109,7 @@ class Command(typer.core.TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
+        gc.set_threshold(50_000, 20, 20)  # to look for garbage among what is imported is a tenth of a short job
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # who reads has seen enough

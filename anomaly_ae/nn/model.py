@@ -93,7 +93,7 @@ class Net(nn.Module):
 
     def terms(self, p: Pass) -> dict[str, Tensor]:
         """The terms of the loss, each `(n,)` or a scalar, in nats; cells that are not present cost nothing."""
-        terms = {"reconstruction": self._reconstruction(p)}
+        terms = {"reconstruction": self.reconstruction(p)}
         for axis in ("divergence", "penalty"):
             if (term := getattr(self, axis)) is not None:
                 terms[axis] = term(p)
@@ -102,13 +102,14 @@ class Net(nn.Module):
             terms["latent_cost"] = cost
         return terms
 
-    def _reconstruction(self, p: Pass) -> Tensor:
+    def reconstruction(self, p: Pass) -> Tensor:
+        """-log p(x|z) of the cells that are present, in nats: `(n,)`."""
         cells = -p.px.log_prob(p.batch.x)
         return row_sum(cells if p.batch.mask is None else torch.where(p.batch.mask, cells, 0.0))
 
     def log_likelihood(self, p: Pass) -> Tensor:
         """log p(x|z) less the codes' KL divergence, in nats: `(n,)`."""
-        return -self._reconstruction(p) - total_kl(p)
+        return -self.reconstruction(p) - total_kl(p)
 
     def noisy(self) -> Net:
         """Layers as in scoring, corruption and codes as in training: the state in which validate rows are judged."""
