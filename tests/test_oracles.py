@@ -151,6 +151,33 @@ def test_linear_vae_learns_the_scale_of_probabilistic_pca():
     assert paid == pytest.approx(0.5 * np.log(VARIANCES[:3] / sigma2).sum(), rel=0.05)
 
 
+def test_latents_in_use_are_those_of_probabilistic_pca():
+    """As many as there are eigenvalues above sigma^2, each knowing 1/2 ln(lambda / sigma^2) of its row."""
+    X, sigma = gaussian_rows(2000)[0], 0.5
+    values = np.linalg.eigvalsh(np.corrcoef(X.T))[::-1]
+    kept = values[values > sigma**2]
+    assert 2 <= len(kept) < D
+    parts = {"preprocessing": Preprocessing(bend=None), "backbone": Dense(()), "likelihood": Normal(sigma)}
+    more = {"max_epochs": 150, "patience": None, "learning_rate": 0.02, "scorer": NegativeELBO(), "random_state": 0}
+    latents = VAEDetector(latent=Gaussian(D), calibration="split", **parts, **more).fit(X).latents(X)
+    assert latents["active"].sum() == len(kept)
+    expected = 0.5 * np.log(kept / sigma**2).sum()
+    assert latents["kl"].sum() == pytest.approx(expected, rel=0.05)
+    np.testing.assert_allclose(latents["information"], latents["kl"], atol=0.06)  # codes of all rows are as the prior
+    np.testing.assert_allclose(latents["information"], -np.log(latents["noise"]), atol=0.06)
+
+
+def test_of_points_there_is_the_spread_alone_and_of_mixtures_no_single_divergence():
+    X = gaussian_rows(400)[0]
+    points = AutoencoderDetector(latent=Point(2), max_epochs=2, random_state=0).fit(X)
+    latents = points.latents(X)
+    assert list(latents) == ["mean", "spread", "active"]
+    np.testing.assert_allclose(latents["spread"], points.transform(X).var(axis=0))
+    latents = VAEDetector(latent=Gaussian(2), prior=Mixture(2), max_epochs=2, random_state=0).fit(X).latents(X)
+    assert latents["kl"].isna().all()
+    assert (latents["information"] >= 0).all()
+
+
 def test_kl_is_alive_and_falls_as_beta_rises_and_capacity_holds_it():
     X = gaussian_rows(1500)[0]
 
