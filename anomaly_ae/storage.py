@@ -45,6 +45,7 @@ ROOMS = (
     "nn.discrete",
     "nn.divergences",
     "nn.graphs",
+    "nn.hierarchy",
     "nn.latents",
     "nn.likelihoods",
     "nn.penalties",

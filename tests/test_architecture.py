@@ -15,10 +15,8 @@ from anomaly_ae.storage import vocabulary
 
 PACKAGE = Path(anomaly_ae.__file__).parent
 BACKBONES = [f"nn.{name}" for name in ("backbones", "graphs", "recurrent", "temporal")]
-NN_PARTS = [
-    f"nn.{name}"
-    for name in ("aggregated", "corruptions", "divergences", "latents", "likelihoods", "penalties", "priors")
-]
+TERMS, CODES = ("aggregated", "divergences", "penalties"), ("hierarchy", "latents", "priors")
+NN_PARTS = [f"nn.{name}" for name in (*TERMS, *CODES, "corruptions", "likelihoods")]
 FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [

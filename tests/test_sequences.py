@@ -27,6 +27,7 @@ from anomaly_ae import (
     ImportanceWeighted,
     KLScore,
     L1Code,
+    Ladder,
     Laplace,
     LearnedNormal,
     LocalDenoiser,
@@ -310,6 +311,11 @@ def test_codes_made_of_vectors_go_with_steps_and_windows(backbone, latent):
 @pytest.mark.parametrize("backbone", FAMILIES, ids=repr)
 def test_codes_of_every_backbone_can_pay(backbone):
     check_together(backbone, None, Normal(), penalty=L1Code() + Contractive())
+
+
+@pytest.mark.parametrize("backbone", [FAMILIES[0], Dense((16,))], ids=repr)
+def test_a_hierarchy_of_codes_goes_with_steps_and_windows(backbone):
+    check_together(backbone, KL(), Normal(), latent=Ladder((3, 2), hidden=8))
 
 
 def test_pseudo_inputs_want_one_code_a_window():

@@ -55,7 +55,8 @@ class Net(nn.Module):
         for part in self.parts():
             part.build(sizes)
             if part is self.latent:
-                self.sizes = sizes = replace(sizes, code=part.width)
+                # of a hierarchy it is the top that faces the prior
+                self.sizes = sizes = replace(sizes, code=getattr(part, "faced", part.width))
         self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, sizes)
         for part in self.parts():
             part.join(self)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from anomaly_ae.nn.core import Pass, by_members, kl, total_kl
+from anomaly_ae.nn.core import Pass, Sizes, by_members, codes, kl, total_kl
+from anomaly_ae.ranges import check_range, whole
 from anomaly_ae.scoring.scorers import Scorer, Steps, present
 
-__all__ = ["KLScore", "NegativeELBO"]
+__all__ = ["KLScore", "LikelihoodRatio", "NegativeELBO"]
 
 
 class KLScore(Scorer):
@@ -72,6 +75,57 @@ class NegativeELBO(Scorer):
     def by_step(self, p: Pass) -> list[Steps]:
         cost = by_members(p, lambda q: present(q, -q.px.log_prob(q.batch.x)).sum(1) + _kl_by_step(q))
         return [Steps(cost, self.contributions(p), False)]
+
+
+class LikelihoodRatio(Scorer):
+    r"""How much a row's finest codes have to add to what its coarser ones let expect, in nats.
+
+    .. math:: s(x) = L(x) - L^{>k}(x)
+
+    with :math:`L` the evidence bound and :math:`L^{>k}` the same with the `k` finest levels of a hierarchy of codes as
+    the coarser ones let expect them. Normal rows are told by their coarse codes; a row that is rebuilt by fine codes
+    alone was not understood, however well it is rebuilt. Contributions are the reconstruction's.
+
+    **Shape**: a pass over `n` rows to `(n,)`.
+
+    Parameters
+    ----------
+    k : int >= 0, default=1
+        How many levels, the finest first; 0 scores every row 0.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when `k` is out of range, or as large as the number of levels.
+
+    References
+    ----------
+    Havtorn et al. (2021), Hierarchical VAEs know what they don't know, arXiv:2102.08248.
+
+    Examples
+    --------
+    >>> from anomaly_ae import Ladder, LikelihoodRatio, VAEDetector
+    >>> VAEDetector(latent=Ladder(), scorer=LikelihoodRatio(k=2)).scorer
+    LikelihoodRatio(k=2)
+    """
+
+    needs = {"latent": "hierarchy of codes"}
+    signed = True
+
+    def __init__(self, k: int = 1) -> None:
+        self.k = k
+
+    def build(self, sizes: Sizes) -> None:
+        check_range(self, whole(0), "k")
+
+    def forward(self, p: Pass) -> Tensor:
+        return by_members(p, self._one)
+
+    def _one(self, p: Pass) -> Tensor:
+        levels = p.net.latent.levels(p.h, p.net.prior, p.batch, self.k)
+        coarse = replace(p, levels=levels, px=p.net.decode(codes(levels), p.batch.condition))
+        gained: Tensor = p.net.log_likelihood(p) - p.net.log_likelihood(coarse)
+        return gained
 
 
 def _kl_by_step(p: Pass) -> Tensor:
