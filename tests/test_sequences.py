@@ -12,6 +12,7 @@ from anomaly_ae import (
     KL,
     MMD,
     TCN,
+    Adversarial,
     Bernoulli,
     Categorical,
     Chain,
@@ -291,7 +292,7 @@ def test_features_that_are_drawn_work_with_every_part(likelihood):
 
 @pytest.mark.parametrize(
     ("prior", "divergence"),
-    [(Mixture(3), None), (Flow(2), None), (None, KL() + MMD()), (None, KL() + SlicedWasserstein()),
+    [(Mixture(3), None), (Flow(2), None), (None, KL() + MMD()), (None, KL() + SlicedWasserstein() + Adversarial()),
      (Mixture(2), KL() + TotalCorrelation()), (Flow(2), KL() + DIP()), (Mixture(2), ImportanceWeighted(3))],
     ids=repr,
 )  # fmt: skip

@@ -9,14 +9,16 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, codes, draw
+from anomaly_ae.nn.layers import Perceptron
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, check_range
 
-__all__ = ["DIP", "MMD", "SlicedWasserstein", "TotalCorrelation"]
+__all__ = ["DIP", "MMD", "Adversarial", "SlicedWasserstein", "TotalCorrelation"]
 
 MOST = 512  # codes that are compared with each other
 WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of kernels, in units of the mean square distance of two prior codes
@@ -247,6 +249,73 @@ class DIP(Term):
             own = own + sigma.square().mean(0)
         beside = covariance.square().sum() - covariance.diagonal().square().sum()
         return self.weight * beside + self.diagonal * (own - 1).square().sum()
+
+
+class Adversarial(Term):
+    r"""A critic that learns to tell codes from draws of the prior, and codes that learn to be taken for these.
+
+    .. math:: \lambda \bigl(\ln 4 - L\bigr) \approx 2 \lambda\, JS(q(z), p(z)), \quad
+              L = -E \ln D(y) - E \ln (1 - D(z)), \quad y \sim p(z)
+
+    with the critic :math:`D`, a perceptron, trained beside the net to make :math:`L` small: the adversarial
+    autoencoder. With `of="independence"` it tells codes from codes whose latents are shuffled among rows, and
+    `KL() + Adversarial(of="independence")` is the FactorVAE. At most 512 codes of a batch are looked at.
+
+    **Shape**: a pass over `n` rows to a scalar.
+
+    Parameters
+    ----------
+    weight : float >= 0 (nats a row), default=1
+        :math:`\lambda`.
+    of : {"prior", "independence"}, default="prior"
+        What codes are to be taken for.
+    hidden : int >= 1, default=64
+        Width of the critic's two hidden layers.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+
+    References
+    ----------
+    Makhzani et al. (2016), Adversarial autoencoders, arXiv:1511.05644; Kim and Mnih (2018), Disentangling by
+    factorising, arXiv:1802.05983.
+
+    Examples
+    --------
+    >>> from anomaly_ae import Adversarial, AutoencoderDetector, Point, StandardNormal
+    >>> AutoencoderDetector(latent=Point(8), prior=StandardNormal(), divergence=Adversarial()).divergence
+    Adversarial()
+    """
+
+    needs = {"prior": "density"}
+
+    def __init__(self, weight: float = 1.0, of: str = "prior", hidden: int = 64) -> None:
+        self.weight = weight
+        self.of = of
+        self.hidden = hidden
+
+    def build(self, sizes: Sizes) -> None:
+        check_range(self, NOT_NEGATIVE, "weight")
+        check_range(self, COUNT, "hidden")
+        if self.of not in ("prior", "independence"):
+            raise ConfigError(
+                f'Adversarial needs of to be "prior" or "independence", however: {self.of!r}. Choose one.'
+            )
+        body = Perceptron([sizes.code, self.hidden, self.hidden], "leaky_relu")
+        self.critic = nn.Sequential(body, nn.Linear(self.hidden, 1))
+
+    def forward(self, p: Pass) -> Tensor:
+        z = _codes(p)
+        y = _drawn(p) if self.of == "prior" else z.detach().gather(0, torch.rand_like(z).argsort(0))
+        fixed = {name: weight.detach() for name, weight in self.critic.named_parameters()}
+        told = self._lost(lambda rows: torch.func.functional_call(self.critic, fixed, (rows,)), z, y)
+        learned = self._lost(self.critic, z.detach(), y.detach())  # the critic's own loss: a gradient, no cost
+        return self.weight * (math.log(4) - told) + (learned - learned.detach())
+
+    def _lost(self, critic: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        return softplus(critic(z)).mean() + softplus(-critic(y)).mean()
 
 
 def _codes(p: Pass) -> Tensor:
