@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anomaly_ae.adapters import PyODDetector as PyODDetector
     from anomaly_ae.adapters import as_pyod as as_pyod
     from anomaly_ae.composites import save as save
+    from anomaly_ae.data.context import *
     from anomaly_ae.data.preprocessing import *
     from anomaly_ae.detectors import AutoencoderDetector as AutoencoderDetector
     from anomaly_ae.detectors import VAEDetector as VAEDetector

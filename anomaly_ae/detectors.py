@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 
 from anomaly_ae import storage
-from anomaly_ae.data.preprocessing import Encoding, Preprocessing
+from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.errors import ModelFolderError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import Fold
@@ -151,7 +151,7 @@ def restore(stored: storage.Stored, path: str | os.PathLike[str], parts: Mapping
         for number in range(fitted["nets"]):
             modules = {axis: clone(part) if part is not None else None for axis, part in resolved.items()}
             arrays, weights = (below(f"{number}/", found) for found in (stored.arrays, stored.weights))
-            encoding = Encoding(modules["preprocessing"], arrays)  # type: ignore[arg-type]
+            encoding = modules["preprocessing"].encoding(arrays)  # type: ignore[union-attr]
             dtype = torch.float32 if fitted["float32"] else torch.float64
             fold = Fold.build(
                 modules, encoding, detector._device(), dtype=dtype, members=detector.members

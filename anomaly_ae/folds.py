@@ -13,6 +13,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from anomaly_ae.data.preprocessing import Cells, Encoding
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible, put_together
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
@@ -72,13 +73,13 @@ class Fold:
         parts = {axis: parts.get(axis) for axis in (*Net.AXES, "scorer")}  # a model of before has not all axes
         check_compatible(parts)
         scorer = parts["scorer"]
-        shape, groups, gappy = (encoding.width,), encoding.groups, len(encoding.gappy)
+        shape, groups, told = (encoding.width,), encoding.groups, encoding.told
         with put_together(parts, device), seeded(seed):
             nets = nn.ModuleList()
             for number in range(members):
                 own = parts if number == 0 else {axis: part and clone(part) for axis, part in parts.items()}
-                nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, gappy, groups))
-            scorer.build(Sizes(shape, gappy, groups=groups))
+                nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, told, groups))
+            scorer.build(Sizes(shape, told, context=len(encoding.context), groups=groups))
             nets[0].rehearse()  # type: ignore[operator]
             return cls(encoding, nets.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
 
@@ -223,20 +224,28 @@ class Fold:
 
     def reconstruct(self, X: Array) -> Array:
         """Codes `(n, d)` as the net expects them."""
-        return self.encoding.inverse_transform(self.read(X, lambda p: p.px.mean))
+        return self._back(self.read(X, lambda p: p.px.mean), X)
+
+    def _back(self, x: Array, X: Array) -> Array:
+        """Cells as codes; columns that are given are as in the rows that cells stand for."""
+        codes, given = self.encoding.inverse_transform(x), self.encoding.context
+        codes[:, given] = X[:, given]
+        return codes
 
     def decode(self, Z: Array) -> Array:
         """The codes of columns `(n, d)` that latent codes `(n, code)` stand for."""
         with threads(self.net), torch.inference_mode():
-            x = self.net.decode(torch.tensor(Z, dtype=self.dtype, device=self._device), self._no_gaps(len(Z))).mean
+            x = self.net.decode(torch.tensor(Z, dtype=self.dtype, device=self._device), self._told(len(Z))).mean
         return self.encoding.inverse_transform(x.double().cpu().numpy())
 
-    def sample(self, n: int, seed: int) -> Array:
-        """Codes `(n, d)` of `n` new rows."""
+    def sample(self, n: int, seed: int, given: Array | None = None) -> Array:
+        """Codes `(n, d)` of `n` new rows; where some columns are a condition, as those of rows `given`, in turns."""
+        given = None if given is None else given[np.arange(n) % len(given)]
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
             z = self.net.latent.sample(n, self.net.prior)
-            x = self.net.likelihood.sample(self.net.decode(z, self._no_gaps(n)))
-        return self.encoding.inverse_transform(x.double().cpu().numpy())
+            x = self.net.likelihood.sample(self.net.decode(z, self._told(n, given)))
+        x = x.double().cpu().numpy()
+        return self.encoding.inverse_transform(x) if given is None else self._back(x, given)
 
     def expected(self, X: Array, columns: NDArray[np.intp]) -> Expected:
         """What column `columns[i]` of row `i` is expected to be, seen from the row's other columns."""
@@ -254,7 +263,7 @@ class Fold:
                 x = torch.where(cells, 0.0, batch.x)
                 for _ in range(REPAIRS):
                     x = torch.where(cells, self.net(replace(batch, x=x)).px.mean, x)
-                codes[block] = self.encoding.inverse_transform(x.double().cpu().numpy())
+                codes[block] = self._back(x.double().cpu().numpy(), X[block])
         return codes
 
     def _cells(self, X: Array) -> Cells:
@@ -270,9 +279,16 @@ class Fold:
         )
         return Batch(x, mask, gaps)  # type: ignore[arg-type]
 
-    def _no_gaps(self, n: int) -> Tensor | None:
-        gappy = len(self.encoding.gappy)
-        return torch.zeros(n, gappy, dtype=self.dtype, device=self._device) if gappy else None
+    def _told(self, n: int, given: Array | None = None) -> Tensor | None:
+        """The condition of `n` rows that have no gaps; their columns that are a condition are as in rows `given`."""
+        if given is not None:
+            return self._batch(self._cells(given)).condition
+        if len(self.encoding.context):
+            raise ConfigError(
+                "Rows need their context to be made from codes, however: a model with a condition got none. Use "
+                "reconstruct(X), or sample(n, condition=X)."
+            )
+        return torch.zeros(n, self.encoding.told, dtype=self.dtype, device=self._device) if self.encoding.told else None
 
     @property
     def _device(self) -> torch.device:

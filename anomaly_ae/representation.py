@@ -52,13 +52,27 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
         return self._as_given(self.folds_[0].reconstruct(rows), getattr(X, "index", None))
 
     def sample(
-        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
+        self,
+        n_samples: int = 1,
+        random_state: int | np.random.RandomState | None = None,
+        condition: ArrayLike | None = None,
     ) -> Array | pd.DataFrame:
-        """New rows like the normal ones, `(n_samples, n_features)`."""
+        """New rows like the normal ones, `(n_samples, n_features)`.
+
+        Where some columns are a condition (`Conditional`), they are those of the rows `condition`, in turns; what
+        these hold in other columns counts for nothing.
+        """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 0:
             raise ConfigError(f"sample needs a whole number of rows, however: {n_samples!r}. Try 10.")
-        return self._as_given(self.folds_[0].sample(n_samples, check_random_state(random_state).randint(2**31 - 1)))
+        fold, given = self.folds_[0], None if condition is None else self._checked(condition)
+        if given is not None and not len(fold.encoding.context):
+            raise ConfigError(
+                f"sample needs a model with a condition, however: {self!r} has none. Fit one with "
+                "preprocessing=Conditional([...]), or leave the condition out."
+            )
+        seed = check_random_state(random_state).randint(2**31 - 1)
+        return self._as_given(fold.sample(n_samples, seed, given))
 
     def latents(self, X: ArrayLike) -> pd.DataFrame:
         r"""What each latent variable tells of rows `X`: one line each.

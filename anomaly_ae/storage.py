@@ -37,6 +37,7 @@ FORMAT = "anomaly_ae model"
 VERSION = 1
 FILES = ("config.json", "weights.safetensors", "arrays.safetensors", "history.csv")
 ROOMS = (
+    "data.context",
     "data.preprocessing",
     "nn.aggregated",
     "nn.backbones",

@@ -40,7 +40,7 @@ FLOORS = [
     ["monitoring.profile"],
     ["data.drafts", "monitoring.drift"],
     ["data.formats", "data.preprocessing", "data.rejects", "data.streams", "data.dialect"],
-    ["data.records", "monitoring.history"],
+    ["data.context", "data.records", "monitoring.history"],
     ["data.sifting"],
     ["data.sources"],
     ["data.coding"],

@@ -157,6 +157,10 @@ class Preprocessing(BaseEstimator):
             )
         return Encoding(self, state)
 
+    def encoding(self, state: Mapping[str, NDArray[Any]]) -> Encoding:
+        """What `learn` found out, from the arrays that it became."""
+        return Encoding(self, state)
+
     @property
     def bends(self) -> float | None:
         """`bend` where numbers are standardised at all."""
@@ -181,8 +185,10 @@ class Encoding:
     """Columns as cells, learned: what `Preprocessing.learn` found out, as arrays that can be stored.
 
     Numeric cells come first (those of numbers and elapsed time before those derived from them), then booleans, then
-    categories. `owner` says whose column a cell is, `gappy` which columns had some gaps.
+    categories. `owner` says whose column a cell is, `gappy` which columns had some gaps, `context` which are given.
     """
+
+    context: NDArray[np.intp] = np.empty(0, np.intp)
 
     def __init__(self, rule: Preprocessing, state: Mapping[str, NDArray[Any]]) -> None:
         self.rule, self.state = rule, dict(state)
@@ -212,6 +218,11 @@ class Encoding:
         self.moments = [self.state[name] for name in MOMENTS]
         rising = self.state.get("rising", np.zeros(self.columns, dtype=bool))  # models of before have none
         self.stamps = [place for place, (j, part) in enumerate(self.numeric) if part == VALUE and rising[j]]
+
+    @property
+    def told(self) -> int:
+        """How many cells a net is told that it need not rebuild: `gaps`."""
+        return len(self.gappy)
 
     def _places(self, counts: Array) -> NDArray[np.intp]:
         """For each level of a category the cell that is its own or the pooled one; -1 without a row; so is the last."""

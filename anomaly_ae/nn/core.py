@@ -30,12 +30,12 @@ class Sizes:
     """What a part must know before it can make tensors.
 
     `shape` is one row's shape without the batch axis: (columns,) of a table, (channels, time) of a window. `condition`
-    is the width of what else is known, `(n, condition)` of rows and `(n, condition, time)` of windows. `features` is
-    the width of what the encoder hands to the latent, and `steps` what it has beside: () where a code stands for a
-    whole row, (time,) where each time step has its own. `code` is the width of the codes that face the prior. `groups`
-    says of a row's columns or channels, in order, which belong together and what they hold, as (kind, width):
-    ("numeric", 1), ("binary", 1) for 0 or 1, ("category", k) for one of `k` levels, one-hot. Empty where every one is a
-    number.
+    is the width of what else is known, `(n, condition)` of rows, `context` of them of columns that are given, and `(n,
+    condition, time)` of windows. `features` is the width of what the encoder hands to the latent, and `steps` what it
+    has beside: () where a code stands for a whole row, (time,) where each time step has its own. `code` is the width of
+    the codes that face the prior. `groups` says of a row's columns or channels, in order, which belong together and
+    what they hold, as (kind, width): ("numeric", 1), ("binary", 1) for 0 or 1, ("category", k) for one of `k` levels,
+    one-hot. Empty where every one is a number.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +43,7 @@ class Sizes:
     features: int = 0
     steps: tuple[int, ...] = ()
     code: int = 0
+    context: int = 0
     groups: tuple[tuple[str, int], ...] = ()
 
     @property

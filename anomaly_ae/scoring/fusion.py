@@ -44,9 +44,9 @@ class Fused(Scorer):
     ----------
     scorers : sequence of scorers
         What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
-        that is below their median. On a table with categories those that compare numbers only (neighbours,
-        `LocalDenoiser`, linear ones) look at the numbers and booleans alone, and as guards: what they know nothing of
-        would be drowned.
+        that is below their median. On a table with categories, or with columns that are a condition, those that
+        compare numbers only (neighbours, `LocalDenoiser`, linear ones) look at the numbers and booleans alone, and as
+        guards: what they know nothing of would be drowned.
 
     weights : sequence of float > 0 or None, default=None
         How much each scorer's nats count; `None` is 1 for each.
@@ -101,7 +101,8 @@ class Fused(Scorer):
                 "Give as many, or None."
             )
         pairs, guards = list(zip(self.scorers, weights, strict=True)), list(self.guards)
-        mixed = "category" in sizes.kinds and not all(scorer.numbers_only for scorer in self.scorers)
+        blind = "category" in sizes.kinds or sizes.context > 0  # scorers of numbers do not see all there is
+        mixed = blind and not all(scorer.numbers_only for scorer in self.scorers)
         if mixed:
             pairs = [(scorer, weight) for scorer, weight in pairs if not scorer.numbers_only]
             guards = [*(scorer for scorer in self.scorers if scorer.numbers_only), *guards]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ae.data.preprocessing import Encoding, Preprocessing, bent
+from anomaly_ae.errors import ConfigError
 from anomaly_ae.series.windows import ending
 
 Array = NDArray[np.float64]
@@ -72,6 +73,10 @@ class Channels:
         """What fit rows, those of `rows` `(T, d)` within `runs`, turn out to need."""
         fit = np.concatenate([rows[first:last] for first, last in runs])
         encoding = rule.learn(columns, fit)
+        if len(encoding.context):
+            raise ConfigError(
+                f"SeriesDetector needs columns that are all judged, however: {rule!r}. Leave the condition out."
+            )
         numeric = np.arange(encoding.width) < len(encoding.numeric)
         flag = (np.isin(fit, (0, 1)) | np.isnan(fit)).all(axis=0) & (fit == 0).any(axis=0)
         measured = np.flatnonzero(numeric & ~flag[encoding.owner])
