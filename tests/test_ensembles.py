@@ -7,18 +7,33 @@ import pytest
 import torch
 
 from anomaly_ae import (
+    DIP,
+    KL,
+    MMD,
+    Adversarial,
     AutoencoderDetector,
+    Contractive,
     Dense,
     Disagreement,
+    Flow,
     Fused,
     GaussianNoise,
+    ImportanceWeighted,
     KLScore,
+    L1Code,
+    Ladder,
     LocalDenoiser,
+    Memory,
+    Mixture,
     NegativeELBO,
     ReconstructionError,
     ResidualMahalanobis,
+    SlicedWasserstein,
     StandardizedError,
+    TotalCorrelation,
     VAEDetector,
+    Vamp,
+    VectorQuantized,
     load,
 )
 from anomaly_ae.errors import ConfigError
@@ -49,11 +64,19 @@ def nets(detector, n, **parts):
 COMPOSITIONS = {
     "autoencoder": (AutoencoderDetector, {"corruption": GaussianNoise(0)}),
     "batch norm": (AutoencoderDetector, {"corruption": GaussianNoise(0), "backbone": Dense(batch_norm=True)}),
+    "codebook": (AutoencoderDetector, {"corruption": GaussianNoise(0), "latent": VectorQuantized(8)}),
+    "memory": (AutoencoderDetector, {"corruption": GaussianNoise(0), "latent": Memory(8)}),
+    "sparse": (AutoencoderDetector, {"corruption": GaussianNoise(0), "penalty": L1Code(0.1)}),
     "VAE": (VAEDetector, {}),  # its learned scale is a buffer that each step moves
+    "contractive": (AutoencoderDetector, {"penalty": Contractive()}),
+    "mixture": (VAEDetector, {"prior": Mixture(3), "divergence": KL() + MMD() + SlicedWasserstein()}),
+    "pseudo-inputs": (VAEDetector, {"prior": Vamp(3), "divergence": KL() + TotalCorrelation() + DIP()}),
+    "flow": (VAEDetector, {"prior": Flow(2), "divergence": ImportanceWeighted(3)}),
+    "hierarchy": (VAEDetector, {"latent": Ladder((3, 2)), "divergence": KL() + Adversarial(of="independence")}),
 }
 
 
-@pytest.mark.parametrize("case", ["autoencoder", "batch norm"])
+@pytest.mark.parametrize("case", ["autoencoder", "batch norm", "codebook", "memory", "sparse"])
 def test_side_by_side_is_as_one_by_one(case):
     detector, parts = COMPOSITIONS[case]
     X = torch.from_numpy(rows(64)).float()  # one batch holds all rows: its order is no matter
@@ -82,6 +105,8 @@ def test_members_learn_and_differ(case):
         untrained.double().eval()
         *losses, start = (net.terms(net(validate))["reconstruction"].mean() for net in (*fold.nets, untrained))
     assert max(losses) < start
+    det.partial_fit(rows(1200, 2))
+    assert np.isfinite(det.anomaly_score(rows(50, 1))).all()
 
 
 SCORERS = {

@@ -1,12 +1,17 @@
 """Codes of several levels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
 from anomaly_ae import (
+    DIP,
     KL,
+    MMD,
+    Adversarial,
     Dense,
     Flow,
     Gaussian,
@@ -15,7 +20,9 @@ from anomaly_ae import (
     Mixture,
     NegativeELBO,
     Normal,
+    SlicedWasserstein,
     StandardNormal,
+    TotalCorrelation,
     VAEDetector,
     Vamp,
 )
@@ -100,6 +107,28 @@ def test_the_prior_is_that_of_the_coarsest(prior):
     assert kl(model(Batch(rows())).levels[-1]).shape == (N, 1)
     with seeded(0):
         assert model.latent.sample(7, prior).shape == (7, sum(DIMS))
+
+
+@pytest.mark.parametrize("part", [MMD(), SlicedWasserstein(), Adversarial(), TotalCorrelation(), DIP()], ids=repr)
+def test_terms_of_all_codes_are_about_the_coarsest(part):
+    with seeded(0):
+        model = Net(
+            backbone=Dense((16,)), latent=Ladder(DIMS), prior=Mixture(3), divergence=KL() + part, likelihood=Normal(),
+        ).build((DIM,)).double()  # fmt: skip
+    p = model.eval()(Batch(rows()))
+    moved = replace(p, levels=(p.levels[0]._replace(z=p.levels[0].z + 1), *p.levels[1:]))
+    lifted = replace(p, levels=(*p.levels[:-1], p.levels[-1]._replace(q=shifted(p.levels[-1].q), z=p.levels[-1].z + 1)))
+    told = []
+    for one in (p, moved, lifted):
+        with seeded(0):
+            told.append(part(one))
+    assert told[0] == told[1]
+    if not isinstance(part, TotalCorrelation | DIP):  # which do not ask where codes lie
+        assert told[0] != told[2]
+
+
+def shifted(q):
+    return torch.distributions.Normal(q.mean + 1, q.stddev)
 
 
 @pytest.mark.parametrize("seed", range(3))

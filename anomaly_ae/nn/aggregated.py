@@ -1,6 +1,7 @@
 """Divergences of the codes of a batch taken together: from the prior, or of latents from each other.
 
-Each is a term; `KL() + TotalCorrelation(5)` is their sum. Where each time step has a code, steps count as rows.
+Each is a term; `KL() + TotalCorrelation(5)` is their sum. Where each time step has a code, steps count as rows; of a
+hierarchy it is the coarsest codes, which face the prior.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes, codes, draw
+from anomaly_ae.nn.core import Pass, Sizes, draw
 from anomaly_ae.nn.layers import Perceptron
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, check_range
@@ -319,19 +320,20 @@ class Adversarial(Term):
 
 
 def _codes(p: Pass) -> Tensor:
-    """Codes as rows, at most `MOST` of them, evenly spread: `(m, dim)`."""
-    return _some(codes(p.levels))
+    """Codes that face the prior, as rows, at most `MOST` of them, evenly spread: `(m, dim)`."""
+    return _some(p.levels[-1].z)
 
 
 def _drawn(p: Pass) -> Tensor:
     """As many draws from the prior."""
-    return _some(p.net.prior.sample(codes(p.levels)))
+    return _some(p.net.prior.sample(p.levels[-1].z))
 
 
 def _posteriors(p: Pass) -> tuple[Tensor, Tensor]:
     """Means and scales of the same codes: both `(m, dim)`."""
-    mu, sigma = ([getattr(level.q, name) for level in p.levels] for name in ("mean", "stddev"))
-    return _some(torch.cat(mu, dim=1)), _some(torch.cat(sigma, dim=1))
+    q = p.levels[-1].q
+    assert q is not None
+    return _some(q.mean), _some(q.stddev)
 
 
 def _some(values: Tensor) -> Tensor:
