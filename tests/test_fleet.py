@@ -21,7 +21,7 @@ from anomaly_ae.ops import series
 from anomaly_ae.ops.check import check
 from anomaly_ae.ops.monitoring import monitor
 from anomaly_ae.ops.pictures import score_histogram
-from anomaly_ae.ops.series_plot import draw, machines_of
+from anomaly_ae.ops.series_picture import draw, machines_of
 from anomaly_ae.ops.series_summary import told_fit, told_score
 from anomaly_ae.ops.series_times import laid, told_begun
 from anomaly_ae.ops.watch import watch
@@ -60,7 +60,10 @@ def test_every_event_is_told_of_its_machine(model, odd, tmp_path):
     assert f"\n  P-102  {start} to " in told_score(done)
     page = (tmp_path / "r.html").read_text()
     heads = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", page[page.index("Events") :])
-    assert heads[:3] == ["machine or group", "start", "end"]
+    assert heads[:4] == ["", "machine or group", "start", "end"]
+    assert re.findall(r"What sensors measured[^<]*", page) == ["What sensors measured: P-102"]  # who had an event
+    drawn = page[page.index("What sensors measured") :]
+    assert ">sensor_2</text>" in drawn[: drawn.index("</svg>")]
     assert re.search(rf"P-102</td>\s*<td[^>]*>{re.escape(start)}", page)
 
 
@@ -380,7 +383,7 @@ def drawn(model):
     new = fleet(300, seed=5).drop(index=range(100, 160)).reset_index(drop=True)
     new.loc[340:359, "sensor_2"] += 9
     det, new = load(model), new.sort_values("time", kind="stable").reset_index(drop=True)
-    machines, left_out = machines_of(det, new)
+    machines, left_out = machines_of(det, new, det.assess_events(new))
     assert left_out == 0
     return det, machines, draw(det, machines, ["sensor_2", "sensor_0"], "a $ and b $")
 
@@ -422,9 +425,9 @@ def test_of_many_machines_the_strangest_are_drawn_or_those_that_are_asked_for(mo
         new.loc[100 * number + 50 : 100 * number + 60 + number, "sensor_2"] += 9 + number
     new.to_csv(tmp_path / "new.csv", index=False)
     det = load(model)
-    machines, left_out = machines_of(det, new)
+    machines, left_out = machines_of(det, new, det.assess_events(new))
     assert (sorted(machine.name for machine in machines), left_out) == (["P-1", "P-2", "P-4", "P-5"], 2)
-    machines, left_out = machines_of(det, new, ["P-4", "P-0"])
+    machines, left_out = machines_of(det, new, det.assess_events(new), ["P-4", "P-0"])
     assert ([machine.name for machine in machines], left_out) == (["P-4", "P-0"], 0)
     assert machines[0].events.index.tolist() == [3]  # as score numbers them
     job = ["plot", model, tmp_path / "new.csv", "--output", tmp_path / "p.svg", "--overwrite"]

@@ -108,10 +108,7 @@ class Contextual(Encoding):
             first += width
         self._rebuilt, self._given, self._cells = np.flatnonzero(~given), np.flatnonzero(given), self.width
         self.groups, self.owner, self.width = tuple(kept), self.owner[self._rebuilt], len(self._rebuilt)
-
-    @property
-    def told(self) -> int:
-        return super().told + len(self._given)
+        self.told += len(self._given)
 
     def transform(self, codes: Array, dtype: Type = np.float64) -> Cells:
         cells = super().transform(codes, dtype)

@@ -185,7 +185,8 @@ class Encoding:
     """Columns as cells, learned: what `Preprocessing.learn` found out, as arrays that can be stored.
 
     Numeric cells come first (those of numbers and elapsed time before those derived from them), then booleans, then
-    categories. `owner` says whose column a cell is, `gappy` which columns had some gaps, `context` which are given.
+    categories. `owner` says whose column a cell is, `gappy` which columns had some gaps, `context` which are given;
+    `told` cells are in `Cells.gaps`.
     """
 
     context: NDArray[np.intp] = np.empty(0, np.intp)
@@ -198,6 +199,7 @@ class Encoding:
         self.plain = sources[sources[:, 1] == VALUE, 0]
         self.booleans = np.flatnonzero((kinds == BOOLEAN) & varies)
         self.gappy = np.flatnonzero((gaps > 0) & (gaps < 1))
+        self.told = len(self.gappy)
         ends = np.cumsum(self.state["levels"])
         counts = np.split(self.state["counts"], ends)[:-1]
         self.counts = dict(zip(np.flatnonzero(kinds == CATEGORY).tolist(), counts, strict=True))
@@ -218,11 +220,6 @@ class Encoding:
         self.moments = [self.state[name] for name in MOMENTS]
         rising = self.state.get("rising", np.zeros(self.columns, dtype=bool))  # models of before have none
         self.stamps = [place for place, (j, part) in enumerate(self.numeric) if part == VALUE and rising[j]]
-
-    @property
-    def told(self) -> int:
-        """How many cells a net is told that it need not rebuild: `gaps`."""
-        return len(self.gappy)
 
     def _places(self, counts: Array) -> NDArray[np.intp]:
         """For each level of a category the cell that is its own or the pooled one; -1 without a row; so is the last."""

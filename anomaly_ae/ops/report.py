@@ -77,8 +77,12 @@ def batch_page(
     reference: Floats,
     threshold: float,
     monitoring: Mapping[str, Any] | None = None,
+    figures: Sequence[tuple[str, Any]] = (),
 ) -> str:
-    """What came of a scoring job: alarms, scores, the strangest rows or events, and how far the rows have moved."""
+    """What came of a scoring job: alarms, scores, the strangest rows or events, and how far the rows have moved.
+
+    `figures` are of events: a machine's name, where there are several, and its picture.
+    """
     inputs = summary.get("inputs") or [summary.get("input")]
     name = str(Path(str(inputs[0])).name) + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
     rate = summary.get("promised_false_alarm_rate")
@@ -98,6 +102,9 @@ def batch_page(
         sections.append(Section("Notes", [Listed(summary["notes"])]))
     if summary.get("events"):
         sections.append(_events(summary["events"]))
+    for machine, figure in figures:
+        title = "What sensors measured" + (f": {machine}" if machine else "")
+        sections.append(Section(title, [drawn(figure, f"Blamed channels and the score {machine}".strip())]))
     if monitoring is not None:
         sections.append(_findings(monitoring))
     sections.append(_scores(sample, threshold, reference, "rows", int(summary.get("scored", summary["rows"]))))
@@ -218,15 +225,17 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> Section:
+    several = "group" in events[0]
     told = [
-        [str(event["start"]), str(event["end"]), f"{event['severity']:.3g}", "; ".join(blamed(event))]
-        for event in events
-    ]
-    names, first = ["start", "end", "severity", "channels to blame"], 0
-    if "group" in events[0]:
-        told = [[str(event["group"]), *row] for event, row in zip(events, told, strict=True)]
-        names, first = ["machine or group", *names], 1
-    table = Table(names, told, frozenset({first + 2}), whole=frozenset({first, first + 1})).cut(50)
+        [
+            str(number), *([str(event["group"])] if several else []), str(event["start"]), str(event["end"]),
+            f"{event['severity']:.3g}", "; ".join(blamed(event)),
+        ]
+        for number, event in enumerate(events, 1)
+    ]  # fmt: skip
+    names = ["", *(["machine or group"] if several else []), "start", "end", "severity", "channels to blame"]
+    first = names.index("start")
+    table = Table(names, told, frozenset({0, first + 2}), whole=frozenset({first, first + 1})).cut(50)
     return Section("Events", [table, "Severity: the highest score, in units of the level at which an event opens."])
 
 

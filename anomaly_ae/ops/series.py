@@ -34,6 +34,7 @@ from anomaly_ae.ops.assets import Place, brief, monitored
 from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
+from anomaly_ae.ops.series_picture import of_events
 from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary, told_guess, told_unopened
 from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_begun, told_dropped, told_unseen
@@ -150,7 +151,7 @@ def score(
     table = Table.open(input, dialect)
     X, kept = read(detector, table, keep, progress)
     try:
-        told, verdict, found = told_rows(detector, X, kept, top_columns)
+        told, verdict, found, spans = told_rows(detector, X, kept, top_columns)
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
     tell(progress, 0.9, "writing")
@@ -194,7 +195,9 @@ def score(
     sample = verdict.anomaly_score[line.order][:: max(1, len(X) // SAMPLE)]
     reference = detector.calibration_scores_
     if page is not None:
-        write_whole(page, batch_page(vars(summary), sample, reference, summary.threshold, drift))
+        tell(progress, 0.95, "drawing")
+        figures = of_events(detector, X, (verdict, found, spans))  # on demand alone: they show what was measured
+        write_whole(page, batch_page(vars(summary), sample, reference, summary.threshold, drift, figures))
     if not track:
         return summary
 

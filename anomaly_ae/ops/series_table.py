@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.scoring.attribution import top
@@ -15,11 +16,12 @@ from anomaly_ae.series.detector import SeriesDetector
 
 
 class SeriesTold(NamedTuple):
-    """A row of scores a row, the verdict that they are of, and the table of events."""
+    """A row of scores a row, the verdict that they are of, the table of events, and which rows each is of."""
 
     table: pa.Table
     verdict: Verdict
     events: pd.DataFrame
+    spans: list[NDArray[np.intp]]
 
 
 def told_rows(detector: SeriesDetector, X: Any, kept: Mapping[str, Any], top_columns: int) -> SeriesTold:
@@ -39,7 +41,7 @@ def told_rows(detector: SeriesDetector, X: Any, kept: Mapping[str, Any], top_col
         blamed = np.asarray(detector.contract_.names, dtype=object)[which[:, k]]
         columns[f"top_{k + 1}"] = pa.array(blamed, pa.string(), mask=innocent)
         columns[f"top_{k + 1}_share"] = pa.array(share[:, k], mask=innocent)
-    return SeriesTold(pa.table(columns), verdict, found)
+    return SeriesTold(pa.table(columns), verdict, found, spans)
 
 
 def named(detector: SeriesDetector) -> list[str]:
