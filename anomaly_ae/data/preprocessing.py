@@ -171,8 +171,8 @@ class Preprocessing(BaseEstimator):
 class Cells:
     """Rows as a net sees them.
 
-    `x` and, where some are absent, `mask` `(n, cells)`; `gaps` `(n, g)`, 1 where a column that had gaps at fit has one,
-    if there are such columns; `surprise` `(n, d)` in nats.
+    `x` and, where some are absent, `mask` `(n, cells)`; `gaps` `(n, told)`, if there are any: 1 where a column that had
+    gaps at fit has one, then the cells of columns that are given; `surprise` `(n, d)` in nats.
     """
 
     x: Cell
