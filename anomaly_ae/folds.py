@@ -250,7 +250,10 @@ class Fold:
     def expected(self, X: Array, columns: NDArray[np.intp]) -> Expected:
         """What column `columns[i]` of row `i` is expected to be, seen from the row's other columns."""
         repaired = self._repaired(X, np.arange(self.encoding.columns) == columns[:, None])
-        return Expected(repaired[np.arange(len(X)), columns], self.margin[columns])
+        code, margin = repaired[np.arange(len(X)), columns], self.margin[columns]
+        for place, (usual, room) in self.encoding.usual.items():  # of what is given there is only what it was at fit
+            code[columns == place], margin[columns == place] = usual, room
+        return Expected(code, margin)
 
     def _repaired(self, X: Array, taken: NDArray[np.bool_]) -> Array:
         # cells of columns that are taken start from nothing; then they have the net's word for them, a few times
@@ -280,9 +283,14 @@ class Fold:
         return Batch(x, mask, gaps)  # type: ignore[arg-type]
 
     def _told(self, n: int, given: Array | None = None) -> Tensor | None:
-        """The condition of `n` rows that have no gaps; their columns that are a condition are as in rows `given`."""
+        """The condition of `n` rows that have no gaps but in columns that are given, which are as in rows `given`."""
         if given is not None:
-            return self._batch(self._cells(given)).condition
+            told = self._batch(self._cells(given)).condition
+            assert told is not None
+            told[:, : len(self.encoding.gappy)] *= torch.from_numpy(
+                np.isin(self.encoding.gappy, self.encoding.context)
+            ).to(told)
+            return told
         if len(self.encoding.context):
             raise ConfigError(
                 "Rows need their context to be made from codes, however: a model with a condition got none. Use "

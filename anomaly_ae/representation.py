@@ -59,35 +59,54 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
     ) -> Array | pd.DataFrame:
         """New rows like the normal ones, `(n_samples, n_features)`.
 
-        Where some columns are a condition (`Conditional`), they are those of the rows `condition`, in turns; what
-        these hold in other columns counts for nothing.
+        Where some columns are a condition (`Conditional`), they are those of the rows `condition`, in turns: a table
+        or an array of all columns, or a table of those that are a condition. Other columns count for nothing.
         """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 0:
             raise ConfigError(f"sample needs a whole number of rows, however: {n_samples!r}. Try 10.")
-        fold, given = self.folds_[0], None if condition is None else self._checked(condition)
-        if given is not None and not len(fold.encoding.context):
+        given = None if condition is None else self._contexts(condition)
+        seed = check_random_state(random_state).randint(2**31 - 1)
+        return self._as_given(self.folds_[0].sample(n_samples, seed, given))
+
+    def _contexts(self, condition: ArrayLike) -> Array:
+        """Codes of rows of which the columns that are a condition count, and nothing else is known."""
+        places = self.folds_[0].encoding.context
+        if not len(places):
             raise ConfigError(
                 f"sample needs a model with a condition, however: {self!r} has none. Fit one with "
                 "preprocessing=Conditional([...]), or leave the condition out."
             )
-        seed = check_random_state(random_state).randint(2**31 - 1)
-        return self._as_given(fold.sample(n_samples, seed, given))
+        table, columns = as_frame(condition), self.contract_.columns
+        wanted = [columns[place].name for place in places]
+        if not isinstance(table, pd.DataFrame):
+            codes = self._checked(condition)[:, places]
+        elif missing := [name for name in wanted if name not in table]:
+            raise ConfigError(f"sample needs the columns {wanted}, however: {missing} are not there. Add them.")
+        else:
+            codes = np.column_stack([columns[place].codes(table[columns[place].name]) for place in places])
+        if not len(codes):
+            raise ConfigError("sample needs contexts, however: condition has no rows. Give one or more.")
+        given = np.full((len(codes), len(columns)), np.nan)
+        given[:, places] = codes
+        return given
 
     def latents(self, X: ArrayLike) -> pd.DataFrame:
         r"""What each latent variable tells of rows `X`: one line each.
 
-        `mean` and `spread`, of the codes of rows; `active`, a spread above 0.01 (Burda et al. 2016, arXiv:1509.00519);
-        and of a VAE `noise`, the root mean square of the posteriors' scales; `kl`, the mean divergence from the prior
-        in nats (missing where a prior takes the code as a whole); and `information`, what the latent knows of the row
-        it is of, :math:`E[\log q(z_j | x) - \log q(z_j)]` in nats, estimated by at most 512 of the rows, evenly
-        spread: at most the logarithm of their number.
+        `level`, of a hierarchy, the finest first; `mean` and `spread`, of the codes of rows of the first net; `active`,
+        a spread above 0.01 (Burda et al. 2016, arXiv:1509.00519); and of a VAE `noise`, the root mean square of the
+        posteriors' scales; `kl`, the mean divergence from the prior in nats (missing where a prior takes the code as a
+        whole); and `information`, what the latent knows of the row it is of, :math:`E[\log q(z_j | x) - \log q(z_j)]`
+        in nats, estimated by at most 512 of the rows, evenly spread: at most the logarithm of their number.
         """
         rows = self._checked(X)
         told = self.folds_[0].read(rows, _of_latents)
-        mean, noise, kl = np.split(told, 3, axis=1)
+        mean, noise, kl, level = np.split(told, 4, axis=1)
         spread = mean.var(axis=0)
         latents = pd.DataFrame({"mean": mean.mean(axis=0), "spread": spread, "active": spread > ACTIVE})
+        if level.any():
+            latents.insert(0, "level", level[0].astype(int) + 1)
         if not np.isnan(noise).all():
             latents["noise"], latents["kl"] = np.sqrt(np.mean(noise**2, axis=0)), kl.mean(axis=0)
             some = np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(np.intp)
@@ -100,13 +119,14 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
 
 
 def _of_latents(p: Pass) -> Tensor:
-    """Of each latent the code, its posterior's scale and its divergence, NaN where there is none: `(n, 3 code)`."""
-    z = codes(p.levels)
-    known = all(level.q is not None for level in p.levels)
-    none = torch.full_like(z, torch.nan)
-    noise = torch.cat([level.q.stddev for level in p.levels if level.q is not None], dim=1) if known else none
-    apart = torch.cat([kl(level) for level in p.levels], dim=1) if known else none
-    return torch.cat([z, noise, apart if apart.shape == z.shape else none], dim=1)
+    """Of each latent the code, its posterior's scale, its divergence, NaN without one, and its level: `(n, 4 code)`."""
+    told = []
+    for number, level in enumerate(p.levels):
+        z, none = level.z, torch.full_like(level.z, torch.nan)
+        apart = none if level.q is None else kl(level)
+        noise = none if level.q is None else level.q.stddev
+        told.append((z, noise, apart if apart.shape == z.shape else none, torch.full_like(z, number)))
+    return torch.cat([values for kind in zip(*told, strict=True) for values in kind], dim=1)
 
 
 def _information(mean: Array, noise: Array) -> float:

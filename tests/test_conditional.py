@@ -83,11 +83,52 @@ def test_the_net_is_told_the_context_and_rebuilds_and_blames_the_rest(fitted):
     assert set(told["column"]) <= {"load", "heat", "flow"}
 
 
+@pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
+def test_by_default_as_well_a_mode_of_few_rows_is_mostly_normal(detector):
+    """Neighbours, who know nothing of contexts, are not asked."""
+    X = plant(3000, 0)
+    rare = plant(1000, 3, "boost")
+    given, plain = (
+        np.mean(detector(preprocessing=rule, random_state=0).fit(X).predict(rare) == -1)
+        for rule in (Conditional(["mode"]), Preprocessing())
+    )
+    assert given < 0.3
+    assert given < 0.5 * plain
+
+
+def test_of_a_context_that_never_was_nothing_is_extrapolated_and_its_range_is_told():
+    X = plant(2000, 0).assign(setpoint=np.random.default_rng(1).uniform(0, 10, 2000))
+    det = VAEDetector(preprocessing=Conditional(["mode", "setpoint"]), random_state=0).fit(X)
+    odd = plant(4, 5, "run").assign(setpoint=[5, 1e6, np.nan, 5], mode=["run", "run", "run", "reverse"])
+    share = det.explain(odd)
+    assert share[1].argmax() == 4
+    assert np.abs(det.reconstruct(odd)["heat"]).max() < 10
+    told = det.reasons(odd)
+    told = told[told["column"].isin(["mode", "setpoint"])].set_index("row")["reason"]
+    assert told[1] == "setpoint 1000000, expected 0.0 to 10.0"
+    assert told[2] == "setpoint missing, expected 0.0 to 10.0"
+    assert told[3] in ("mode reverse, expected idle", "mode reverse, expected run")  # the most frequent one
+
+
+def test_a_condition_is_named_in_many_ways():
+    X = plant(200, 0)
+    told = []
+    for condition in ("mode", ["mode"], X.columns[:1], [0], np.array([0]), (np.int64(0),)):
+        det = AutoencoderDetector(preprocessing=Conditional(condition), max_epochs=1, random_state=0).fit(X)
+        told.append(det.anomaly_score(X))
+    assert all((score == told[0]).all() for score in told)
+
+
 def test_new_rows_are_drawn_for_contexts_and_not_without(fitted):
     conditional, without, _ = fitted
     contexts = plant(2, 0, "idle").assign(mode=["idle", "run"])
     drawn = conditional.sample(2000, random_state=0, condition=contexts)
     assert list(drawn["mode"][:4]) == ["idle", "run", "idle", "run"]
+    alone = contexts[["mode"]], contexts.assign(heat=[np.inf, np.nan], flow="x")
+    for same in alone:  # other columns count for nothing
+        pd.testing.assert_frame_equal(conditional.sample(2000, random_state=0, condition=same), drawn)
+    with pytest.raises(ConfigError, match=r"sample needs the columns \['mode'\], however: \['mode'\] are not there"):
+        conditional.sample(3, condition=contexts[["heat"]])
     means = drawn.groupby("mode")["heat"].mean()
     assert means["idle"] == pytest.approx(-3, abs=0.3)
     assert means["run"] == pytest.approx(0, abs=0.3)
@@ -131,8 +172,8 @@ def test_what_no_context_was_like_is_charged(fitted):
 @pytest.mark.parametrize(
     ("condition", "says"),
     [
-        ([], "a list of columns"),
-        ("mode", "a list of columns"),
+        ([], "columns, however: none are given"),
+        ([True], "columns of the table, however: True"),
         (["mode", "colour"], "columns of the table, however: 'colour'"),
         ([9], "columns of the table, however: 9"),
         (["mode", "load", "heat", "flow"], "a varying column that is not given"),

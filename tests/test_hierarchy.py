@@ -15,6 +15,7 @@ from anomaly_ae import (
     Dense,
     Flow,
     Gaussian,
+    ImportanceWeighted,
     Ladder,
     LikelihoodRatio,
     Mixture,
@@ -109,6 +110,32 @@ def test_the_prior_is_that_of_the_coarsest(prior):
         assert model.latent.sample(7, prior).shape == (7, sum(DIMS))
 
 
+def test_the_importance_weighted_bound_of_a_hierarchy_stays_below_the_evidence():
+    with seeded(0):
+        model = Net(
+            backbone=Dense((16,)), latent=Ladder((2, 1)), prior=StandardNormal(), divergence=ImportanceWeighted(),
+            likelihood=Normal(2.0),
+        ).build((DIM,)).double().eval()  # fmt: skip
+    x = rows(40)
+    with seeded(0), torch.no_grad():
+        z = model.latent.sample(50_000, model.prior)
+        px = model.decode(z)
+        evidence = torch.stack([px.log_prob(row).sum(1).logsumexp(0) for row in x]).mean() - np.log(len(z))
+        model.latent.training = True
+        bounds = []
+        for k, draws in ((1, 1000), (10, 200), (200, 20)):
+            told = [(model(Batch(x)), ImportanceWeighted(k)) for _ in range(draws)]
+            bounds.append(-torch.stack([(model.reconstruction(p) + term(p)).mean() for p, term in told]).mean())
+    assert bounds[0] < bounds[1] < bounds[2] < evidence + 0.01
+    assert abs(bounds[2] - evidence) < 0.05
+
+
+def test_kl_of_finer_levels_is_told_where_the_prior_takes_the_coarsest_as_a_whole():
+    X = rows().numpy()
+    latents = VAEDetector(latent=Ladder((2, 2)), prior=Mixture(2), max_epochs=1, random_state=0).fit(X).latents(X)
+    assert latents["kl"].isna().tolist() == [False, False, True, True]
+
+
 @pytest.mark.parametrize("part", [MMD(), SlicedWasserstein(), Adversarial(), TotalCorrelation(), DIP()], ids=repr)
 def test_terms_of_all_codes_are_about_the_coarsest(part):
     with seeded(0):
@@ -137,7 +164,9 @@ def test_coarse_levels_stay_in_use(seed):
     rng = np.random.default_rng(seed)
     X = np.tanh(rng.normal(size=(1500, 3)) @ rng.normal(size=(3, 8))) + 0.1 * rng.normal(size=(1500, 8))
     plain = {"scorer": NegativeELBO(), "random_state": seed}
-    paid = VAEDetector(latent=Ladder((3, 2)), divergence=KL(warmup=0.3), **plain).fit(X).latents(X)["kl"]
+    latents = VAEDetector(latent=Ladder((3, 2)), divergence=KL(warmup=0.5), **plain).fit(X).latents(X)
+    assert latents["level"].tolist() == [1, 1, 1, 2, 2]
+    paid = latents["kl"]
     assert paid[3:].sum() > 1
     assert paid.sum() == pytest.approx(VAEDetector(latent=Gaussian(5), **plain).fit(X).latents(X)["kl"].sum(), rel=0.2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ class Conditional(Preprocessing):
 
     Encoder and decoder are told the columns `c` (an operating mode, a setpoint, the hour) and neither rebuild nor judge
     them. A value that is usual by itself is strange where its context lets expect another; a context that is rare is
-    none of the row's fault. What no context was like at fit (a value out of range, an unseen level, a gap) is charged
-    as in any column. Scorers that compare rows without a net know nothing of the context: in `Fused` they are guards
-    that look at the other columns.
+    no anomaly, as far as it was there often enough for the net to learn what belongs to it. What no context was like at
+    fit (a value out of range, an unseen level, a gap) is charged as in any column, and the net is told the nearest that
+    there was. Scorers that compare rows without a net know nothing of contexts: `Fused` leaves them out.
 
     `reconstruct` leaves these columns as they are; `sample` asks for rows with contexts, `sample(n, condition=X)`.
 
@@ -83,12 +84,12 @@ class Conditional(Preprocessing):
 
     def _given(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Which columns are conditions, by name or place."""
-        wanted = self.condition
-        if isinstance(wanted, str | int) or not wanted:
-            raise ConfigError(f"Conditional needs a list of columns, however: {wanted!r}. Give one, as ['mode'].")
-        places = [one if isinstance(one, int) else names.index(one) if one in names else -1 for one in wanted]
+        wanted = [self.condition] if isinstance(self.condition, str) else list(self.condition)
+        if not wanted:
+            raise ConfigError("Conditional needs columns, however: none are given. Name one, as ['mode'].")
+        places = [names.index(one) if one in names else one for one in wanted]
         for one, place in zip(wanted, places, strict=True):
-            if not 0 <= place < len(names):
+            if isinstance(place, bool) or not isinstance(place, Integral) or not 0 <= place < len(names):
                 raise ConfigError(
                     f"Conditional needs columns of the table, however: {one!r} is none. Choose from {list(names)[:20]}."
                 )
@@ -109,17 +110,32 @@ class Contextual(Encoding):
         self._rebuilt, self._given, self._cells = np.flatnonzero(~given), np.flatnonzero(given), self.width
         self.groups, self.owner, self.width = tuple(kept), self.owner[self._rebuilt], len(self._rebuilt)
         self.told += len(self._given)
+        self._ranges = np.full((2, self._cells), [[-np.inf], [np.inf]])
+        self._ranges[:, : len(self.numeric)] = self.moments[3:]
+        self.usual = self._usual()
 
     def transform(self, codes: Array, dtype: Type = np.float64) -> Cells:
         cells = super().transform(codes, dtype)
         mask = None if cells.mask is None else cells.mask[:, self._rebuilt]
-        context = cells.x[:, self._given]
+        ranges = self._ranges[:, self._given].astype(dtype)
+        context = np.clip(cells.x[:, self._given], *ranges)  # beyond what was there at fit a net says anything
         return Cells(
             cells.x[:, self._rebuilt],
             None if mask is None or mask.all() else mask,
             context if cells.gaps is None else np.concatenate([cells.gaps, context], axis=1),
             cells.surprise,
         )
+
+    def _usual(self) -> dict[int, tuple[float, float]]:
+        """The middle and half of the range that a given column had at fit; of a category the most frequent level."""
+        ends = np.where(np.isfinite(self._ranges), self._ranges, [[0.0], [1.0]])
+        low, high = super().inverse_transform(ends)
+        levels = {place: float(np.argmax(counts)) for place, counts in self.counts.items()}
+        return {
+            place: (levels[place], 0.0) if place in levels
+            else (float(low[place] + high[place]) / 2, float(high[place] - low[place]) / 2)
+            for place in self.context.tolist()
+        }  # fmt: skip
 
     def inverse_transform(self, x: Array) -> Array:
         cells = np.zeros((len(x), self._cells))

@@ -185,11 +185,11 @@ class Encoding:
     """Columns as cells, learned: what `Preprocessing.learn` found out, as arrays that can be stored.
 
     Numeric cells come first (those of numbers and elapsed time before those derived from them), then booleans, then
-    categories. `owner` says whose column a cell is, `gappy` which columns had some gaps, `context` which are given;
-    `told` cells are in `Cells.gaps`.
+    categories. `owner` says whose column a cell is, `gappy` which columns had some gaps, `context` which are given.
     """
 
     context: NDArray[np.intp] = np.empty(0, np.intp)
+    usual: Mapping[int, tuple[float, float]] = {}  # of those what it was at fit: a code, give or take
 
     def __init__(self, rule: Preprocessing, state: Mapping[str, NDArray[Any]]) -> None:
         self.rule, self.state = rule, dict(state)

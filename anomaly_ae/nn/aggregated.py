@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes, draw
+from anomaly_ae.nn.core import Pass, Sizes, draw, spread
 from anomaly_ae.nn.layers import Perceptron
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, check_range
@@ -22,7 +22,15 @@ from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, check_range
 __all__ = ["DIP", "MMD", "Adversarial", "SlicedWasserstein", "TotalCorrelation"]
 
 MOST = 512  # codes that are compared with each other
-WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of kernels, in units of the mean square distance of two prior codes
+WIDTHS = (
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+)  # of kernels, in units of the mean square distance of two standard normal codes
 
 
 def _imq(squares: Tensor, width: float) -> Tensor:
@@ -139,10 +147,7 @@ class SlicedWasserstein(Term):
         check_range(self, COUNT, "projections")
 
     def forward(self, p: Pass) -> Tensor:
-        z, y = _codes(p), _drawn(p)
-        along = draw(z[:1].expand(self.projections, -1))
-        along = along / along.norm(dim=1, keepdim=True)
-        return self.weight * ((z @ along.T).sort(0).values - (y @ along.T).sort(0).values).square().mean()
+        return self.weight * _sliced(_codes(p), _drawn(p), self.projections)
 
 
 class TotalCorrelation(Term):
@@ -255,18 +260,22 @@ class DIP(Term):
 class Adversarial(Term):
     r"""A critic that learns to tell codes from draws of the prior, and codes that learn to be taken for these.
 
-    .. math:: \lambda \bigl(\ln 4 - L\bigr) \approx 2 \lambda\, JS(q(z), p(z)), \quad
-              L = -E \ln D(y) - E \ln (1 - D(z)), \quad y \sim p(z)
+    .. math:: \lambda\, KL(q(z) \,\|\, p(z)) \approx -\lambda E\, D(z), \quad
+              D = \arg\min E \ln(1 + e^{D(z)}) + E \ln(1 + e^{-D(y)}), \quad y \sim p(z)
 
-    with the critic :math:`D`, a perceptron, trained beside the net to make :math:`L` small: the adversarial
-    autoencoder. With `of="independence"` it tells codes from codes whose latents are shuffled among rows, and
-    `KL() + Adversarial(of="independence")` is the FactorVAE. At most 512 codes of a batch are looked at.
+    with the critic :math:`D`, a perceptron, trained beside the net: the adversarial autoencoder, whose codes pay the
+    logarithm of the ratio of densities that the critic sees. With `of="independence"` it tells codes from codes whose
+    latents are shuffled among rows, and the ratio is the total correlation: `KL() + Adversarial(1, "independence")` is
+    the FactorVAE. At most 512 codes of a batch are looked at. Two that learn from each other may run in circles: where
+    codes need only look like the prior, `MMD` has them do so more surely.
+
+    What a critic says of validate rows depends on the critic: epochs are compared by the sliced Wasserstein distance.
 
     **Shape**: a pass over `n` rows to a scalar.
 
     Parameters
     ----------
-    weight : float >= 0 (nats a row), default=1
+    weight : float >= 0, default=0.1
         :math:`\lambda`.
     of : {"prior", "independence"}, default="prior"
         What codes are to be taken for.
@@ -281,7 +290,7 @@ class Adversarial(Term):
     References
     ----------
     Makhzani et al. (2016), Adversarial autoencoders, arXiv:1511.05644; Kim and Mnih (2018), Disentangling by
-    factorising, arXiv:1802.05983.
+    factorising, arXiv:1802.05983; Sugiyama, Suzuki and Kanamori (2012), Density ratio estimation in machine learning.
 
     Examples
     --------
@@ -292,7 +301,7 @@ class Adversarial(Term):
 
     needs = {"prior": "density"}
 
-    def __init__(self, weight: float = 1.0, of: str = "prior", hidden: int = 64) -> None:
+    def __init__(self, weight: float = 0.1, of: str = "prior", hidden: int = 64) -> None:
         self.weight = weight
         self.of = of
         self.hidden = hidden
@@ -310,13 +319,12 @@ class Adversarial(Term):
     def forward(self, p: Pass) -> Tensor:
         z = _codes(p)
         y = _drawn(p) if self.of == "prior" else z.detach().gather(0, torch.rand_like(z).argsort(0))
+        if not self.training:
+            return self.weight * _sliced(z, y)
         fixed = {name: weight.detach() for name, weight in self.critic.named_parameters()}
-        told = self._lost(lambda rows: torch.func.functional_call(self.critic, fixed, (rows,)), z, y)
-        learned = self._lost(self.critic, z.detach(), y.detach())  # the critic's own loss: a gradient, no cost
-        return self.weight * (math.log(4) - told) + (learned - learned.detach())
-
-    def _lost(self, critic: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
-        return softplus(critic(z)).mean() + softplus(-critic(y)).mean()
+        paid = -torch.func.functional_call(self.critic, fixed, (z,)).mean()
+        learned = softplus(self.critic(z.detach())).mean() + softplus(-self.critic(y.detach())).mean()
+        return self.weight * paid + (learned - learned.detach())  # the critic's own loss: a gradient, no cost
 
 
 def _codes(p: Pass) -> Tensor:
@@ -338,6 +346,11 @@ def _posteriors(p: Pass) -> tuple[Tensor, Tensor]:
 
 def _some(values: Tensor) -> Tensor:
     rows = values.movedim(1, -1).flatten(0, -2)
-    if len(rows) <= MOST:
-        return rows
-    return rows[torch.arange(MOST, device=rows.device) * len(rows) // MOST]
+    return rows if len(rows) <= MOST else spread(rows, MOST)
+
+
+def _sliced(z: Tensor, y: Tensor, directions: int = 50) -> Tensor:
+    """Sliced Wasserstein distance, squared, of two sets of as many codes `(m, dim)`."""
+    along = draw(z[:1].expand(directions, -1))
+    along = along / along.norm(dim=1, keepdim=True)
+    return ((z @ along.T).sort(0).values - (y @ along.T).sort(0).values).square().mean()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw
+from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw, spread
 from anomaly_ae.nn.latents import Point
 from anomaly_ae.nn.layers import Pointwise
 from anomaly_ae.ranges import COUNT, NOT_ALL, NOT_NEGATIVE, check_range
@@ -97,7 +97,7 @@ class VectorQuantized(Part):
 
     def start(self, p: Pass) -> None:
         if not self.begun:
-            book = self._spread(self._rows(p.h).flatten(0, -2))
+            book = spread(self._rows(p.h).flatten(0, -2), self.k)
             self.book.copy_(book)
             self.sums.copy_(book)
             self.begun.fill_(True)
@@ -109,7 +109,7 @@ class VectorQuantized(Part):
         sums = self.decay * self.sums + (1 - self.decay) * chosen.T @ e
         dead = (used < DEAD * used.mean())[:, None]
         used = torch.where(dead[:, 0], used.mean(), used)
-        sums = torch.where(dead, used[:, None] * self._spread(e), sums)
+        sums = torch.where(dead, used[:, None] * spread(e, self.k), sums)
         self.used.copy_(used)
         self.sums.copy_(sums)
         self.book.copy_(sums / used[:, None])
@@ -121,10 +121,6 @@ class VectorQuantized(Part):
 
     def _rows(self, h: Tensor) -> Tensor:
         return self.code(h).movedim(1, -1)
-
-    def _spread(self, e: Tensor) -> Tensor:
-        """As many codes of `(m, dim)` as there are vectors, evenly spread."""
-        return e[torch.arange(self.k, device=e.device) * len(e) // self.k]
 
 
 class Memory(Point):

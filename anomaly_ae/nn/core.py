@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -179,6 +180,15 @@ class Part(NumberedMixin, BaseEstimator, nn.Module):
 def draw(like: Tensor) -> Tensor:
     """Standard normal noise in the shape, type and place of `like`: the one place where parts get randomness."""
     return torch.randn_like(like)
+
+
+def spread(rows: Tensor, count: int) -> Tensor:
+    """So many of the rows `(n, ...)`, spread evenly over all by steps of the golden section, in tune with no rhythm."""
+    n = len(rows)
+    step = max(1, round(0.618034 * n))
+    while gcd(step, n) > 1:
+        step += 1
+    return rows[torch.arange(count, device=rows.device) * step % n]
 
 
 def group_of_cells(groups: tuple[tuple[str, int], ...]) -> Tensor:

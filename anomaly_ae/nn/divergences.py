@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Level, Pass, Sizes, codes, draw, kl
+from anomaly_ae.nn.core import Level, Pass, Sizes, codes, kl
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, SHARE, check_range
 
@@ -133,15 +133,10 @@ class ImportanceWeighted(Term):
         first = p.net.reconstruction(p)
         weights = [-first - _surplus(p.levels)]
         for _ in range(self.k - 1):
-            levels = tuple(_drawn_again(level) for level in p.levels)
+            levels = p.net.latent(p.h, p.net.prior, p.batch)  # each level beside what was drawn above it
             px = p.net.decode(codes(levels), p.batch.condition)
             weights.append(-p.net.reconstruction(replace(p, px=px)) - _surplus(levels))
         return math.log(self.k) - torch.stack(weights).logsumexp(0) - first
-
-
-def _drawn_again(level: Level) -> Level:
-    assert level.q is not None
-    return level._replace(z=level.q.mean + level.q.stddev * draw(level.z))
 
 
 def _surplus(levels: tuple[Level, ...]) -> Tensor:

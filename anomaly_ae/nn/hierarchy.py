@@ -31,12 +31,15 @@ class Ladder(Part):
     row departs from what its coarser codes let expect, and a level that has nothing to add costs nothing. The prior is
     that of the coarsest. The decoder sees all levels. In training codes are sampled; in scoring they are the means.
 
+    Levels that the decoder could do without are the first to collapse: `KL(warmup=0.5)` lets them be found in time, and
+    `latents` says which levels are in use.
+
     **Shape**: features `(n, features)` to levels with `q`, `p` and `z` of `(n, dim)` each, the finest first;
     `(n, features, time)` to `(n, dim, time)`.
 
     Parameters
     ----------
-    dims : sequence of int >= 1, default=(16, 8, 4)
+    dims : sequence of int >= 1, default=(8, 4)
         Latent variables of each level, the finest first.
     hidden : int >= 1, default=64
         Width of the layers between levels.
@@ -61,14 +64,14 @@ class Ladder(Part):
     offers = frozenset({"posterior", "hierarchy of codes"})
     needs = {"prior": "density"}
 
-    def __init__(self, dims: Sequence[int] = (16, 8, 4), hidden: int = 64) -> None:
+    def __init__(self, dims: Sequence[int] = (8, 4), hidden: int = 64) -> None:
         self.dims = dims
         self.hidden = hidden
 
     def build(self, sizes: Sizes) -> None:
         check_range(self, COUNT, "hidden")
         if not isinstance(self.dims, Sequence) or not self.dims or not all(is_within(dim, COUNT) for dim in self.dims):
-            raise ConfigError(f"Ladder needs dims of 1 or more, however: {self.dims!r}. Give (16, 8, 4), say.")
+            raise ConfigError(f"Ladder needs dims of 1 or more, however: {self.dims!r}. Give (8, 4), say.")
         dims = list(self.dims)
         self.width, self.faced, self.steps = sum(dims), dims[-1], sizes.steps
         above = [sum(dims[level + 1 :]) for level in range(len(dims))]

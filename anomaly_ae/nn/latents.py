@@ -27,9 +27,10 @@ class Point(Part):
 
     .. math:: z = W h + b, \quad \text{or } z = h
 
-    After training it keeps the mean and covariance of the codes of fit rows, so that `sample` can draw new codes
-    from that Gaussian and decode them (ex-post density estimation); where each time step has a code of its own, steps
-    are drawn independently, so that a sampled series has no memory beyond the decoder's.
+    After training it keeps the mean and covariance of the codes of fit rows, so that `sample` can draw new codes from
+    that Gaussian and decode them (ex-post density estimation), unless a divergence has them face a prior; where each
+    time step has a code of its own, steps are drawn independently, so that a sampled series has no memory beyond the
+    decoder's.
 
     **Shape**: features `(n, features)` to one level with `z` `(n, dim)` and no distribution; `(n, features, time)` to
     `(n, dim, time)`.
@@ -76,8 +77,10 @@ class Point(Part):
         self.mean.copy_(z.mean(0))
         self.root.copy_(vectors * values.clamp(min=0).sqrt())
 
-    def sample(self, n: int, prior: Part | None) -> Tensor:
-        """Draw `n` codes from the Gaussian fitted to the codes of fit rows: `(n, dim)` or `(n, dim, time)`."""
+    def sample(self, n: int, prior: Any) -> Tensor:
+        """Draw `n` codes from the prior, else from the Gaussian fitted to those of fit rows: `(n, dim, ...)`."""
+        if prior is not None:
+            return prior.sample(self.mean.new_empty(n, self.width, *self.steps))
         return (self.mean + draw(self.mean.expand(n, *self.steps, -1)) @ self.root.T).movedim(-1, 1)
 
 

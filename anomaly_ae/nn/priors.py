@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions.kl import register_kl
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, draw
+from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, draw, spread
 from anomaly_ae.ranges import COUNT, check_range
 
 __all__ = ["Flow", "Mixture", "StandardNormal", "Vamp"]
@@ -58,7 +58,8 @@ class Mixture(Part):
               KL(q \,\|\, p) \le -\log \sum_k w_k e^{-KL(q \| p_k)}
 
     The bound takes the divergence's place: it is in closed form, exact for one component and for components far apart,
-    and the evidence bound stays one. It speaks of the code as a whole: free bits are given once.
+    between them up to a nat too large, and the evidence bound stays one. It speaks of the code as a whole: free bits
+    are given once.
 
     **Shape**: a batch to a distribution of codes `(n, dim)`, or of each step's `(n, dim, time)`.
 
@@ -157,8 +158,7 @@ class Vamp(Part):
 
     def start(self, p: Pass) -> None:
         if not self.begun:
-            places = torch.arange(self.pseudo_inputs, device=p.batch.x.device) * len(p.batch) // self.pseudo_inputs
-            self.rows.copy_(p.batch.x[places])
+            self.rows.copy_(spread(p.batch.x, self.pseudo_inputs))
             self.begun.fill_(True)
 
     def forward(self, batch: Batch) -> D.Distribution:
@@ -180,7 +180,8 @@ class Flow(Part):
 
     where halves take turns and :math:`|s| < 2`. The divergence :math:`-H(q) - E_q \log p(z)` is estimated by one draw
     in training, and by the two points :math:`\mu \pm \sigma` in scoring, which tell it exactly as long as the flow only
-    moves and stretches. It speaks of the code as a whole: free bits are given once.
+    moves and stretches, and to within half a nat or so where it bends. It speaks of the code as a whole: free bits are
+    given once.
 
     **Shape**: a batch to a distribution of codes `(n, dim)`, or of each step's `(n, dim, time)`.
 

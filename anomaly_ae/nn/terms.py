@@ -17,7 +17,7 @@ class Term(Part):
     """What a pass pays, `(n,)` or a scalar, in nats a row; terms add up by `+`."""
 
     def __add__(self, other: Term) -> Sum:
-        return Sum([*_flat(self), *_flat(other)])
+        return Sum([*_flat(self), *_flat(other)]) if isinstance(other, Term) else NotImplemented
 
 
 class Sum(Term):
@@ -55,8 +55,10 @@ class Sum(Term):
         return pieces_of(self, self.terms)
 
     def build(self, sizes: Sizes) -> None:
-        if not self.terms:
-            raise ConfigError(f"Sum needs terms, however: {self.terms!r}. Give one or more.")
+        if not self.terms or not all(isinstance(term, Term) for term in self.terms):
+            raise ConfigError(
+                f"Sum needs divergences or penalties, however: {self.terms!r}. Give one or more, as [KL(), DIP()]."
+            )
         self.links = nn.ModuleList(self.terms)
         for term in self.terms:
             term.build(sizes)

@@ -106,7 +106,8 @@ def _steps(
         sums: dict[str, Tensor] = {}
         for _ in range(steps_per_epoch):
             terms = stack([next(rows) for rows in batches], clock)
-            gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum() / width, weights)
+            loss = torch.stack(list(terms.values())).sum() / width
+            gradients = torch.autograd.grad(loss, weights, materialize_grads=True)  # not every term asks every weight
             learning_rate = _cosine(recipe.learning_rate, clock)
             optimizer.step(_clipped(gradients, recipe.clip_norm, len(stack.nets)), learning_rate)
             clock.step += 1

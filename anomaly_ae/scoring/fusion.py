@@ -44,9 +44,9 @@ class Fused(Scorer):
     ----------
     scorers : sequence of scorers
         What to fuse. Scores that may be below 0 are first counted from as far below their smallest on validate rows as
-        that is below their median. On a table with categories, or with columns that are a condition, those that
-        compare numbers only (neighbours, `LocalDenoiser`, linear ones) look at the numbers and booleans alone, and as
-        guards: what they know nothing of would be drowned.
+        that is below their median. On a table with categories those that compare numbers only (neighbours,
+        `LocalDenoiser`, linear ones) look at the numbers and booleans alone, and as guards: what they know nothing of
+        would be drowned. Where columns are a condition, of which they know nothing, they are left out.
 
     weights : sequence of float > 0 or None, default=None
         How much each scorer's nats count; `None` is 1 for each.
@@ -101,12 +101,12 @@ class Fused(Scorer):
                 "Give as many, or None."
             )
         pairs, guards = list(zip(self.scorers, weights, strict=True)), list(self.guards)
-        blind = "category" in sizes.kinds or sizes.context > 0  # scorers of numbers do not see all there is
-        mixed = blind and not all(scorer.numbers_only for scorer in self.scorers)
+        alone = all(scorer.numbers_only for scorer in self.scorers)
+        mixed = ("category" in sizes.kinds or sizes.context > 0) and not alone
         if mixed:
             pairs = [(scorer, weight) for scorer, weight in pairs if not scorer.numbers_only]
             guards = [*(scorer for scorer in self.scorers if scorer.numbers_only), *guards]
-            if set(sizes.kinds) == {"category"}:
+            if sizes.context or set(sizes.kinds) == {"category"}:
                 guards = [guard for guard in guards if not guard.numbers_only]
             guards = [_OfNumbers(guard) if guard.numbers_only else guard for guard in guards]
         judges = [*(scorer for scorer, _ in pairs), *guards]

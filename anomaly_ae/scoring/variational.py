@@ -84,7 +84,9 @@ class LikelihoodRatio(Scorer):
 
     with :math:`L` the evidence bound and :math:`L^{>k}` the same with the `k` finest levels of a hierarchy of codes as
     the coarser ones let expect them. Normal rows are told by their coarse codes; a row that is rebuilt by fine codes
-    alone was not understood, however well it is rebuilt. Contributions are the reconstruction's.
+    alone was not understood, however well it is rebuilt. Where fine codes make the reconstruction worse, scores are
+    below 0: a row may be so far off that this says nothing of it, and `NegativeELBO() + LikelihoodRatio(k)`, which is
+    :math:`-L^{>k}`, what coarse codes alone make of a row, is the safer one. Contributions are the reconstruction's.
 
     **Shape**: a pass over `n` rows to `(n,)`.
 
