@@ -307,7 +307,7 @@ MOVES = [
     (VAEDetector, {"latent": Ladder(dims=(4, 2))}),
     (VAEDetector, {"latent": Ladder(hidden=16)}),
     (VAEDetector, {"latent": Ladder(), "scorer": LikelihoodRatio()}),
-    (VAEDetector, {"latent": Ladder(), "scorer": LikelihoodRatio(k=2)}),
+    (VAEDetector, {"latent": Ladder((4, 3, 2)), "scorer": LikelihoodRatio(k=2)}),
     (VAEDetector, {"divergence": KL(beta=3)}),
     (VAEDetector, {"divergence": KL(beta=5, capacity=1)}),
     (VAEDetector, {"divergence": KL(warmup=0.9)}),

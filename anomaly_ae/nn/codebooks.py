@@ -124,13 +124,15 @@ class VectorQuantized(Part):
 
 
 class Memory(Point):
-    r"""A code that is a blend of a few vectors of a memory, which learn what normal codes are made of.
+    r"""A code that is a blend of vectors of a memory, which learn what normal codes are made of.
 
     .. math:: z = \sum_i w_i m_i, \quad w \propto \mathrm{shrunk}\bigl(\mathrm{softmax}_i \cos(e(h), m_i)\bigr), \quad
               \sum_i w_i = 1
 
-    Weights below :math:`s / N` of `N` slots are none, unless all are. Whatever comes in, what goes on is a blend of
-    what was normal: a decoder that rebuilds too much has nothing else to rebuild from.
+    Weights below :math:`s / N` of `N` slots are none, unless all are: cosines are close to each other, and at :math:`s
+    = 1` about half of the slots are left. Whatever comes in, what goes on is a blend of what was normal: a decoder that
+    rebuilds too much has nothing else to rebuild from. `sample` draws from the Gaussian of the blends of fit rows, as a
+    `Point` does.
 
     **Shape**: features `(n, features)` to one level with `z` `(n, dim)` and no distribution; `(n, features, time)` to
     `(n, dim, time)`.
