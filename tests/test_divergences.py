@@ -136,6 +136,7 @@ def test_codes_pay_what_the_critic_sees_and_the_critic_learns_its_own_loss():
     torch.testing.assert_close(down, list(torch.autograd.grad(lost, list(part.parameters()))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_a_trained_critic_tells_the_divergence_of_all_codes(shift):
     """KL(N(m, 1) || N(0, 1)) = m^2 / 2."""
@@ -144,6 +145,7 @@ def test_a_trained_critic_tells_the_divergence_of_all_codes(shift):
     assert abs(mean - shift**2 / 2) < 0.05 + 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.0, 0.9])
 def test_a_trained_critic_of_independence_tells_the_total_correlation(rho):
     root = torch.tensor(np.linalg.cholesky([[1, rho], [rho, 1]]).T, dtype=torch.float32)
@@ -423,6 +425,7 @@ def clusters(n, seed):
     return np.array([[4, 4], [-4, 4], [0, -4]])[rng.integers(3, size=n)] + 0.3 * rng.normal(size=(n, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [Mixture(6), Vamp(12), Flow(6)], ids=repr)
 def test_a_richer_prior_knows_clusters_and_draws_new_rows_from_them(prior):
     """More of the rows that a standard normal decodes to lie between the clusters."""
@@ -440,7 +443,7 @@ def test_a_richer_prior_knows_clusters_and_draws_new_rows_from_them(prior):
     assert between > np.quantile(det.anomaly_score(clusters(500, 1)), 0.95)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("divergence", [MMD(), SlicedWasserstein(), Adversarial()], ids=repr)
 def test_points_look_like_draws_from_the_prior(divergence, seed):
     rng = np.random.default_rng(0)
@@ -460,7 +463,14 @@ def test_points_look_like_draws_from_the_prior(divergence, seed):
 
 
 @pytest.mark.parametrize(
-    "term", [TotalCorrelation(20), DIP(), DIP(20, 20, "codes"), Adversarial(1, "independence")], ids=repr
+    "term",
+    [
+        pytest.param(TotalCorrelation(20), marks=pytest.mark.slow),
+        DIP(),
+        DIP(20, 20, "codes"),
+        Adversarial(1, "independence"),
+    ],
+    ids=repr,
 )
 def test_latents_are_kept_apart(term):
     """Where the prior hardly pulls, codes of what depends on each other depend on each other."""

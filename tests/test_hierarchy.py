@@ -110,6 +110,7 @@ def test_the_prior_is_that_of_the_coarsest(prior):
         assert model.latent.sample(7, prior).shape == (7, sum(DIMS))
 
 
+@pytest.mark.slow
 def test_the_importance_weighted_bound_of_a_hierarchy_stays_below_the_evidence():
     with seeded(0):
         model = Net(
@@ -158,7 +159,7 @@ def shifted(q):
     return torch.distributions.Normal(q.mean + 1, q.stddev)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_coarse_levels_stay_in_use(seed):
     """Three factors, five latents: the coarse two do not leave them to the fine ones, nor pay twice for any."""
     rng = np.random.default_rng(seed)
