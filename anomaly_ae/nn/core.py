@@ -182,6 +182,11 @@ def draw(like: Tensor) -> Tensor:
     return torch.randn_like(like)
 
 
+def drawn(q: Distribution, noisy: bool = True) -> Tensor:
+    """A sample of a distribution by the reparameterization trick, or its mean where it is not to be `noisy`."""
+    return q.mean + q.stddev * draw(q.mean) if noisy else q.mean
+
+
 def spread(rows: Tensor, count: int) -> Tensor:
     """So many of the rows `(n, ...)`, spread evenly over all by steps of the golden section, in tune with no rhythm."""
     n = len(rows)

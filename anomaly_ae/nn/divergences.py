@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Level, Pass, Sizes, codes, kl
+from anomaly_ae.nn.core import Level, Pass, Sizes, codes, kl, row_sum
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, SHARE, check_range
 
@@ -142,7 +142,7 @@ class ImportanceWeighted(Term):
 def _surplus(levels: tuple[Level, ...]) -> Tensor:
     """By how much likelier codes are to their posterior than to the prior, in nats: `(n,)`."""
     told = [sign * d.log_prob(level.z) for level in levels for sign, d in ((1, level.q), (-1, level.p)) if d]
-    return torch.stack([each.flatten(1).sum(1) if each.dim() > 1 else each for each in told]).sum(0)
+    return torch.stack([row_sum(each) if each.dim() > 1 else each for each in told]).sum(0)
 
 
 def warn_of_collapse(records: Sequence[Mapping[str, float]], who: str) -> None:

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 import torch.distributions as D
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Level, Part, Sizes, draw
+from anomaly_ae.nn.core import Batch, Level, Part, Sizes, drawn
+from anomaly_ae.nn.densities import normal
 from anomaly_ae.nn.layers import Pointwise
 from anomaly_ae.ranges import COUNT, check_range, is_within
 
 __all__ = ["Ladder"]
-
-LEAST = 1e-6  # scale: its logarithm is finite far away
 
 
 class Ladder(Part):
@@ -104,26 +102,25 @@ class Ladder(Part):
                 "be as expected. Take fewer."
             )
         features = self._features(h)
-        found = [self._level(_normal(self.departure[-1](features[-1])), prior(batch))]
+        found = [self._level(normal(self.departure[-1](features[-1])), prior(batch))]
         for number in reversed(range(len(self.dims) - 1)):
             p = self._expected(number, found)
             seen = torch.cat([features[number], *(level.z for level in found)], dim=1)
-            off = _normal(self.departure[number](seen))
+            off = normal(self.departure[number](seen))
             q = D.Normal(p.mean + p.stddev * off.mean, p.stddev * off.stddev, validate_args=False)
             found.insert(0, self._level(p if number < expected else q, p))
         return tuple(found)
 
     def posterior(self, h: Tensor) -> D.Normal:
         """What features say of the coarsest codes."""
-        return _normal(self.departure[-1](self._features(h)[-1]))
+        return normal(self.departure[-1](self._features(h)[-1]))
 
     def sample(self, n: int, prior: Any) -> Tensor:
         """Draw `n` codes, coarse ones first, finer ones as these let expect: `(n, dim)` or `(n, dim, time)`."""
         like = next(self.parameters()).new_empty(n, self.dims[-1], *self.steps)
         found = [Level(q=None, p=None, z=prior.sample(like))]
         for number in reversed(range(len(self.dims) - 1)):
-            p = self._expected(number, found)
-            found.insert(0, Level(q=None, p=None, z=p.mean + p.stddev * draw(p.mean)))
+            found.insert(0, Level(q=None, p=None, z=drawn(self._expected(number, found))))
         return torch.cat([level.z for level in found], dim=1)
 
     def _features(self, h: Tensor) -> list[Tensor]:
@@ -135,12 +132,7 @@ class Ladder(Part):
 
     def _expected(self, number: int, found: Sequence[Level]) -> D.Normal:
         """What coarser codes let expect of a level."""
-        return _normal(self.expectation[number](torch.cat([level.z for level in found], dim=1)))
+        return normal(self.expectation[number](torch.cat([level.z for level in found], dim=1)))
 
     def _level(self, q: D.Normal, p: D.Distribution) -> Level:
-        return Level(q=q, p=p, z=q.mean + q.stddev * draw(q.mean) if self.training else q.mean)
-
-
-def _normal(params: Tensor) -> D.Normal:
-    mu, stretch = (half.contiguous() for half in params.chunk(2, dim=1))
-    return D.Normal(mu, softplus(stretch) + LEAST, validate_args=False)
+        return Level(q=q, p=p, z=drawn(q, noisy=self.training))

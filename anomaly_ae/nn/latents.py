@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.distributions as D
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw
+from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw, drawn
+from anomaly_ae.nn.densities import normal
 from anomaly_ae.nn.layers import Pointwise
 from anomaly_ae.ranges import COUNT, check_range
 
@@ -125,14 +125,11 @@ class Gaussian(Part):
 
     def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
         q = self.posterior(h)
-        z = q.mean + q.stddev * draw(q.mean) if self.training else q.mean
-        return (Level(q=q, p=prior(batch), z=z),)
+        return (Level(q=q, p=prior(batch), z=drawn(q, noisy=self.training)),)
 
     def posterior(self, h: Tensor) -> D.Normal:
         """What features say of the code."""
-        # of views, whose rows are apart, all that follows takes several times as long
-        mu, raw_sigma = (half.contiguous() for half in self.code(h).chunk(2, dim=1))
-        return D.Normal(mu, softplus(raw_sigma) + 1e-6, validate_args=False)  # the floor: log sigma is finite far away
+        return normal(self.code(h))
 
     def sample(self, n: int, prior: Any) -> Tensor:
         """Draw `n` codes from the prior: `(n, dim)` or `(n, dim, time)`."""

@@ -9,7 +9,7 @@ import torch.distributions as D
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes, draw, feature_mean
+from anomaly_ae.nn.core import Pass, Sizes, drawn, feature_mean
 from anomaly_ae.nn.densities import Bell, Likelihood, Symmetric
 from anomaly_ae.ranges import NOT_ALL, POSITIVE, check_range
 
@@ -121,7 +121,7 @@ class LearnedNormal(Likelihood):
 
     def sample(self, px: D.Distribution) -> Tensor:
         """New rows: means and, around them, errors of the learned scale."""
-        return px.mean + px.stddev * draw(px.mean)
+        return drawn(px)
 
     def after_step(self, p: Pass) -> None:
         if self.per == "cell":

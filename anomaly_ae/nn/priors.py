@@ -51,7 +51,18 @@ class StandardNormal(Part):
         return draw(like)
 
 
-class Mixture(Part):
+class _OfComponents(Part):
+    """What priors share that are mixtures of normals."""
+
+    offers = frozenset({"density"})
+
+    def sample(self, like: Tensor) -> Tensor:
+        """Codes drawn, of the shape of `like`."""
+        p: Components = self(Batch(like))
+        return p.drawn(like)
+
+
+class Mixture(_OfComponents):
     r"""Codes in clusters: a mixture of normals that is learned.
 
     .. math:: p(z) = \sum_k w_k N(z; \mu_k, \mathrm{diag}\,\sigma_k^2), \quad
@@ -85,8 +96,6 @@ class Mixture(Part):
     Mixture(components=4)
     """
 
-    offers = frozenset({"density"})
-
     def __init__(self, components: int = 10) -> None:
         self.components = components
 
@@ -99,12 +108,8 @@ class Mixture(Part):
     def forward(self, batch: Batch) -> D.Distribution:
         return Components(self.logits.log_softmax(0), self.mean, self.log_scale.exp())
 
-    def sample(self, like: Tensor) -> Tensor:
-        """Codes drawn, of the shape of `like`."""
-        return self(Batch(like)).drawn(like)
 
-
-class Vamp(Part):
+class Vamp(_OfComponents):
     r"""Codes like those of some made-up rows: a mixture of posteriors, whose rows are learned.
 
     .. math:: p(z) = \frac1K \sum_k q(z \,|\, u_k)
@@ -134,7 +139,6 @@ class Vamp(Part):
     Vamp(pseudo_inputs=20)
     """
 
-    offers = frozenset({"density"})
     needs = {"latent": "posterior"}
 
     begun: Tensor
@@ -166,10 +170,6 @@ class Vamp(Part):
         condition = self.rows.new_zeros(len(self.rows), *self.condition) if self.condition[0] else None
         q = net.latent.posterior(net.encoder(self.rows, condition))
         return Components(q.mean.new_full((len(self.rows),), -math.log(len(self.rows))), q.mean, q.stddev)
-
-    def sample(self, like: Tensor) -> Tensor:
-        """Codes drawn, of the shape of `like`."""
-        return self(Batch(like)).drawn(like)
 
 
 class Flow(Part):

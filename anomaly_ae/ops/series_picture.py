@@ -152,9 +152,14 @@ def draw(
 
 def of_events(detector: SeriesDetector, X: pd.DataFrame, assessed: Assessed) -> list[tuple[str, Figure]]:
     """The strangest machines that had events, and the channels that these blame: with names, a picture each."""
-    machines = [machine for machine in machines_of(detector, X, assessed)[0] if len(machine.events)]
-    strangest = sorted(machines, key=lambda machine: -machine.score.max())[:PAGE_MACHINES]
-    return [(machine.name or "", draw(detector, [machine], most=PAGE_PANELS, width=5.0)) for machine in strangest]
+    events = assessed[1]
+    if not len(events):
+        return []
+    severest: list[str] = []
+    if detector.group is not None:
+        severest.extend(events.groupby("group")["severity"].max().nlargest(PAGE_MACHINES).index.map(str))
+    machines = machines_of(detector, X, assessed, severest)[0]
+    return [(machine.name or "", draw(detector, [machine], most=PAGE_PANELS, width=5.0)) for machine in machines]
 
 
 def _channel(panel: Axes, machine: Machine, name: str, j: int) -> None:
