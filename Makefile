@@ -21,9 +21,10 @@ demo: $(INSTALLED)
 	@echo
 	cd demo && ../$(BIN)/anomaly-ae score model $(SAMPLE)_mixed.csv --keep patient --output scores.csv
 	@echo
-	cd demo && ../$(BIN)/python ../pipelines/compare.py scores.csv $(SAMPLE)_labels.csv --label malignant
+	cd demo && ../$(BIN)/anomaly-ae evaluate model $(SAMPLE)_mixed.csv --labels $(SAMPLE)_labels.csv --label malignant --report evaluation.html
 	@echo
 	@echo "Next: look at every row's score and blamed columns  less demo/scores.csv"
+	@echo "      look at how good the model is                 demo/evaluation.html in a browser"
 	@echo "      look at the model                             $(BIN)/anomaly-ae info demo/model"
 	@echo "      look at the runs in a browser                 cd demo && ../$(BIN)/anomaly-ae ui"
 

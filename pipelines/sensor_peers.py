@@ -258,7 +258,7 @@ class Discord(Judged):
         pass
 
     def _fit(self, parts: list[Array]) -> None:
-        from sensor_metrics import buffer_length
+        from anomaly_ae.evaluation.surface import buffer_length
 
         self.train = max(parts, key=len)
         self.window = min(buffer_length(self.train[:, 0]), len(self.train) // 2)

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sensor_metrics import VUSPR, buffer_length, composite_f1, counts, diagnosis, found, rates
+from sensor_metrics import counts, found, rates
+
+from anomaly_ae.evaluation.events import composite_f1, diagnosis
+from anomaly_ae.evaluation.surface import VUSPR, buffer_length
 
 Line = dict[str, Any]
 Factory = Callable[[int], Any]

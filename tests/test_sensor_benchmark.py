@@ -18,6 +18,8 @@ import sensor_metrics as metrics
 import sensor_peers as peers
 import sensor_protocols as protocols
 
+from anomaly_ae.evaluation import events, surface
+
 PUBLIC = Path(os.environ.get("ANOMALY_AE_SERIES", Path(__file__).parents[2] / "shared/bench/sensor"))
 needs_public = pytest.mark.skipif(not PUBLIC.exists(), reason="needs the public series beside the repository")
 
@@ -35,7 +37,7 @@ def labelled(rng, rows=400, events=3):
 def literal_vus_pr(label, score, widest):
     """As the papers and TSB-AD write it: threshold by threshold, buffer by buffer, row by row."""
     n, label = len(label), label.astype(int)
-    runs = [(start, end - 1) for start, end in metrics.ranges(label)]
+    runs = [(start, end - 1) for start, end in surface.ranges(label)]
 
     def joined(width):
         spans, half = [], width // 2
@@ -82,7 +84,7 @@ def test_vus_pr_is_what_the_papers_write(case, widest):
         label[100:110] = label[113:120] = label[140:150] = True
     score = rng.normal(size=len(label)) + label
     score = score.round() if case == "ties" else score
-    assert metrics.VUSPR(label, widest)(score) == pytest.approx(literal_vus_pr(label, score, widest), abs=1e-12)
+    assert surface.VUSPR(label, widest)(score) == pytest.approx(literal_vus_pr(label, score, widest), abs=1e-12)
 
 
 def test_vus_pr_equals_the_reference_implementation():
@@ -91,32 +93,32 @@ def test_vus_pr_equals_the_reference_implementation():
     label = labelled(rng)
     score = rng.normal(size=len(label)) + label
     reference = grader.RangeAUC_volume_opt(label.astype(int), score, 20)[-1]
-    assert metrics.VUSPR(label, 20)(score) == pytest.approx(reference, abs=1e-12)
+    assert surface.VUSPR(label, 20)(score) == pytest.approx(reference, abs=1e-12)
 
 
 def test_vus_pr_of_scores():
     rng = np.random.default_rng(0)
     label = labelled(rng, rows=4000, events=12)
-    judge = metrics.VUSPR(label, 0)
+    judge = surface.VUSPR(label, 0)
     assert judge(label.astype(float)) == pytest.approx(1)
     chance = np.mean([judge(rng.random(len(label))) for _ in range(20)])
     assert chance == pytest.approx(label.mean(), abs=0.02)
     score = rng.normal(size=len(label)) + label
     assert judge(np.exp(score)) == judge(score)  # ranks alone count
-    assert metrics.VUSPR(label, 40)(np.roll(score, 6)) > judge(np.roll(score, 6))  # a buffer forgives being late
+    assert surface.VUSPR(label, 40)(np.roll(score, 6)) > judge(np.roll(score, 6))  # a buffer forgives being late
 
 
 def test_vus_pr_needs_both_labels():
     for label in (np.zeros(9), np.ones(9)):
         with pytest.raises(ValueError, match="needs rows labelled 0 and rows labelled 1"):
-            metrics.VUSPR(label, 3)
+            surface.VUSPR(label, 3)
 
 
 @pytest.mark.parametrize("period", [20, 60, 111])
 def test_the_buffer_is_the_period(period):
     noise = np.random.default_rng(0).normal(0, 0.1, 5000)
-    assert abs(metrics.buffer_length(np.sin(2 * np.pi * np.arange(5000) / period) + noise) - period) <= 1
-    assert metrics.buffer_length(np.ones(50)) == metrics.OTHERWISE
+    assert abs(surface.buffer_length(np.sin(2 * np.pi * np.arange(5000) / period) + noise) - period) <= 1
+    assert surface.buffer_length(np.ones(50)) == surface.OTHERWISE
 
 
 # --- other metrics ---------------------------------------------------------------------------------------------------
@@ -144,10 +146,10 @@ def test_rates_are_those_of_the_confusion_matrix():
 def test_composite_f1_asks_for_events_and_for_precise_rows():
     label = np.repeat([0, 1, 0, 1, 0], 10).astype(bool)
     one_row_each = np.isin(np.arange(50), [12, 33])
-    assert metrics.composite_f1(label, one_row_each) == 1
-    assert metrics.composite_f1(label, np.ones(50, bool)) == pytest.approx(2 * 0.4 / 1.4)  # all: precision .4
-    assert metrics.composite_f1(label, np.isin(np.arange(50), [12, 13])) == pytest.approx(2 * 0.5 / 1.5)
-    assert metrics.composite_f1(label, np.zeros(50, bool)) == 0
+    assert events.composite_f1(label, one_row_each) == 1
+    assert events.composite_f1(label, np.ones(50, bool)) == pytest.approx(2 * 0.4 / 1.4)  # all: precision .4
+    assert events.composite_f1(label, np.isin(np.arange(50), [12, 13])) == pytest.approx(2 * 0.5 / 1.5)
+    assert events.composite_f1(label, np.zeros(50, bool)) == 0
 
 
 @pytest.mark.parametrize(("top", "right"), [(899, False), (900, True), (1010, True), (1120, True), (1121, False)])
@@ -162,14 +164,14 @@ def test_diagnosis():
     contributions = np.zeros((30, 4))
     contributions[10:20] = [4, 3, 2, 1]
     contributions[25] = [0, 0, 0, 9]
-    right = metrics.diagnosis(contributions, [(10, 20, [0, 1]), (25, 26, [3])])
+    right = events.diagnosis(contributions, [(10, 20, [0, 1]), (25, 26, [3])])
     assert right == {"hit100": 1, "hit150": 1, "ndcg": 1}
-    wrong = metrics.diagnosis(contributions, [(10, 20, [2, 3])])
+    wrong = events.diagnosis(contributions, [(10, 20, [2, 3])])
     assert wrong == {"hit100": 0, "hit150": 0.5, "ndcg": 0}
-    second = metrics.diagnosis(contributions, [(10, 20, [1])])
+    second = events.diagnosis(contributions, [(10, 20, [1])])
     assert second == {"hit100": 0, "hit150": 1, "ndcg": 0}  # 1.5 rounds to 2
     rng = np.random.default_rng(0)
-    blind = metrics.diagnosis(rng.random((4000, 10)), [(i, i + 1, [1, 2, 3]) for i in range(4000)])
+    blind = events.diagnosis(rng.random((4000, 10)), [(i, i + 1, [1, 2, 3]) for i in range(4000)])
     assert blind["hit100"] == pytest.approx(0.3, abs=0.02)
 
 
@@ -396,7 +398,7 @@ def test_public_files_are_read_whole():
             assert len(series.label) == len(series.test)
             assert series.train.shape[1] == series.test.shape[1]
     for series in sizes["ucr"]:
-        assert [event[:2] for event in series.events] == metrics.ranges(series.label)
+        assert [event[:2] for event in series.events] == surface.ranges(series.label)
     for series in sizes["rootcause"]:
         inside = np.zeros(len(series.label), dtype=bool)
         for start, end, channels in series.events:

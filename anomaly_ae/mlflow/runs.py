@@ -71,10 +71,17 @@ def of_fit(
     return Record("fit", name, start, end, source, model.tags, params, points, register)
 
 
-def of_score(source: Input, model: Model, start: int, metrics: Mapping[str, float], tags: Mapping[str, str]) -> Record:
+def of_score(
+    source: Input,
+    model: Model,
+    start: int,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    did: str = "score",
+) -> Record:
     """Metrics, and which model it was."""
     end = now()
-    return Record("score", f"score {source.name}", start, end, source, {**model.tags, **tags}, {}, _now(metrics, end))
+    return Record(did, f"{did} {source.name}", start, end, source, {**model.tags, **tags}, {}, _now(metrics, end))
 
 
 def of_monitor(batch: Mapping[str, Any], asset: str, model: Model, start: int) -> Record:

@@ -14,7 +14,6 @@ from typing import Any
 
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_page, write_whole
-from anomaly_ae.data.formats import Format
 from anomaly_ae.data.sources import expand
 from anomaly_ae.data.tables import Table
 from anomaly_ae.loading import load
@@ -28,12 +27,11 @@ from anomaly_ae.ops.assets import Place, add, chart
 from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.report import tells, window_page
 from anomaly_ae.ops.series_times import laid, last_moment
+from anomaly_ae.ops.sinks import NOTHING, Nowhere
 from anomaly_ae.ops.tally import Allowed, nameless
 from anomaly_ae.ops.tracking import Entry, digest, tracked
 from anomaly_ae.promise import percent
 from anomaly_ae.series.detector import SeriesDetector
-
-NOTHING = Format("nothing", lambda schema: b"", lambda table: b"")
 
 
 @dataclass(frozen=True)
@@ -144,29 +142,6 @@ def evidence_of(detector: Any, file: str, dialect: Dialect) -> tuple[Evidence, d
         evidence = job.run(Nowhere(), NOTHING, Allowed.of("1%"), None).evidence()
     assert evidence is not None  # the model has a profile
     return evidence, last
-
-
-class Nowhere:
-    """A sink that keeps nothing."""
-
-    rejects_path: Path | None = None
-
-    def begin(self, schema: Any) -> None:
-        """There is nothing to go on from."""
-
-    def write(self, scores: Any, rejects: Any) -> None:
-        """Rows are not kept."""
-
-    def checkpoint(self, done: dict[str, Any]) -> None:
-        """Nor is how far they are."""
-
-    def refuse(self) -> None:
-        """Too many rows are bad: there is nothing to keep of them."""
-
-    def finish(self, summary: dict[str, Any], tally: dict[str, Any]) -> None:
-        """There is nothing to publish."""
-
-    note = checkpoint
 
 
 def told(summary: MonitorSummary) -> str:

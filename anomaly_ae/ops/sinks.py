@@ -20,6 +20,8 @@ from anomaly_ae.ops.journal import Journal
 
 EVERY = 1.0  # seconds between checkpoints
 REJECTS = FORMATS["csv"]
+NOTHING = Format("nothing", lambda schema: b"", lambda table: b"")
+AS_TABLES = Format("tables", lambda schema: b"", lambda table: table)  # for a sink in memory
 
 
 def usual_rejects(output: str | os.PathLike[str]) -> Path:
@@ -237,3 +239,38 @@ class Stream:
         if self._rejects is not None and self._any:
             self._rejects.sync()
             publish(self._rejects.draft, self._rejects.path)
+
+
+class Nowhere:
+    """A sink that keeps nothing."""
+
+    rejects_path: Path | None = None
+
+    def begin(self, schema: Any) -> None:
+        """There is nothing to go on from."""
+
+    def write(self, scores: Any, rejects: Any) -> None:
+        """Rows are not kept."""
+
+    def checkpoint(self, done: dict[str, Any]) -> None:
+        """Nor is how far they are."""
+
+    def refuse(self) -> None:
+        """Too many rows are bad: there is nothing to keep of them."""
+
+    def finish(self, summary: dict[str, Any], tally: dict[str, Any]) -> None:
+        """There is nothing to publish."""
+
+    note = checkpoint
+
+
+class Gathered(Nowhere):
+    """A sink that keeps the tables themselves, of `AS_TABLES`."""
+
+    def __init__(self) -> None:
+        self.tables: list[pa.Table] = []
+
+    def write(self, scores: Any, rejects: Any) -> None:
+        """Keep a block of rows."""
+        if isinstance(scores, pa.Table):
+            self.tables.append(scores)

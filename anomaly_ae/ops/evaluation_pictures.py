@@ -1,0 +1,129 @@
+"""Pictures of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+NORMAL, ANOMALY, UNKNOWN = "#4878a8", "#c8553d", "#5d6875"
+MARGINS = {"left": 0.08, "right": 0.98, "bottom": 0.14, "top": 0.95, "wspace": 0.22}
+
+
+def curves(normal: Floats, anomalous: Floats, threshold: float) -> Figure:
+    """Draw recall against false alarms, and precision against recall, with where the threshold lies."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    truth = np.repeat([False, True], [len(normal), len(anomalous)])
+    score = np.concatenate([normal, anomalous])
+    alarm = score > threshold
+    recall, false = float(alarm[truth].mean()), float(alarm[~truth].mean())
+    figure = Figure(figsize=(8, 3.6))
+    left, right = figure.subplots(1, 2, gridspec_kw=MARGINS)
+    false_rates, recalls, _ = roc_curve(truth, score)
+    left.plot(false_rates, recalls, color=NORMAL, drawstyle="steps-post")
+    left.plot([0, 1], [0, 1], color=UNKNOWN, linestyle=":", label="random order")
+    left.plot([false], [recall], "o", color=ANOMALY, label="the threshold")
+    left.set(xlabel="false-alarm rate", ylabel="recall", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    precisions, recalls, _ = precision_recall_curve(truth, score)
+    right.plot(recalls, precisions, color=NORMAL, drawstyle="steps-post")
+    right.axhline(truth.mean(), color=UNKNOWN, linestyle=":", label="random order")
+    if alarm.any():
+        right.plot([recall], [truth[alarm].mean()], "o", color=ANOMALY, label="the threshold")
+    right.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    return _finished(figure)
+
+
+def scores(normal: Floats, anomalous: Floats, threshold: float) -> Figure:
+    """Draw how scores are spread, normal rows above and anomalies below, as shares of each."""
+    from matplotlib.figure import Figure
+
+    both = np.concatenate([normal, anomalous])
+    low, high = float(min(both.min(), threshold)), float(max(both.max(), threshold))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    logarithmic = low > 0 and high / low > 10
+    edges = (np.geomspace if logarithmic else np.linspace)(low, high, 61)
+    edges[0], edges[-1] = low, high  # geomspace rounds
+    figure = Figure(figsize=(8, 3.6))
+    axes = figure.subplots(gridspec_kw=MARGINS)
+    for some, colour, label in ((normal, NORMAL, "normal rows"), (anomalous, ANOMALY, "anomalies")):
+        heights = np.histogram(some, edges)[0] / len(some)
+        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.6, label=label)
+    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set(xlabel="anomaly score", ylabel="share of each")
+    return _finished(figure)
+
+
+def robustness(curve: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw AUROC and false alarms against how far rows are spoilt, a kind a panel."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(line["kind"] for line in curve))
+    figure = Figure(figsize=(8, 2.8))
+    margins = {**MARGINS, "bottom": 0.19, "top": 0.81}
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False, gridspec_kw=margins)[0]
+    for panel, kind in zip(panels, kinds, strict=True):
+        lines = [line for line in curve if line["kind"] == kind]
+        levels = [line["level"] for line in lines]
+        panel.plot(levels, [line["auroc"] for line in lines], "o-", color=NORMAL, markersize=3, label="AUROC")
+        panel.plot(
+            levels,
+            [line["false_alarm_rate"] for line in lines],
+            "s--",
+            color=ANOMALY,
+            markersize=3,
+            label="false alarms",
+        )
+        panel.set_title(kind, fontsize=10)
+        panel.set(ylim=(-0.02, 1.02))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("AUROC, rate")
+    figure.supxlabel("level", fontsize=10)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def codes(z: Floats, of: NDArray[np.int64]) -> Figure:
+    """Draw codes on their first two principal components, by label; far ones are held at the edge."""
+    from matplotlib.figure import Figure
+    from sklearn.decomposition import PCA
+
+    known = z[of == 1] if (of == 1).sum() > 2 else z
+    plane = PCA(2).fit(known).transform(z)
+    middle, reach = np.median(plane, axis=0), 6 * np.std(PCA(2).fit_transform(known), axis=0) + 1e-12
+    plane = np.clip(plane, middle - reach, middle + reach)
+    figure = Figure(figsize=(8, 4))
+    axes = figure.subplots(gridspec_kw=MARGINS)
+    for label, colour, mark, name in (
+        (0, UNKNOWN, "x", "no label"),
+        (1, NORMAL, "o", "normal rows"),
+        (-1, ANOMALY, "^", "anomalies"),
+    ):
+        if (of == label).any():
+            points = plane[of == label]
+            axes.plot(points[:, 0], points[:, 1], mark, color=colour, markersize=3, alpha=0.6, label=name)
+    axes.set(xlabel="first principal component of normal codes", ylabel="second")
+    return _finished(figure)
+
+
+def _finished(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        _bare(axes)
+    return figure
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False)
