@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.penalties import *
     from anomaly_ae.nn.priors import *
     from anomaly_ae.nn.recurrent import *
+    from anomaly_ae.nn.relaxed import *
     from anomaly_ae.nn.temporal import *
     from anomaly_ae.nn.terms import *
     from anomaly_ae.ops.batches import score_batches as score_batches

@@ -99,8 +99,9 @@ class VAEDetector(Detector):
 
     By default the errors' scale is learned, so that the KL term is weighed right without tuning and stays alive.
 
-    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()`,
-    `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
+    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()` (none
+    where the latent has its own), `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`,
+    `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
     weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis())])`, and with
     `effort="fast"` `scorer=NegativeELBO()`.

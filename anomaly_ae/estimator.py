@@ -36,7 +36,7 @@ from anomaly_ae.folds import Fold
 from anomaly_ae.incremental import IncrementalMixin
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of
 from anomaly_ae.monitoring.profile import References
-from anomaly_ae.nn.core import Part, lacking
+from anomaly_ae.nn.core import Part, faces_prior, lacking
 from anomaly_ae.nn.divergences import warn_of_collapse
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
@@ -198,6 +198,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         wanting = lacking(axes["backbone"], axes) or any("backbone" in lacking(piece, axes) for piece in pieces)
         if self.backbone is None and wanting:
             chosen["backbone"] = self._defaults["backbone"]  # the effort's does not go with what was given
+        if self.prior is None and not faces_prior(axes):
+            chosen["prior"] = None  # codes have their own
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
 
     def _default(self, name: str) -> Any:

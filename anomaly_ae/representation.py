@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
+from scipy.special import entr, logsumexp
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -96,9 +96,10 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
 
         `level`, of a hierarchy, the finest first; `mean` and `spread`, of the codes of rows of the first net; `active`,
         a spread above 0.01 (Burda et al. 2016, arXiv:1509.00519); and of a VAE `noise`, the root mean square of the
-        posteriors' scales; `kl`, the mean divergence from the prior in nats (missing where a prior takes the code as a
-        whole); and `information`, what the latent knows of the row it is of, :math:`E[\log q(z_j | x) - \log q(z_j)]`
-        in nats, estimated by at most 512 of the rows, evenly spread: at most the logarithm of their number.
+        posteriors' scales; `kl`, the mean divergence from the prior in nats (missing where several latents have one
+        together); and `information`, what the latent knows of the row it is of,
+        :math:`E[\log q(z_j | x) - \log q(z_j)]` in nats, estimated by at most 512 of the rows, evenly spread: at most
+        the logarithm of their number.
         """
         rows = self._checked(X)
         told = self.folds_[0].read(rows, _of_latents)
@@ -110,7 +111,8 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
         if not np.isnan(noise).all():
             latents["noise"], latents["kl"] = np.sqrt(np.mean(noise**2, axis=0)), kl.mean(axis=0)
             some = np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(np.intp)
-            latents["information"] = [_information(*both) for both in zip(mean[some].T, noise[some].T, strict=True)]
+            of = _information if "normal posterior" in self.folds_[0].net.latent.offers else _of_switch
+            latents["information"] = [of(*both) for both in zip(mean[some].T, noise[some].T, strict=True)]
         return latents.rename_axis("latent")
 
     @property
@@ -137,3 +139,9 @@ def _information(mean: Array, noise: Array) -> float:
     off = (z[:, :, None] - mean) / noise
     mixed = logsumexp(-0.5 * off**2 - np.log(noise), axis=2) - np.log(len(mean))
     return float(((own - mixed) @ weights).mean() / weights.sum())
+
+
+def _of_switch(chance: Array, _: Array) -> float:
+    """The same of a cell that is 0 or 1, from its chances of 1 `(n,)`: exact."""
+    apart = entr(chance) + entr(1 - chance)
+    return float(entr(chance.mean()) + entr(1 - chance.mean()) - apart.mean())

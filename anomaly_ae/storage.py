@@ -52,6 +52,7 @@ ROOMS = (
     "nn.penalties",
     "nn.priors",
     "nn.recurrent",
+    "nn.relaxed",
     "nn.temporal",
     "nn.terms",
     "scoring.disagreement",

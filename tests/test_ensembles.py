@@ -12,6 +12,8 @@ from anomaly_ae import (
     MMD,
     Adversarial,
     AutoencoderDetector,
+    BernoulliCode,
+    CategoricalCode,
     Contractive,
     Dense,
     Disagreement,
@@ -72,6 +74,8 @@ COMPOSITIONS = {
     "mixture": (VAEDetector, {"prior": Mixture(3), "divergence": KL() + MMD() + SlicedWasserstein()}),
     "pseudo-inputs": (VAEDetector, {"prior": Vamp(3), "divergence": KL() + TotalCorrelation() + DIP()}),
     "flow": (VAEDetector, {"prior": Flow(2), "divergence": ImportanceWeighted(3)}),
+    "switches": (VAEDetector, {"latent": BernoulliCode(8)}),
+    "categories": (VAEDetector, {"latent": CategoricalCode(4, 3), "divergence": KL(free_bits=0.1)}),
     "hierarchy": (VAEDetector, {"latent": Ladder((3, 2)), "divergence": KL() + Adversarial(of="independence")}),
 }
 

@@ -14,7 +14,9 @@ from anomaly_ae import (
     TCN,
     Adversarial,
     Bernoulli,
+    BernoulliCode,
     Categorical,
+    CategoricalCode,
     Chain,
     Contractive,
     ConvLSTM,
@@ -312,6 +314,12 @@ def test_codes_made_of_vectors_go_with_steps_and_windows(backbone, latent):
 @pytest.mark.parametrize("backbone", FAMILIES, ids=repr)
 def test_codes_of_every_backbone_can_pay(backbone):
     check_together(backbone, None, Normal(), penalty=L1Code() + Contractive())
+
+
+@pytest.mark.parametrize("latent", [BernoulliCode(3), CategoricalCode(2, 3)], ids=repr)
+@pytest.mark.parametrize("backbone", [FAMILIES[0], Dense((16,))], ids=repr)
+def test_discrete_codes_go_with_steps_and_windows(backbone, latent):
+    check_together(backbone, KL(), Normal(), latent=clone(latent), prior=None)
 
 
 @pytest.mark.parametrize("backbone", [FAMILIES[0], Dense((16,))], ids=repr)

@@ -15,6 +15,8 @@ import pytest
 
 from anomaly_ae import (
     AutoencoderDetector,
+    BernoulliCode,
+    CategoricalCode,
     Dense,
     Gaussian,
     GaussianNoise,
@@ -53,6 +55,8 @@ DETECTORS = {
     "VAE": quick(VAEDetector, learning_rate=0.01 / 3),
     "batch norm": quick(backbone=Dense(hidden=[8, 4], batch_norm=True, dropout=0.1), latent=Point(dim=2)),
     "sum of scores": quick(VAEDetector, latent=Gaussian(3), scorer=ReconstructionError(power=1) + 0.1 * KLScore()),
+    "switches": quick(VAEDetector, latent=BernoulliCode(3)),
+    "categories": quick(VAEDetector, latent=CategoricalCode(2, levels=3), scorer=KLScore()),
     "quantile": quick(threshold=Quantile(), clip_norm=None, patience=None),
 }
 

@@ -181,7 +181,7 @@ class TotalCorrelation(Term):
     Sum(terms=[KL(), TotalCorrelation(weight=3)])
     """
 
-    needs = {"latent": "posterior"}
+    needs = {"latent": "normal posterior"}
 
     def __init__(self, weight: float = 5.0) -> None:
         self.weight = weight
@@ -234,7 +234,7 @@ class DIP(Term):
     Sum(terms=[KL(), DIP(weight=5)])
     """
 
-    needs = {"latent": "posterior"}
+    needs = {"latent": "normal posterior"}
 
     def __init__(self, weight: float = 10.0, diagonal: float = 100.0, of: str = "means") -> None:
         self.weight = weight

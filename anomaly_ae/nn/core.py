@@ -182,6 +182,12 @@ def draw(like: Tensor) -> Tensor:
     return torch.randn_like(like)
 
 
+def gumbel(like: Tensor) -> Tensor:
+    """Standard Gumbel noise in the shape, type and place of `like`; the difference of two draws is logistic."""
+    least = torch.finfo(like.dtype).tiny
+    return -torch.rand_like(like).clamp(min=least).log().neg().log()
+
+
 def drawn(q: Distribution, noisy: bool = True) -> Tensor:
     """A sample of a distribution by the reparameterization trick, or its mean where it is not to be `noisy`."""
     return q.mean + q.stddev * draw(q.mean) if noisy else q.mean
@@ -262,6 +268,14 @@ def lacking(part: Part, parts: Mapping[str, Part | None]) -> dict[str, str]:
     return {axis: quality for axis, quality in part.needs.items() if quality not in there.get(axis, ())}
 
 
+def faces_prior(parts: Mapping[str, Part | None]) -> bool:
+    """Whether codes face the prior: points where a term has them, others unless they have one of their own."""
+    latent = parts.get("latent")
+    if "posterior" in getattr(latent, "offers", ()):
+        return "prior" in getattr(latent, "needs", ())
+    return any("prior" in piece.needs for part in parts.values() if isinstance(part, Part) for piece in part.pieces())
+
+
 def check_compatible(parts: Mapping[str, Part | None]) -> None:
     """Refuse a combination in which some part needs what its neighbour does not offer.
 
@@ -283,8 +297,7 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
                 f"prior, a divergence and a posterior), or leave {type(part).__name__} out."
             )
     prior, latent = parts.get("prior"), parts.get("latent")
-    faced = "posterior" in getattr(latent, "offers", ()) or any("prior" in part.needs for part in pieces)
-    if prior is not None and not faced:
+    if prior is not None and not faces_prior(parts):
         raise IncompatiblePartsError(
             f"{type(prior).__name__} needs a latent or a divergence that faces it, however: {latent!r} and "
             f"{parts.get('divergence')!r}. Choose another latent, as VAEDetector has, or leave the prior out."

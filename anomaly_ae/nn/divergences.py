@@ -121,7 +121,7 @@ class ImportanceWeighted(Term):
     ImportanceWeighted(k=10)
     """
 
-    needs = {"latent": "posterior"}
+    needs = {"latent": "normal posterior"}
 
     def __init__(self, k: int = 5) -> None:
         self.k = k

@@ -59,7 +59,7 @@ class Ladder(Part):
     Ladder(dims=(8, 2))
     """
 
-    offers = frozenset({"posterior", "hierarchy of codes"})
+    offers = frozenset({"posterior", "normal posterior", "hierarchy of codes"})
     needs = {"prior": "density"}
 
     def __init__(self, dims: Sequence[int] = (8, 4), hidden: int = 64) -> None:

@@ -112,7 +112,7 @@ class Gaussian(Part):
     Gaussian(dim=4)
     """
 
-    offers = frozenset({"posterior"})
+    offers = frozenset({"posterior", "normal posterior"})
     needs = {"prior": "density"}
 
     def __init__(self, dim: int | None = None) -> None:

@@ -139,7 +139,7 @@ class Vamp(_OfComponents):
     Vamp(pseudo_inputs=20)
     """
 
-    needs = {"latent": "posterior"}
+    needs = {"latent": "normal posterior"}
 
     begun: Tensor
 
