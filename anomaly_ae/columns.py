@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_ae.data.contract import Column, Contract, is_plain, listed
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import DataError, warn
 
 Array = NDArray[np.float64]
 MIN_ROWS = 3  # one to fit, one to validate, one to calibrate
@@ -62,12 +61,10 @@ class ColumnsMixin:
         UserWarning
             Of that.
         """
-        warnings.warn(
+        warn(
             f"{type(self).__name__} is to judge rows that it did not learn from, however: fit_predict has it judge "
             "those that it did, which are rarely alarms. Fit on normal rows and predict others, or use "
-            "cross_val_predict.",
-            UserWarning,
-            stacklevel=2,
+            "cross_val_predict."
         )
         verdicts: NDArray[np.intp] = self.fit(X).predict(X)  # type: ignore[attr-defined]
         return verdicts
@@ -150,12 +147,10 @@ def warn_of_copies(rows: Array, columns: Sequence[Column], who: str) -> None:
         return
     for place, column in enumerate(columns):
         if column.kind == "number" and len(np.unique(different[:, place])) > APART * len(different):
-            warnings.warn(
+            warn(
                 f"{who} needs rows that come once, however: {copies:,} of {len(rows):,} are copies of others, though "
                 f"{column.name!r} tells these apart. Where copies both teach and calibrate, the threshold is too low: "
-                "drop them (X.drop_duplicates()).",
-                UserWarning,
-                stacklevel=5,
+                "drop them (X.drop_duplicates())."
             )
             return
 
@@ -168,12 +163,10 @@ def warn_of_pooled(rows: Array, columns: Sequence[Column], most: int, who: str) 
         counts = np.bincount(rows[rows[:, place] >= 0, place].astype(np.intp))  # the others are missing or unseen
         pooled = 1 - np.sort(counts)[-most:].sum() / counts.sum()
         if pooled > POOLED:
-            warnings.warn(
+            warn(
                 f"{who} needs cells for levels that it is to tell apart, however: {column.name!r} has "
                 f"{len(column.levels)}, and those beyond the {most} most frequent hold {pooled:.0%} of rows. Set "
-                f"preprocessing=Preprocessing(max_levels={len(column.levels)}), or leave the column out.",
-                UserWarning,
-                stacklevel=5,
+                f"preprocessing=Preprocessing(max_levels={len(column.levels)}), or leave the column out."
             )
 
 

@@ -1,8 +1,10 @@
-"""The exceptions of the package; each message says who, what rule, what was found and what to do.
+"""The exceptions of the package, and how it warns; each message says who, what rule, what was found and what to do.
 
-All of them are `ValueError`s as well, so that code written for scikit-learn catches them as it does its own.
+All exceptions are `ValueError`s as well, so that code written for scikit-learn catches them as it does its own.
 """
 
+import sys
+import warnings
 from typing import Any
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "ModelFolderError",
     "OutputError",
 ]
+
+PASSED_THROUGH = {"anomaly_ae", "joblib", "sklearn", "torch"}  # packages whose lines tell a user nothing
 
 
 class AnomalyError(ValueError):
@@ -51,3 +55,11 @@ class ModelFolderError(AnomalyError):
 
 class OutputError(AnomalyError):
     """A result cannot be put where it was asked for."""
+
+
+def warn(message: str) -> None:
+    """Warn, with the line that called this package, or another that called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in PASSED_THROUGH:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Self
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context, clone
 from sklearn.utils import check_random_state
 
+from anomaly_ae.errors import warn
 from anomaly_ae.explanation import ExplanationMixin
 from anomaly_ae.folds import Fold
 from anomaly_ae.keeping import all_or_nothing
@@ -110,11 +110,9 @@ class IncrementalMixin(ExplanationMixin):
             reservoir.add(held_out[number :: len(self.folds_)], rng)
             known.add(learned, rng)
         if self.rows_lacking:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} goes on learning as soon as it can calibrate by what is new, however: so far "
-                f"fewer than {HELD_OUT_EVERY * self._wanted} rows came since load. Until then it is as it was.",
-                UserWarning,
-                stacklevel=4,
+                f"fewer than {HELD_OUT_EVERY * self._wanted} rows came since load. Until then it is as it was."
             )
             self.n_rows_seen_ += len(rows)
             return self

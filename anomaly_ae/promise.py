@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
+from anomaly_ae.errors import warn
 from anomaly_ae.scoring.thresholds import rows_needed
 
 LEARNED, BY_CHANCE = 0.4, 1e-6  # so few rows above the median before, and so surely: they were learned from
@@ -50,13 +50,11 @@ def warn_of_few(detector: Any) -> None:
     alpha, independent = getattr(detector.threshold_, "alpha", None), independent_rows(detector)
     if alpha is None or 1 / (independent + 1) <= alpha:
         return
-    warnings.warn(
+    warn(
         f"A rate of false alarms of {percent(alpha)} needs {rows_needed(alpha)} independent rows held out, however: "
         f"{detector.profile_.told_rows:,} that follow each other tell as much as {independent:.0f}, and up to "
         f"{percent(promised(detector) or 1)} of normal rows may be alarms. Give more rows of normal operation, or take "
-        "shorter windows.",
-        UserWarning,
-        stacklevel=6,  # who called fit
+        "shorter windows."
     )
 
 
@@ -65,12 +63,10 @@ def warn_of_learned(detector: Any, scores: NDArray[np.float64], before: NDArray[
     above, step = float((scores > np.median(before)).mean()), math.ceil(_apart(detector))
     if above >= LEARNED or mannwhitneyu(scores[::step], before[::step], alternative="less").pvalue >= BY_CHANCE:
         return
-    warnings.warn(
+    warn(
         f"{type(detector).__name__} needs rows that no fit has seen, however: {above:.0%} of these are stranger than "
         "half of those held out before, as if they had been learned from. The threshold would be too low, and alarms "
-        "too many: take others.",
-        UserWarning,
-        stacklevel=4,  # who called recalibrate
+        "too many: take others."
     )
 
 

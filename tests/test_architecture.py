@@ -218,6 +218,10 @@ def test_a_refusal_says_what_rule_what_was_found_and_what_to_do(path):
         assert text in PASSED_ON or re.fullmatch(r".+ .+, however: .+[.;})] ([A-Z].+[.})]|{}.*)", text, re.DOTALL), text
 
 
+def test_warnings_have_one_place():
+    assert [name_of(path) for path in FILES if "warnings.warn(" in path.read_text()] == ["errors"]
+
+
 def test_files_stay_readable():
     long = {name_of(path): lines for path in FILES if (lines := len(path.read_text().splitlines())) > 420}
     assert not long

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import DataError, warn
 
 Array = NDArray[np.float64]
 Kind = Literal["number", "boolean", "category", "date"]
@@ -411,7 +410,7 @@ def _is_label(column: Column, values: pd.Series) -> bool:
 def _warn(columns: Sequence[Column], like: str, advice: str) -> None:
     if columns:
         names = listed([column.name for column in columns])
-        warnings.warn(f"Columns {like}: {names}{advice}", UserWarning, stacklevel=3)
+        warn(f"Columns {like}: {names}{advice}")
 
 
 def listed(names: Sequence[str], most: int | None = None) -> str:

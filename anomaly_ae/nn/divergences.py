@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -11,7 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.errors import ConfigError, warn
 from anomaly_ae.nn.core import Level, Pass, Sizes, codes, kl, row_sum
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, SHARE, check_range
@@ -150,10 +149,8 @@ def warn_of_collapse(records: Sequence[Mapping[str, float]], who: str) -> None:
     last = {record["net"]: record["validate_kl"] for record in records if "validate_kl" in record}
     if not last or (nats := fmean(last.values())) >= COLLAPSED:
         return
-    warnings.warn(
+    warn(
         f"{who} needs codes that tell rows apart, however: their KL divergence is {nats:.1g} nats: the posterior "
         "has collapsed, and every row is rebuilt as the same. Lower beta or set free_bits of the divergence, or take a "
-        "likelihood of a learned or smaller scale; columns that know nothing of each other leave nothing to tell.",
-        UserWarning,
-        stacklevel=5,  # who called fit
+        "likelihood of a learned or smaller scale; columns that know nothing of each other leave nothing to tell."
     )

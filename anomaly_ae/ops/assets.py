@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from uuid import uuid4
 
 from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.data.streams import STDIN
-from anomaly_ae.errors import AnomalyError, ConfigError, OutputError
+from anomaly_ae.errors import AnomalyError, ConfigError, OutputError, warn
 from anomaly_ae.mlflow import runs
 from anomaly_ae.monitoring.history import Evidence, History, Normal
 from anomaly_ae.ops.arguments import Path_
@@ -113,7 +112,7 @@ def monitored(
             return alone(normal, evidence, inputs, place), []
         found, history = add(place, normal, evidence, inputs)
     except (AnomalyError, OSError) as error:
-        warnings.warn(f"{error} The result is complete, but not monitored.", UserWarning, stacklevel=3)
+        warn(f"{error} The result is complete, but not monitored.")
         return None, []
     return found, [chart(place, found, history)] if track else []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -20,7 +19,7 @@ from anomaly_ae.data.drafts import check_output, check_page, pointed_at, write_w
 from anomaly_ae.data.formats import Format, format_of
 from anomaly_ae.data.sources import expand
 from anomaly_ae.data.streams import STDIN
-from anomaly_ae.errors import ConfigError, OutputError
+from anomaly_ae.errors import ConfigError, OutputError, warn
 from anomaly_ae.estimator import Detector
 from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow import runs
@@ -353,11 +352,9 @@ def _again(sink: Files, there: dict[str, Any], after: Afterwards) -> ScoreSummar
     if (left := sink.left) is not None:
         return after.follow_up(Tally.of(left), summary)
     if after.page is not None and not after.page.exists():
-        warnings.warn(
+        warn(
             f"A report is made when rows are scored, however: this job was complete before. For {after.page}, remove "
-            f"{sink.journal.output} and score again.",
-            UserWarning,
-            stacklevel=3,
+            f"{sink.journal.output} and score again."
         )
     return summary
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomaly_ae import storage
+from anomaly_ae.errors import warn
 from anomaly_ae.mlflow import outbox, runs
 from anomaly_ae.mlflow.store import redacted, tracking_uri
 
@@ -51,7 +51,7 @@ def _sent(told: Callable[[], Entry]) -> runs.Sent | None:
                 outbox.forget(folder)
                 return sent
     except Exception as error:
-        warnings.warn(f"{runs.reason(error)} The result is complete, {fate}.", UserWarning, stacklevel=3)
+        warn(f"{runs.reason(error)} The result is complete, {fate}.")
     return None
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 
+from anomaly_ae.errors import warn
 from anomaly_ae.ranges import PROPER_SHARE, check_range
 
 __all__ = ["Conformal", "Quantile"]
@@ -69,12 +69,10 @@ class Conformal(BaseEstimator):
         self.resolution_ = 1 / (n + 1)
         rank = math.floor(self.alpha * (n + 1) + 1e-9)  # 1e-9: 0.07 * 100 is 7.000000000000001, 0.29 * 100 is 28.99..
         if rank == 0:
-            warnings.warn(
+            warn(
                 f"Conformal(alpha={self.alpha:g}) needs {rows_needed(self.alpha)} calibrate rows, however: {n}. The "
                 f"threshold is the largest calibrate score, a false-alarm rate of about {self.resolution_:.2g}. Give "
-                "fit more rows.",
-                UserWarning,
-                stacklevel=2,
+                "fit more rows."
             )
         self.value_ = float(scores[n - min(max(rank, 1), n)])
         return self

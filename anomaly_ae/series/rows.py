@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.columns import ColumnsMixin, as_frame
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import DataError, warn
 from anomaly_ae.series.timeline import GAP, Timeline, moments, usual_step
 
 Array = NDArray[np.float64]
@@ -73,20 +72,16 @@ class SeriesRowsMixin(ColumnsMixin):
     def _warn_of_times(self) -> None:
         stamps = [column.name for column in self.contract_.columns if column.rising]
         if self.time is None and stamps:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} needs to know which column says when rows were taken, however: {stamps[0]!r} "
-                f"rises from row to row, and time is None. Set time={stamps[0]!r}, to know where rows are missing.",
-                UserWarning,
-                stacklevel=4,
+                f"rises from row to row, and time is None. Set time={stamps[0]!r}, to know where rows are missing."
             )
 
     def _warn_of_step(self, steps: float) -> None:
         if not 1 / GAP < steps < GAP:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} needs rows about as far apart as at fit, however: these are {steps:.4g} times "
-                "as far, so that windows are others. Give times in the same unit, and rows at the same step.",
-                UserWarning,
-                stacklevel=4,
+                "as far, so that windows are others. Give times in the same unit, and rows at the same step."
             )
 
     def _timeline(self, taken: Taken, longest_fill: int | None = None) -> Timeline:

@@ -6,7 +6,6 @@ import enum
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly_ae.data.drafts import write_whole
-from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.errors import ConfigError, DataError, warn
 from anomaly_ae.explanation import Verdict, known
 from anomaly_ae.series.calibrated import smoothed
 from anomaly_ae.series.channels import Encoded, Standing
@@ -237,12 +236,10 @@ class Stream:
         """Warn, once, of times in another unit or rows at another rate."""
         self.is_warned = True
         so = "each begins anew and no event opens" if self.came is Came.ANEW else "windows are others"
-        warnings.warn(
+        warn(
             f"A stream needs rows about as far apart as at fit, however: the last {TELLING} are about {steps:.4g} "
             f"times as far, so that {so}. Give times in the same unit, and rows at the same step "
-            f"({self.detector.step_:.6g} in that unit, seconds where they are dates).",
-            UserWarning,
-            stacklevel=5,
+            f"({self.detector.step_:.6g} in that unit, seconds where they are dates)."
         )
 
     def _followed(self, key: str, time: float | None) -> tuple[Tail | None, Came]:
@@ -251,11 +248,9 @@ class Stream:
         if tail is None or time is None or tail.time is None or not tail.was_ahead_of(time):
             return tail, Came.FIRST if tail is None else Came.NEXT
         ahead, where = (tail.time - time) / self.detector.step_, f" in {key}" if key else ""
-        warnings.warn(
+        warn(
             f"A stream needs a clock that goes evenly, however: it jumped {ahead:.4g} steps ahead{where}, and back. "
-            "The series goes on from before that; look at the clock.",
-            UserWarning,
-            stacklevel=5,
+            "The series goes on from before that; look at the clock."
         )
         if tail.before is None:
             del self.tails[key]
