@@ -81,6 +81,7 @@ FLOORS = [
     ["ops.evaluating", "ops.monitoring", "ops.refitting", "ops.series_plot", "ops.watch"],
     ["cli.app", "cli.ending"],
     ["cli.evaluating", "cli.jobs", "cli.models", "cli.monitoring", "cli.series"],
+    ["__main__"],
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 FILES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -445,6 +446,20 @@ def test_an_interrupted_job_has_no_output_yet(place, tmp_path):
     left = {path.name for path in tmp_path.iterdir()} - {".out.csv.rejects.csv.part"}  # which the first bad row begins
     # from where the same command goes on; see test_scoring_job.py
     assert left == {"long.csv", ".out.csv.part", "out.csv.job.json"}
+
+
+def test_a_command_that_is_interrupted_while_it_is_imported_shows_no_traceback(tmp_path):
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    module, name = project["scripts"]["anomaly-ae"].split(":")
+    command = [sys.executable, "-X", "importtime", "-c", f"from {module} import {name}; {name}()", "info", "model"]
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        while "typer" not in (line := process.stderr.readline()):
+            assert line
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130
+    assert "Traceback" not in said
 
 
 # --- how quick it is, and what it says of itself ---------------------------------------------------------------------
