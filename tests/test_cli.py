@@ -133,6 +133,28 @@ def test_decimal_commas_are_read_beside_text(tmp_path):
     assert np.array_equal(*(load(tmp_path / name).anomaly_score(table) for name in ("dn", "plain")))
 
 
+@pytest.mark.parametrize("header", [",,a,b,c,d", "a,b,c,d,,", ",a,b,,c,d"])
+def test_columns_without_a_name_are_ignored_where_there_are_several(place, tmp_path, header):
+    names, plain = header.split(","), rows(300).sort_values("d", ignore_index=True)
+    write(plain, tmp_path / "plain.csv")
+    other = pd.Series([f"text {row}" for row in range(len(plain))])
+    odd = pd.concat([plain[name] if name else other for name in names], axis=1).set_axis(names, axis=1)
+    lines = odd.to_csv(index=False).splitlines()
+    (tmp_path / "odd.csv").write_text("\n".join([header, *lines[1:], "1,2,3,4"]))
+    ran = done("score", place / "model", tmp_path / "odd.csv", "--output", tmp_path / "odd_out.csv")
+    assert ran.stderr.count("(without a name)") == 1
+    assert "4 fields where the header has 6" in (tmp_path / "odd_out.csv.rejects.csv").read_text()
+    (tmp_path / "odd.csv").write_text("\n".join([header, *lines[1:]]))
+    done("score", place / "model", tmp_path / "plain.csv", "--output", tmp_path / "out.csv")
+    assert (tmp_path / "odd_out.csv").read_text() == (tmp_path / "out.csv").read_text()
+    for kind in ("", "--time d"):
+        ran = done(*f"fit --data {tmp_path}/odd.csv --model {tmp_path}/model --overwrite {kind}".split())
+        assert ran.stderr.count("(without a name)") == 1
+        assert load(tmp_path / "model").contract_.names == COLUMNS[: 3 if kind else 4]
+    checked = CliRunner().invoke(app, ["check", str(place / "model"), str(tmp_path / "odd.csv")])
+    assert checked.stdout == "(without a name): a column that the model does not know\n"
+
+
 @pytest.mark.parametrize(("top", "named"), [(0, 0), (1, 1), (4, 4), (100, 4)])
 def test_shares_fall_and_add_up(place, tmp_path, top, named):
     done("score", place / "model", place / "normal.csv", "--output", tmp_path / "out.csv", "--top", top)
@@ -258,6 +280,7 @@ FILES = {  # what is no table at all: text is a CSV file, bytes are a Parquet fi
     "header only": ("a,b,c,d\n", ["no row"]),
     "header without newline": ("a,b,c,d", []),
     "two of a name": ("a,b,c,d,b\n1,2,3,4,5\n", ["'b'"]),
+    "no name at all": (",,,\n1,2,3,4\n", ["''"]),
     "open quote in the header": ('a,"b,c,d\n1,2,3,4\n', ["header"]),
     "carriage returns alone": ("a,b,c,d\r1,2,3,4\r", ["carriage returns"]),
     "Excel's line": ("sep=;\na;b;c;d\n1;2;3;4\n", ["'sep=;'", "Excel"]),

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -89,6 +90,11 @@ class Source(Protocol):
     @property
     def columns(self) -> tuple[str, ...]: ...
 
+    @property
+    def nameless(self) -> tuple[str, ...]:
+        """The empty name, where several columns have it; they are then not among `columns`."""
+        ...
+
     def chunks(self, wanted: Wanted, start: Position | None = None) -> Iterator[tuple[Any, Position]]:
         """Raw chunks of it from a position on, and where each begins but for its rows; cheap."""
         ...
@@ -154,7 +160,7 @@ def open_source(path: str | os.PathLike[str], dialect: Dialect | None = None) ->
             source: Source = Columnar.open(path)
         else:
             source = Csv.open(path, dialect or Dialect())
-    names = source.columns
+    names = source.columns or source.nameless * 2
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"A table needs distinct column names, however: {path} repeats {repeated}. Rename them.")
     return source
@@ -182,7 +188,7 @@ class Csv:
     """A text table: pyarrow reads pieces of whole records; where one fails, its bad rows are found and set aside."""
 
     name: str
-    columns: tuple[str, ...]
+    fields: tuple[str, ...]  # what the header calls them
     dialect: Dialect
     begin: Position
     text: Text | None = field(default=None, compare=False)  # of standard input, which is opened once
@@ -228,6 +234,14 @@ class Csv:
         text.close()
         return cls(path, tuple(names), dialect, begin, as_written=text.as_written)
 
+    @cached_property
+    def nameless(self) -> tuple[str, ...]:
+        return ("",) if self.fields.count("") > 1 else ()
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for name in self.fields if name not in self.nameless)
+
     def chunks(self, wanted: Wanted, start: Position | None = None) -> Iterator[tuple[Piece, Position]]:
         """Pieces of whole records; what cannot be sought is read from the beginning."""
         with readable(self.name), self.text or Text(self.name, self.dialect.encoding) as text:
@@ -247,14 +261,12 @@ class Csv:
         types |= {name: pa.float64() for name in wanted.numbers}
 
         def read(data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
-            whole = pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=len(data) + 1, column_names=list(self.columns)
-            )
+            whole = pyarrow.csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=list(self.fields))
             return pyarrow.csv.read_csv(
                 pa.BufferReader(data), whole, dialect.parse(b'"' in data), dialect.convert(types)
             )
 
-        sifted = sift(chunk, read, self.columns, types or {self.columns[0]: pa.string()}, dialect)
+        sifted = sift(chunk, read, self.fields, types or {self.columns[0]: pa.string()}, dialect)
         judged, troubles = wanted.judge(sifted.table) if wanted.judge else (None, [])
         found = dict(sifted.bad)
         for row, column, reason in reversed(troubles):
@@ -308,6 +320,7 @@ class Columnar:
     columns: tuple[str, ...]
     schema: pa.Schema
     rows: int | None  # of an Arrow stream nobody knows before its end
+    nameless: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str) -> Columnar:

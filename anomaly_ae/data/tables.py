@@ -47,6 +47,10 @@ class Table:
     def columns(self) -> tuple[str, ...]:
         return self.source.columns
 
+    @property
+    def nameless(self) -> tuple[str, ...]:
+        return self.source.nameless
+
     def require(self, names: Sequence[str], who: str) -> None:
         """Raise DataError where a column of `names` is missing."""
         require(self.source, names, who)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from anomaly_ae.data.coding import WANTED, coded
-from anomaly_ae.data.contract import UNSEEN, Column
+from anomaly_ae.data.contract import UNSEEN, Column, listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.tables import Table
@@ -80,7 +80,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     tallies = [_Tally(column, name) for column, name in zip(known, names, strict=False) if name in table.columns]
     lacking = [column.name for column in known[len(names) :]]
     lacking += [name for name in [*beside, *names] if name not in table.columns]
-    extra = [name for name in others if name not in names[: len(known)]]
+    extra = [*(name for name in others if name not in names[: len(known)]), *table.nameless]
     placed = [name for name in beside if name in table.columns]
     read = [tally.name for tally in tallies]
     read += [name for name in placed if name not in read]
@@ -98,7 +98,8 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
         for name in lacking
     ]
     findings += [
-        Finding("extra column", name, rows, 1.0, 1, f"{name}: a column that the model does not know") for name in extra
+        Finding("extra column", name, rows, 1.0, 1, f"{listed([name])}: a column that the model does not know")
+        for name in extra
     ]
     findings += bad.findings(rows)
     for tally in tallies if rows else []:

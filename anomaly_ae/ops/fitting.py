@@ -22,7 +22,7 @@ from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import check_name
 from anomaly_ae.ops.arguments import Path_, Progress, tell
-from anomaly_ae.ops.describe import describe, told, told_promise
+from anomaly_ae.ops.describe import describe, told, told_ignored, told_promise
 from anomaly_ae.ops.report import fit_page
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.promise import promised
@@ -42,6 +42,7 @@ class FitSummary:
     data: str
     rows: int
     columns: list[str]
+    ignored_columns: list[str]  # those without a name, where there are several
     constant_columns: list[str]
     detector: str
     nets: int
@@ -97,6 +98,7 @@ def fit(
         data=str(data),
         rows=len(X),
         columns=columns,
+        ignored_columns=list(table.nameless),
         constant_columns=[column.name for column in detector.contract_.columns if column.constant],
         detector=repr(detector),
         nets=len(detector.folds_),
@@ -200,6 +202,7 @@ def told_fit(s: FitSummary) -> str:
     lines = [
         f"fitted    {s.detector}",
         f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s, {epochs}",
+        *told_ignored(s),
         f"threshold {s.threshold:.6g}{promise}",
         f"model     {s.model}",
     ]

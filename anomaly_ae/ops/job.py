@@ -70,7 +70,8 @@ class Job:
     def ignored(self) -> list[str]:
         """Columns that neither the model knows nor the output keeps."""
         known = {name for each in self.columns for columns in each for name in columns} | set(self.keep)
-        return list(dict.fromkeys(name for source in self.sources for name in source.columns if name not in known))
+        names = [name for source in self.sources for name in [*source.columns, *source.nameless]]
+        return [name for name in dict.fromkeys(names) if name not in known]
 
     def run(self, sink: Sink, format: Format, allowed: Allowed, progress: Progress | None) -> Tally:
         """Score all rows, from the beginning or from where the sink says that it stands."""

@@ -96,6 +96,7 @@ def fit(
         data=str(data),
         rows=len(X),
         columns=detector.contract_.names,
+        ignored_columns=list(table.nameless),
         detector=repr(detector),
         window=detector.fold_.length,
         step=detector.step_,
@@ -182,7 +183,7 @@ def score(
         threshold=detector.threshold_.value_,
         event_level=detector.events_.level_,
         events=[{str(name): _plain(value) for name, value in event.items()} for event in found.to_dict("records")],
-        ignored_columns=[name for name in table.columns if name not in {*X.columns, *keep}],
+        ignored_columns=[name for name in [*table.columns, *table.nameless] if name not in {*X.columns, *keep}],
         notes=[
             *told_dropped(detector, X, line),
             *told_unseen(detector, X),

@@ -27,6 +27,7 @@ class SeriesFitSummary:
     data: str
     rows: int
     columns: list[str]
+    ignored_columns: list[str]
     detector: str
     window: int
     step: float
@@ -117,6 +118,7 @@ def told_fit(s: SeriesFitSummary) -> str:
             f"fitted    {s.detector}",
             f"rows      {s.rows:,} of {len(s.columns)} columns from {s.data}, {s.seconds:.1f} s",
             *([f"note      flags, which count only where they hold what they never held: {flags}"] if flags else []),
+            *told_ignored(s),
             *noted(s.notes),
             f"window    a score looks back on at most {s.window} rows",
             f"threshold {s.threshold:.6g}{promise}; events open above {s.event_level:.6g}",
