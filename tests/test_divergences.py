@@ -485,10 +485,13 @@ def test_latents_are_kept_apart(term):
     assert left(weak + term) < 0.1 < 0.3 < left(weak)
 
 
-def test_sum_without_terms_is_refused():
+def test_sums_of_nothing_or_of_the_same_twice_are_refused():
     for terms in ([], [KL(), KLScore()]):
         with pytest.raises(ConfigError, match="Sum needs divergences or penalties, however"):
             Sum(terms).build(Sizes((DIM,)))
+    for twice in (KL() + ImportanceWeighted(), ImportanceWeighted() + DIP() + KL(2), Sum([Sum([KL()]), KL()])):
+        with pytest.raises(ConfigError, match=r"Sum counts the KL divergence from the prior once, however: .*KL\("):
+            VAEDetector(divergence=twice).fit(np.eye(5))
     for other in (3, KLScore()):
         with pytest.raises(TypeError, match="unsupported operand"):
             KL() + other

@@ -59,6 +59,7 @@ class KL(Term):
     """
 
     needs = {"latent": "posterior"}
+    has_kl = True
 
     def __init__(
         self, beta: float = 1.0, capacity: float | None = None, warmup: float = 0.0, free_bits: float = 0.0
@@ -121,6 +122,7 @@ class ImportanceWeighted(Term):
     """
 
     needs = {"latent": "normal posterior"}
+    has_kl = True
 
     def __init__(self, k: int = 5) -> None:
         self.k = k

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ __all__ = ["Sum"]
 
 class Term(Part):
     """What a pass pays, `(n,)` or a scalar, in nats a row; terms add up by `+`."""
+
+    has_kl: ClassVar[bool] = False  # whether codes pay their KL divergence from the prior by it
 
     def __add__(self, other: Term) -> Sum:
         return Sum([*_flat(self), *_flat(other)]) if isinstance(other, Term) else NotImplemented
@@ -35,7 +38,7 @@ class Sum(Term):
     Raises
     ------
     ConfigError
-        At `fit`, when there is none.
+        At `fit`, when there is none, or two have codes pay their KL divergence from the prior.
 
     References
     ----------
@@ -58,6 +61,12 @@ class Sum(Term):
         if not self.terms or not all(isinstance(term, Term) for term in self.terms):
             raise ConfigError(
                 f"Sum needs divergences or penalties, however: {self.terms!r}. Give one or more, as [KL(), DIP()]."
+            )
+        twice = [term for term in self.pieces() if getattr(term, "has_kl", False)][:2]
+        if len(twice) > 1:
+            raise ConfigError(
+                f"Sum counts the KL divergence from the prior once, however: {twice[0]!r} and {twice[1]!r} both do. "
+                "Leave one out."
             )
         self.links = nn.ModuleList(self.terms)
         for term in self.terms:
