@@ -80,6 +80,8 @@ class Fold:
                 own = parts if number == 0 else {axis: part and clone(part) for axis, part in parts.items()}
                 nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, told, groups))
             scorer.build(Sizes(shape, told, context=len(encoding.context), groups=groups))
+            for piece in scorer.pieces():
+                piece.join(nets[0])
             nets[0].rehearse()  # type: ignore[operator]
             return cls(encoding, nets.to(device), scorer.to(device), np.zeros(encoding.columns), dtype).settle()
 

@@ -21,11 +21,13 @@ from anomaly_ae import (
     Mixture,
     NegativeELBO,
     Normal,
+    SeriesDetector,
     SlicedWasserstein,
     StandardNormal,
     TotalCorrelation,
     VAEDetector,
     Vamp,
+    View,
 )
 from anomaly_ae.errors import ConfigError, IncompatiblePartsError
 from anomaly_ae.nn.core import Batch, kl, total_kl
@@ -180,3 +182,20 @@ def test_a_hierarchy_is_asked_for_and_values_are_checked():
             net(latent)
     with pytest.raises(ConfigError, match=r"LikelihoodRatio needs k to be .*, however: -1\. Try 1"):
         VAEDetector(latent=Ladder(), scorer=LikelihoodRatio(-1)).fit(rows().numpy())
+
+
+class Untrained(Ladder):
+    """Fails where training begins."""
+
+    def start(self, p):
+        raise AssertionError("a step was taken")
+
+
+@pytest.mark.parametrize("scorer", [LikelihoodRatio(2), NegativeELBO() + LikelihoodRatio(2)])
+def test_too_many_levels_are_refused_before_anything_is_learned(scorer):
+    det = VAEDetector(latent=Untrained(), scorer=scorer, random_state=0)
+    for detector in (det, SeriesDetector(det, views=[View(scorer)], window=8)):
+        with pytest.raises(ConfigError, match="A ladder needs a level that the row decides, however: of 2 levels 2"):
+            detector.fit(rows().numpy())
+    with pytest.raises(AssertionError, match="a step was taken"):
+        det.set_params(scorer=LikelihoodRatio(1)).fit(rows().numpy())

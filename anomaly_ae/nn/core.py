@@ -154,7 +154,7 @@ class Part(NumberedMixin, BaseEstimator, nn.Module):
         """Make the tensors; a part without any leaves this alone."""
 
     def join(self, net: Any) -> None:
-        """Hook of the net that the part is of, once all of it is there."""
+        """Hook of the net that the part is of, or that it scores by, once all of it is there."""
 
     def pieces(self) -> list[Part]:
         """This part and the parts that it is made of."""

@@ -96,11 +96,7 @@ class Ladder(Part):
         ConfigError
             When no level is left to expect anything by.
         """
-        if expected >= len(self.dims):
-            raise ConfigError(
-                f"A ladder needs a level that the row decides, however: of {len(self.dims)} levels {expected} are to "
-                "be as expected. Take fewer."
-            )
+        self.check_expected(expected)
         features = self._features(h)
         found = [self._level(normal(self.departure[-1](features[-1])), prior(batch))]
         for number in reversed(range(len(self.dims) - 1)):
@@ -110,6 +106,14 @@ class Ladder(Part):
             q = D.Normal(p.mean + p.stddev * off.mean, p.stddev * off.stddev, validate_args=False)
             found.insert(0, self._level(p if number < expected else q, p))
         return tuple(found)
+
+    def check_expected(self, expected: int) -> None:
+        """Raise ConfigError where so many levels as expected leave none to expect anything by."""
+        if expected >= len(self.dims):
+            raise ConfigError(
+                f"A ladder needs a level that the row decides, however: of {len(self.dims)} levels {expected} are to "
+                "be as expected. Take fewer."
+            )
 
     def posterior(self, h: Tensor) -> D.Normal:
         """What features say of the coarsest codes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,6 +120,9 @@ class LikelihoodRatio(Scorer):
 
     def build(self, sizes: Sizes) -> None:
         check_range(self, whole(0), "k")
+
+    def join(self, net: Any) -> None:
+        net.latent.check_expected(self.k)
 
     def forward(self, p: Pass) -> Tensor:
         return by_members(p, self._one)

@@ -104,6 +104,8 @@ class SeriesFold:
                 scorer, reads = view.scorer, view.scorer.reads_net
                 length = view.length(window, longest)
                 scorer.build(Sizes((channels.width, length), groups=channels.groups))
+                for piece in scorer.pieces() if reads else ():
+                    piece.join(self.net)
                 top = None if view.channels == "all" else int(view.channels)
                 self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))
             if self.net is not None:
