@@ -108,6 +108,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     calibration_scores_: Array
     threshold_: Any
     lineage_: list[dict[str, Any]]  # which models and data this one comes from
+    files_: list[str]  # digests of those that it learned from
 
     _defaults: ClassVar[Mapping[str, Any]] = {}  # what stands for `None`
     _by_effort: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the same where it is a matter of effort
@@ -240,7 +241,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         context = self._init_callback_context(max_subtasks=len(divided))
         context.call_on_fit_task_begin(estimator=self, X=rows)
         self.folds_, self._reservoirs, self._learned, records = [], [], [], []
-        self.lineage_ = []
+        self.lineage_, self.files_ = [], []
         references = References(rows, len(divided))
         for number, split in enumerate(divided):
             task = context.subcontext(task_name=f"net {number + 1} of {len(divided)}", max_subtasks=self.epochs)

@@ -55,6 +55,7 @@ def config_of(detector: Any, **fitted: Any) -> dict[str, Any]:
         "parts": {axis: storage.to_tree(part) for axis, part in detector.parts_.items()},
         "contract": detector.contract_.to_json(),
         "lineage": getattr(detector, "lineage_", []),
+        "files": getattr(detector, "files_", []),
         "fitted": {
             "n_features_in": detector.n_features_in_,
             "feature_names_in": list(getattr(detector, "feature_names_in_", [])) or None,
@@ -82,6 +83,7 @@ def recall(detector: Any, stored: storage.Stored) -> dict[str, Any]:
     detector.call_ = called(detector)
     detector.contract_ = Contract.from_json(stored.config["contract"])
     detector.lineage_ = list(stored.config.get("lineage", []))
+    detector.files_ = list(stored.config.get("files", []))  # models of before do not know
     detector.n_features_in_, detector.n_rows_seen_ = fitted["n_features_in"], fitted["n_rows_seen"]
     if fitted["feature_names_in"]:
         detector.feature_names_in_ = np.asarray(fitted["feature_names_in"], dtype=object)

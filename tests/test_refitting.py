@@ -19,7 +19,7 @@ from anomaly_ae.cli.app import Gate
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.monitoring.history import GATES
 from anomaly_ae.ops.describe import describe, told
-from anomaly_ae.ops.fitting import learn
+from anomaly_ae.ops.fitting import fit, learn
 from anomaly_ae.ops.refitting import refit
 from anomaly_ae.ops.tracking import digest
 
@@ -72,6 +72,20 @@ def test_a_threshold_by_rows_that_were_learned_from_is_warned_of(place):
         det.recalibrate(rows(600, 0))
     with warnings.catch_warnings(action="error"):
         AutoencoderDetector(random_state=0).fit(rows(600, 0)).recalibrate(rows(600, 1))
+
+
+@pytest.mark.parametrize("learned", ["fit", "new", "warm"])
+def test_a_threshold_by_the_very_file_that_was_learned_from_is_warned_of(place, learned):
+    rows(600, 3).to_csv(place / "some.csv", index=False)
+    if learned == "fit":
+        fit(place / "some.csv", place / "model", overwrite=True, track=False)
+    else:
+        refit(place / "model", place / "some.csv", overwrite=True, how=learned)
+    rows(600, 4).to_csv(place / "other.csv", index=False)
+    with warnings.catch_warnings(action="error"):
+        refit(place / "model", place / "other.csv", overwrite=True, how="threshold")
+    with pytest.warns(UserWarning, match=r"no fit has seen, however: the model learned from .*some\.csv"):
+        refit(place / "model", place / "some.csv", overwrite=True, how="threshold")
 
 
 def test_a_warm_refit_goes_on_from_the_weights_there_are(place):

@@ -16,7 +16,7 @@ from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_page, write_whole
 from anomaly_ae.data.tables import Table
 from anomaly_ae.detectors import AutoencoderDetector
-from anomaly_ae.errors import ConfigError, DataError
+from anomaly_ae.errors import ConfigError, DataError, warn
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import Input, now
@@ -156,6 +156,11 @@ def entry(
 def learn(detector: Any, data: Path_, X: Any, progress: Progress | None = None, how: str = "new") -> None:
     """Have a detector learn from the rows of a file: a "new" fit, a "warm" one, or one of the "threshold" alone.
 
+    Warns
+    -----
+    UserWarning
+        Of a threshold by the rows of a file that it learned from.
+
     Raises
     ------
     DataError
@@ -163,6 +168,12 @@ def learn(detector: Any, data: Path_, X: Any, progress: Progress | None = None, 
     """
     if len(X) < MIN_ROWS:
         raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
+    mine = digest(Path(data))
+    if how == "threshold" and mine in detector.files_:
+        warn(
+            f"A threshold needs rows that no fit has seen, however: the model learned from {data}. It will be too low, "
+            "and alarms of new rows more than promised: take others."
+        )
     if progress is not None:
         detector.set_callbacks(_FitProgress(progress))
     try:
@@ -171,6 +182,8 @@ def learn(detector: Any, data: Path_, X: Any, progress: Progress | None = None, 
         raise DataError(f"{data}: {error}") from error
     finally:
         detector.set_callbacks()
+    if how != "threshold":
+        detector.files_ = [*detector.files_, mine]
 
 
 class _FitProgress:

@@ -237,7 +237,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         check_inner(self._inner())
         taken = self._taken(X, reset=True)
         inner, self.parts_, self.call_ = self._inner(), self.parts(), called(self)
-        self.n_rows_seen_, self.lineage_, self.groups_ = len(taken.codes), [], named_groups(taken.groups)
+        self.n_rows_seen_, self.lineage_, self.files_ = len(taken.codes), [], []
+        self.groups_ = named_groups(taken.groups)
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
         measured = self._measured(rows)

@@ -31,6 +31,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
     calibrated_: dict[str, Calibrated]
     profile_: Profile | None
     lineage_: list[dict[str, Any]]
+    files_: list[str]
     groups_: list[str] | None
     call_: Any  # the detector as it was when it was fitted, whatever has been set since
     reduce: str
