@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator, clone
 
@@ -12,6 +13,8 @@ from anomaly_ae.numbered import NumberedMixin
 
 class DefaultsMixin(NumberedMixin):
     """`set_params` for estimators whose defaults are parts; what they are says `_default`."""
+
+    _of_others: ClassVar[Mapping[str, str]] = {}  # parameters that defaults have not, and the part that has
 
     def _default(self, name: str) -> BaseEstimator | None:
         """The part that stands for `None` as the parameter `name`, if one does."""
@@ -23,7 +26,7 @@ class DefaultsMixin(NumberedMixin):
         super().set_params(**plain)  # a default may be a matter of these
         mine = self.get_params(deep=False)
         for key in params:
-            name = key.partition("__")[0]
+            name, _, inner = key.partition("__")
             if name in mine and getattr(self, name) is None:
                 part = self._default(name)
                 if part is None:
@@ -32,4 +35,9 @@ class DefaultsMixin(NumberedMixin):
                         f"default. Set {name} to a part first."
                     )
                 setattr(self, name, clone(part))
+            if key in self._of_others and not hasattr(part := getattr(self, name), inner):
+                raise ConfigError(
+                    f"{type(self).__name__} needs a {name} that has a {inner}, however: {part!r} has none. Set "
+                    f"{name}={self._of_others[key]}({params[key]!r})."
+                )
         return super().set_params(**params)

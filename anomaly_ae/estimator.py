@@ -110,6 +110,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     lineage_: list[dict[str, Any]]  # which models and data this one comes from
     files_: list[str]  # digests of those that it learned from
 
+    _of_others = {"preprocessing__condition": "Conditional"}
     _defaults: ClassVar[Mapping[str, Any]] = {}  # what stands for `None`
     _by_effort: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the same where it is a matter of effort
 

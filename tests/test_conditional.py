@@ -184,6 +184,15 @@ def test_conditions_that_cannot_be_are_refused(condition, says):
         AutoencoderDetector(preprocessing=Conditional(condition)).fit(plant(50, 0))
 
 
+@pytest.mark.parametrize("preprocessing", [None, Preprocessing(bend=None)])
+def test_a_condition_that_is_set_on_another_preprocessing_is_told_how_to_be(preprocessing):
+    det = VAEDetector(preprocessing=preprocessing)
+    with pytest.raises(ConfigError, match=r"however: .* has none. Set preprocessing=Conditional\(\['mode'\]\)\.$"):
+        det.set_params(preprocessing__condition=["mode"])
+    det = VAEDetector(preprocessing=Conditional(["load"])).set_params(preprocessing__condition=["mode"])
+    assert det.preprocessing.condition == ["mode"]
+
+
 def test_without_a_condition_nothing_changes_and_series_refuse_one():
     X = plant(300, 0)[["load", "heat", "flow"]]
     plain, given = (
