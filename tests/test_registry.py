@@ -13,7 +13,9 @@ from anomaly_ae import AutoencoderDetector, load, score_file
 from anomaly_ae.cli import app
 from anomaly_ae.errors import BadRowsError, ConfigError, OutputError
 from anomaly_ae.ops import sinks
+from anomaly_ae.ops.tracking import digest
 from anomaly_ae.ops.verdicts import AGREEMENT
+from anomaly_ae.version import __version__
 
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 
@@ -217,6 +219,17 @@ def test_a_model_has_many_names_and_is_the_same_by_each(pump, place, here):
     assert tags["anomaly_ae.model"] == "models:/pump/1"
     assert shell("info", "models:/pump/3").stdout == shell("info", "m2").stdout
     assert shell("check", "models:/pump/3", place / "normal.csv").stdout.startswith("as at fit")
+
+
+def test_a_version_says_by_its_tags_what_helps_to_choose(pump, place):
+    for number, told in enumerate(pump):
+        tags = mlflow.MlflowClient(told["tracking_uri"]).get_model_version("pump", str(number + 1)).tags
+        found = {name.removeprefix("anomaly_ae."): value for name, value in tags.items()}
+        assert found.pop("promised_false_alarm_rate") == str(told["promised_false_alarm_rate"])
+        assert found == {
+            "rows": "200", "alpha": "0.05", "data": "normal.csv", "data_digest": digest(place / "normal.csv"),
+            "model": f"m{number}", "model_digest": digest(f"m{number}/manifest.json"), "version": __version__,
+        }  # fmt: skip
 
 
 def test_promotions_are_taken_back_one_by_one(pump):

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,8 +84,10 @@ def check_name(name: str) -> None:
         raise ConfigError(f"A registered model needs a name without / : @ and quotes, however: {name!r}. Choose one.")
 
 
-def register(client: Any, name: str, source: str, run_id: str, model_id: str | None = None) -> Version:
-    """Make a run's model a new version, or find the one that it is already.
+def register(
+    client: Any, name: str, source: str, run_id: str, model_id: str | None = None, tags: Mapping[str, str] | None = None
+) -> Version:
+    """Make a run's model a new version, with tags, or find the one that it is already.
 
     The first of all is the champion, later ones are challengers.
     """
@@ -95,7 +97,7 @@ def register(client: Any, name: str, source: str, run_id: str, model_id: str | N
         client.create_registered_model(name)
     known = client.search_model_versions(f"name = '{name}'")
     mine = [one for one in known if one.run_id == run_id]
-    made = mine[0] if mine else client.create_model_version(name, source, run_id, model_id=model_id)
+    made = mine[0] if mine else client.create_model_version(name, source, run_id, tags, model_id=model_id)
     alias = CHALLENGER if len(known) > len(mine) else CHAMPION
     client.set_registered_model_alias(name, alias, made.version)
     return Version(name, str(made.version), alias)

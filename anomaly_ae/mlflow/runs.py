@@ -20,6 +20,7 @@ from anomaly_ae.mlflow.outbox import Input, Point, Record, alone, forget, held, 
 from anomaly_ae.mlflow.registry import Version, register
 from anomaly_ae.mlflow.store import connected, log_points, redacted, said, tracking_uri
 from anomaly_ae.promise import promised
+from anomaly_ae.version import __version__
 
 if TYPE_CHECKING:
     from anomaly_ae.series.detector import SeriesDetector
@@ -68,7 +69,8 @@ def of_fit(
     points += _now(facts, end)
     params = {name: str(value) for name, value in parameters(detector).items()}
     name = f"{did} {type(detector).__name__} on {source.name}"
-    return Record("fit", name, start, end, source, model.tags, params, points, register)
+    tags = {**model.tags, "anomaly_ae.version": __version__}
+    return Record("fit", name, start, end, source, tags, params, points, register)
 
 
 def of_score(
@@ -165,9 +167,23 @@ def send(folder: Path, patience: int = 5) -> Sent:
         _fill(client, run_id, record, folder)
         model_id, registered = _model(client, run_id, folder), None
         if record.register is not None:
-            registered = register(client, record.register, f"models:/{model_id}", run_id, model_id)
+            source = f"models:/{model_id}"
+            registered = register(client, record.register, source, run_id, model_id, _of_version(record))
         client.set_terminated(run_id, "FINISHED", record.end)
     return Sent(record, run_id, registered)
+
+
+def _of_version(record: Record) -> dict[str, str]:
+    """What helps to choose among versions of a registered model, as tags."""
+    numbers = {name: value for name, value, *_ in record.points}
+    facts = {
+        "rows": f"{numbers['rows']:.0f}",
+        "data": record.input.name,
+        "data_digest": record.input.digest,
+        "alpha": record.params.get("threshold.alpha"),
+        "promised_false_alarm_rate": numbers.get("promised_false_alarm_rate"),
+    }
+    return {**record.tags, **{f"anomaly_ae.{name}": f"{fact}" for name, fact in facts.items() if fact is not None}}
 
 
 def _first(uri: str) -> contextlib.AbstractContextManager[None]:
