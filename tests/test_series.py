@@ -864,6 +864,24 @@ def test_events_are_written_in_every_format_of_an_output(tmp_path, ending, read)
     assert events["channel_1"][0] == "sensor_2"
 
 
+def test_a_run_has_the_table_of_events_where_it_was_asked_for_and_no_value_of_a_row(here):
+    mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    SeriesDetector(views=QUICK, time="time", random_state=0).fit(table(600)).save("model")
+    new = table(300, seed=1)
+    new.loc[100:119, "sensor_2"] = 77.125
+    new.to_csv("new.csv", index=False)
+    for events in ("events.parquet", None):
+        done = series.score("model", "new.csv", "o.csv", events, track=True, overwrite=True)
+        client = mlflow.MlflowClient(done.tracking_uri)
+        files = {one.path for one in client.list_artifacts(done.run_id)}
+        assert ("events.csv" in files) == (events is not None)
+        if events is not None:
+            told = Path(client.download_artifacts(done.run_id, "events.csv", "."))
+            there = pd.read_csv(told)
+            assert there["channel_1"].tolist() == pd.read_parquet(events)["channel_1"].tolist() != []
+            assert "77.125" not in told.read_text()
+
+
 @pytest.mark.parametrize("gaps", [0.15, 0.3])
 def test_complete_rows_are_as_normal_to_a_detector_that_learned_from_rows_with_gaps(gaps):
     """What fills gaps is what the others let expect: were it what leaves the least, whole rows would be strange."""

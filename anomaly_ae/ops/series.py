@@ -156,9 +156,9 @@ def score(
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
     tell(progress, 0.9, "writing")
+    listed = found.copy()
+    listed.insert(0, "event", np.arange(1, len(found) + 1))
     if listing is not None:
-        listed = found.copy()
-        listed.insert(0, "event", np.arange(1, len(found) + 1))
         _write(listing, pa.Table.from_pandas(listed, preserve_index=False))
     _write(target, told)
     place = Place(
@@ -210,6 +210,7 @@ def score(
         numbers |= {"rows": summary.rows, "seconds": summary.seconds}
         record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, place.tags(drift))
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
+        texts |= {"events.csv": listed.to_csv(index=False)} if listing is not None else {}
         texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
         texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))
         drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference, summary.rows))
