@@ -158,7 +158,11 @@ def test_ui_serves_the_runs_of_the_working_directory(jobs):
     folder, fit, *_ = jobs
     with serving([COMMAND, "ui"], folder) as site:
         answer = json.load(urllib.request.urlopen(f"{site}/api/2.0/mlflow/runs/get?run_id={fit.run_id}", timeout=60))  # noqa: S310
+        said = (folder / f"server-{site.rpartition(':')[2]}.log").read_text()
     assert answer["run"]["info"]["run_name"] == "fit VAEDetector on normal.csv"
+    found = mlflow.MlflowClient(fit.tracking_uri).search_runs([answer["run"]["info"]["experiment_id"]])
+    last = max(found, key=lambda run: run.info.start_time).info
+    assert f"The last run: {site}/#/experiments/{last.experiment_id}/runs/{last.run_id}\n" in said
 
 
 def test_ui_says_that_its_port_is_taken(tmp_path):

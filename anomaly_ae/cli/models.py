@@ -161,6 +161,12 @@ def ui(
 ) -> None:
     """Open MLflow's pages on the runs of this folder (or of MLFLOW_TRACKING_URI)."""
     with reported(quiet=True):
-        from anomaly_ae.mlflow.store import serve
+        from anomaly_ae.mlflow.store import last_page, serve
 
-        serve(host, port, lambda: typer.echo(f"MLflow on http://{host}:{port}; stop it with Ctrl-C.", err=True))
+        def begin() -> None:
+            site = f"http://{host}:{port}"
+            typer.echo(f"MLflow on {site}; stop it with Ctrl-C.", err=True)
+            if page := last_page():
+                typer.echo(f"The last run: {site}{page}", err=True)
+
+        serve(host, port, begin)

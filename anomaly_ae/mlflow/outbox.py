@@ -27,6 +27,11 @@ class Input(NamedTuple):
     digest: str
 
 
+def experiment_name() -> str:
+    """The experiment that the jobs' runs are of."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
 @dataclass(frozen=True)
 class Record:
     """What a finished job was, as a run will say it; times in milliseconds since 1970.
@@ -46,7 +51,7 @@ class Record:
     points: list[Point]
     register: str | None = None
     into: str | None = None
-    experiment: str = field(default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
+    experiment: str = field(default_factory=experiment_name)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anomaly_ae.errors import ConfigError, MissingExtraError
-from anomaly_ae.mlflow.outbox import Point
+from anomaly_ae.mlflow.outbox import Point, experiment_name
 
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 # A job does not wait for a store that is not there: MLflow's own seven retries of two minutes each would be hours
@@ -128,6 +128,16 @@ def log_points(client: Any, run_id: str, points: list[Point]) -> None:
     metrics = [Metric(*point) for point in points if not math.isnan(point[1])]
     for start in range(0, len(metrics), 1000):  # more than that a store refuses
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def last_page() -> str:
+    """Where MLflow's pages show the last run of the jobs, after their address; empty where none can be found."""
+    with contextlib.suppress(Exception), connected() as mlflow:  # the pages say what is wrong, if something is
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(experiment_name()).experiment_id
+        last, *_ = client.search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=1)
+        return f"/#/experiments/{experiment}/runs/{last.info.run_id}"
+    return ""
 
 
 def serve(host: str, port: int, begin: Callable[[], None]) -> None:
