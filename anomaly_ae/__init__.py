@@ -52,11 +52,15 @@ if TYPE_CHECKING:
     from anomaly_ae.series.spectra import Spectrogram as Spectrogram
     from anomaly_ae.series.spectra import frames as frames
     from anomaly_ae.series.views import *
+    from anomaly_ae.transfer import PretrainedClassifier as PretrainedClassifier
+    from anomaly_ae.transfer import PretrainedRegressor as PretrainedRegressor
 
 _HOMES = {
     "AutoencoderDetector": "anomaly_ae.detectors",
     "Envelope": "anomaly_ae.series.spectra",
     "LogMel": "anomaly_ae.series.spectra",
+    "PretrainedClassifier": "anomaly_ae.transfer",
+    "PretrainedRegressor": "anomaly_ae.transfer",
     "PyODDetector": "anomaly_ae.adapters",
     "SeriesDetector": "anomaly_ae.series.detector",
     "Spectrogram": "anomaly_ae.series.spectra",

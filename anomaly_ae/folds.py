@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from anomaly_ae.data.preprocessing import Cells, Encoding
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible, put_together
+from anomaly_ae.nn.heads import Headed
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, threads, train
@@ -150,6 +151,19 @@ class Fold:
         self.settle()
         self._learn_margin(validate if len(validate) else fit)
         return history
+
+    def tune(self, X: Array, label: NDArray[Any], weight: Array, bias: Array, recipe: Recipe, seed: int) -> None:
+        """Have the first net's encoder learn what rows `(n, d)` are called, from the head that is given.
+
+        `label` `(n,)` is numbers, or of classes their numbers; `weight` is `(outputs, code)`. What was made of codes
+        before, the decoder and what scorers have learned, is no longer of these codes.
+        """
+        self.nets.float()
+        head = Headed(self.net, torch.from_numpy(weight), torch.from_numpy(bias), len(X)).to(self._device).float()
+        batch = _float(replace(self._batch(self._cells(X)), label=torch.from_numpy(label).to(self._device)))
+        with threads(self.net), seeded(seed, self._device):
+            train(Stack([head]), batch, None, recipe)  # type: ignore[list-item]
+        self.settle()
 
     def _learn_margin(self, X: Array) -> None:
         """How far a column lies from what the others let expect, over some rows."""
@@ -332,4 +346,4 @@ def _but_every_fifth(rows: Batch) -> Batch:
 
 
 def _float(batch: Batch) -> Batch:
-    return Batch(batch.x.float(), batch.mask, None if batch.condition is None else batch.condition.float())
+    return replace(batch, x=batch.x.float(), condition=None if batch.condition is None else batch.condition.float())

@@ -18,6 +18,7 @@ BACKBONES = [f"nn.{name}" for name in ("backbones", "graphs", "recurrent", "temp
 TERMS, CODES = ("aggregated", "divergences", "penalties"), ("hierarchy", "latents", "priors", "relaxed")
 NN_PARTS = [f"nn.{name}" for name in (*TERMS, *CODES, "corruptions", "likelihoods")]
 FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
+PRETRAINED = ["PretrainedClassifier", "PretrainedRegressor"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "overlap", "version"],
@@ -29,7 +30,7 @@ FLOORS = [
     [*BACKBONES, *NN_PARTS],
     ["nn.codebooks", "nn.discrete"],
     ["nn.model"],
-    ["nn.stack"],
+    ["nn.heads", "nn.stack"],
     ["nn.training"],
     ["scoring.attribution", "scoring.calibration", "scoring.kernels", "scoring.moments", "scoring.scorers"],
     ["scoring.search"],
@@ -50,7 +51,7 @@ FLOORS = [
     ["incremental"],
     ["estimator", "series.calibrated", "series.learning"],
     ["detectors", "series.edges", "series.stream"],
-    ["series.verdicts"],
+    ["series.verdicts", "transfer"],
     ["series.detector"],
     ["composites"],
     ["evaluation.intervals", "loading"],
@@ -186,7 +187,16 @@ def test_the_model_names_no_part():
 @pytest.mark.parametrize(
     "name",
     sorted(
-        [*vocabulary(), *FRONT_ENDS, "AutoencoderDetector", "PyODDetector", "SeriesDetector", "VAEDetector", "as_pyod"]
+        [
+            *vocabulary(),
+            *FRONT_ENDS,
+            *PRETRAINED,
+            "AutoencoderDetector",
+            "PyODDetector",
+            "SeriesDetector",
+            "VAEDetector",
+            "as_pyod",
+        ]
     ),
 )
 def test_public_names_are_importable_and_documented(name):

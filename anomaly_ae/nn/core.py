@@ -65,15 +65,19 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What came in: rows `x` (n, ...), which cells are present (`mask`), and what else is known of each row."""
+    """What came in: rows `x` (n, ...), which cells are present (`mask`), what else is known, and what rows are called.
+
+    `label` `(n,)` is there where a head on the codes learns by it.
+    """
 
     x: Tensor
     mask: Tensor | None = None
     condition: Tensor | None = None
+    label: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> Batch:
         """The batch of these rows."""
-        rest = (self.mask, self.condition)
+        rest = (self.mask, self.condition, self.label)
         return Batch(self.x[rows], *(None if values is None else values[rows] for values in rest))
 
     def __len__(self) -> int:
