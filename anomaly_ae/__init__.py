@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from anomaly_ae.ops.scoring import score_file as score_file
     from anomaly_ae.scoring.disagreement import *
     from anomaly_ae.scoring.fusion import *
+    from anomaly_ae.scoring.known import *
     from anomaly_ae.scoring.linear import *
     from anomaly_ae.scoring.neighbours import *
     from anomaly_ae.scoring.scorers import *

@@ -22,12 +22,12 @@ from sklearn.base import (
     clone,
 )
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae import storage
-from anomaly_ae.columns import warn_of_copies, warn_of_pooled
+from anomaly_ae.columns import as_frame, warn_of_copies, warn_of_pooled
 from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError
@@ -42,12 +42,13 @@ from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
 from anomaly_ae.representation import RepresentationMixin
 from anomaly_ae.scoring.calibration import lower_median, p_values, splits
+from anomaly_ae.truth import truth
 
 Array = NDArray[np.float64]
 FOLDS = 5
 ANY = 1000  # scores, with which any threshold can be tried
 CROSS_BELOW = 1000  # rows; above it a fifth of them calibrates well enough
-AXES = ("preprocessing", *Net.AXES, "scorer", "threshold")
+AXES = ("preprocessing", *Net.AXES, "scorer", "labels", "threshold")
 
 
 class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, RepresentationMixin, OutlierMixin, BaseEstimator):
@@ -63,7 +64,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
 
     Parameters
     ----------
-    preprocessing, backbone, latent, prior, divergence, likelihood, corruption, penalty, scorer, threshold : \
+    preprocessing, backbone, latent, prior, divergence, likelihood, corruption, penalty, scorer, labels, threshold : \
             part or None, default=None
         What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
         reaches into a default as well, `set_params(scorer__scorers__2__k=3)` into the third of a list.
@@ -117,6 +118,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{axis: [BaseEstimator, None] for axis in AXES},
         "preprocessing": [HasMethods("learn"), None],
+        "labels": [HasMethods("beside"), None],
         "threshold": [HasMethods("fit"), None],
         "effort": [StrOptions({"fast", "default", "best"})],
         "members": [Interval(Integral, 1, None, closed="left")],
@@ -144,6 +146,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         corruption: Part | None = None,
         penalty: Part | None = None,
         scorer: Part | None = None,
+        labels: Part | None = None,
         threshold: BaseEstimator | None = None,
         effort: str = "default",
         members: int = 1,
@@ -168,6 +171,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         self.corruption = corruption
         self.penalty = penalty
         self.scorer = scorer
+        self.labels = labels
         self.threshold = threshold
         self.effort = effort
         self.members = members
@@ -202,6 +206,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
             chosen["backbone"] = self._defaults["backbone"]  # the effort's does not go with what was given
         if self.prior is None and not faces_prior(axes):
             chosen["prior"] = None  # codes have their own
+        if (labels := chosen.pop("labels")) is not None:
+            chosen["scorer"] = labels.beside(chosen["scorer"])
         return {axis: clone(part) if part is not None else None for axis, part in chosen.items()}
 
     def _default(self, name: str) -> Any:
@@ -217,9 +223,11 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Learn from normal rows `X` `(n, n_features)`; `y` is ignored.
+        """Learn from normal rows `X` `(n, n_features)`; where no scorer asks for labels, `y` is ignored.
 
-        An array holds numbers, NaN where one is missing. A DataFrame may hold numbers, booleans, text and dates.
+        An array holds numbers, NaN where one is missing. A DataFrame may hold numbers, booleans, text and dates. With
+        `labels=KnownAnomalies()`, rows where `y` `(n,)` is -1 (or true) are known for anomalies: they train and
+        calibrate nothing, and rows like them become strange. All others are taken for normal.
 
         Raises
         ------
@@ -228,11 +236,13 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         DataError
             Nested values, integers beyond 2^53.
         """
+        X, anomalies = self._apart(X, y)
         kept = deepcopy(self.folds_) if self.warm_start and hasattr(self, "folds_") else []
         if kept:
             self._refuse_changes()
         self._begin()
         rows = self._checked(X) if kept else self._learn_columns(X)
+        known_rows = None if anomalies is None else self._checked(anomalies)
         who, columns = type(self).__name__, self.contract_.columns
         warn_of_copies(rows, columns, who)
         warn_of_pooled(rows, columns, getattr(self.parts_["preprocessing"], "max_levels", len(rows)), who)
@@ -253,8 +263,9 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
                 return epoch.call_on_fit_task_end(estimator=self, metadata=record)
 
             fold = kept[number] if kept else self._new_fold(rows[split.fit], rng)
+            seed = rng.randint(2**31 - 1)
             history = fold.train(
-                rows[split.fit], rows[split.validate], self._recipe(), rng.randint(2**31 - 1), on_epoch
+                rows[split.fit], rows[split.validate], self._recipe(), seed, on_epoch, anomalies=known_rows
             )
             records += [{"net": number + 1, **record} for record in history]
             self._keep(fold, rows[split.calibrate], rows[split.fit], rng)
@@ -266,6 +277,15 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         self._calibrate([fold.remember(rows[s.calibrate]) for fold, s in zip(self.folds_, divided, strict=True)])
         context.call_on_fit_task_end(estimator=self)
         return self
+
+    def _apart(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """Rows that are taken for normal, and those that are known for anomalies, where a scorer asks for labels."""
+        if y is None or not any(getattr(piece, "needs_labels", False) for piece in self.parts()["scorer"].pieces()):
+            return X, None
+        anomalous = truth(y)[0]
+        X = as_frame(X)
+        check_consistent_length(X, anomalous)
+        return _safe_indexing(X, ~anomalous), _safe_indexing(X, anomalous)
 
     def _begin(self) -> None:
         """Take the parts and the call as they are now, and see that a threshold can be set by them."""

@@ -118,11 +118,13 @@ class Fold:
         seed: int,
         on_epoch: Callable[[dict[str, float]], bool] | None = None,
         remember: Array | None = None,
+        anomalies: Array | None = None,
     ) -> list[dict[str, float]]:
         """Train on codes `(n, d)`; then the scorer learns from fit and validate rows.
 
         With `remember`, rows of this and earlier calls, training goes on with the optimiser of the last call; once
-        these are enough, the scorer learns from them and closed forms are solved for them. Returns one record an epoch.
+        these are enough, the scorer learns from them and closed forms are solved for them. The scorer is told
+        `anomalies`, rows that are known for such. Returns one record an epoch.
         """
         self.nets.float()
         rows, watched = (self._batch(self._cells(X)) for X in (fit, validate))
@@ -144,6 +146,8 @@ class Fold:
         if not len(watched):  # rows that trained have to do
             watched, rows = rows.take(slice(None, None, 5)), rows if len(rows) < 2 else _but_every_fifth(rows)
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
+            if anomalies is not None:
+                self.scorer.teach(self.passed(self._batch(self._cells(anomalies))))
             some = torch.randperm(len(rows), device=self._device)[:LEARN_ROWS]
             self.scorer.learn(self.passed(rows.take(some)), self.passed(watched.take(slice(LEARN_ROWS // 2))))
         self.learned = len(rows) + len(watched)

@@ -36,6 +36,7 @@ class IncrementalMixin(ExplanationMixin):
     steps_per_epoch: int | None
     parts: Callable[[], dict[str, Any]]
     anomaly_score: Callable[[ArrayLike], Array]
+    _apart: Callable[[Any, Any], tuple[Any, Any]]
     _begin: Callable[[], None]
     _new_fold: Callable[[Array, np.random.RandomState], Fold]
     _recipe: Callable[..., Any]
@@ -79,7 +80,7 @@ class IncrementalMixin(ExplanationMixin):
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Go on learning from more normal rows; `y` is ignored.
+        """Go on learning from more normal rows; where a scorer asks for labels, but for those where `y` is -1.
 
         The first call, unless `fit` came before, freezes the columns' scaling and needs 3 rows. Every fifth row is
         set aside to calibrate (a uniform sample of at most 2000 is kept, in memory only); the others train for
@@ -92,6 +93,7 @@ class IncrementalMixin(ExplanationMixin):
             While a model from `load` waits for more rows.
         """
         first = not hasattr(self, "folds_")
+        X = self._apart(X, y)[0]
         rows = self._learn_columns(X) if first else self._checked(X)
         rng = check_random_state(self.random_state)
         if first:

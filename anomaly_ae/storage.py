@@ -57,6 +57,7 @@ ROOMS = (
     "nn.terms",
     "scoring.disagreement",
     "scoring.fusion",
+    "scoring.known",
     "scoring.linear",
     "scoring.neighbours",
     "scoring.scorers",

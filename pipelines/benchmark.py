@@ -8,6 +8,7 @@
     python pipelines/benchmark.py mixed --output mixed.csv
     python pipelines/benchmark.py csv --folder FOLDER
     python pipelines/benchmark.py missing --data FOLDER --output missing.csv
+    python pipelines/benchmark.py labels --data FOLDER --output labels.csv
     python pipelines/benchmark.py sensor --data SERIES --suite tsb --output tsb.csv
 
 FOLDER holds tables as `NAME.npz` with `X` `(n, d)` and `y` `(n,)`, 1 for an anomaly: ADBench's classical sets.
@@ -112,6 +113,7 @@ def failure(error: Exception) -> Line:
 
 TABULAR = ("protocol", "table", "seed", "method", "rows_train", "rows_test", "auroc", "ap")
 TABULAR += ("alarms_1", "alarms_5", "fit_seconds", "score_seconds", "error")
+LABELS = ("table", "seed", "method", "kind", "known", "auroc", "ap", "error")
 MIXED = ("seed", "method", "kind", "rows_train", "rows_normal", "rows_planted", "auroc", "ap", "right_column", "error")
 MIXED_DEFAULT = ("AutoencoderDetector", "IsolationForest", "PyOD-AutoEncoder")
 
@@ -177,6 +179,24 @@ def detect(path: Path, protocol: str, seed: int, method: str, factory: Factory) 
         return [line | ranking(y[test_rows], score) | seconds]
     except Exception as error:
         return [line | failure(error)]
+
+
+def detect_told(path: Path, seed: int, method: str) -> list[Line]:
+    """One line a kind and number of known anomalies."""
+    from few_labels import LEARNERS, trials
+
+    with np.load(path) as table:
+        X, y = table["X"].astype(np.float64), (table["y"] != 0).astype(int)
+    lines = []
+    for (kind, known), (rows, labels, new, anomalous) in trials(X, y, *split(y, "clean", seed), seed).items():
+        line: Line = {"table": path.stem, "seed": seed, "method": method, "kind": kind, "known": known}
+        if known or method in ("AutoencoderDetector", "KnownAnomalies"):
+            try:
+                with one_thread():
+                    lines.append(line | ranking(anomalous, LEARNERS[method](rows, labels, new, seed)))
+            except Exception as error:
+                lines.append(line | failure(error))
+    return lines
 
 
 def on_tables(
@@ -374,6 +394,32 @@ def missing(
     auroc = by.groupby(["method", "table"]).mean().groupby("method").mean()
     auroc["drop+nan"], auroc["drop+mean"] = (auroc["clean"] - auroc[name] for name in protocols[1:])
     show(auroc.reset_index())
+
+
+@app.command()
+def labels(
+    data: Data,
+    output: Output,
+    seeds: Seeds = 3,
+    tables: Tables = None,
+    methods: Annotated[str | None, typer.Option(help="Some of the learners of few_labels.py, as a,b.")] = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Clean tables and a few known anomalies: of the kinds that are judged, or of others."""
+    from few_labels import KINDS, KNOWN, LEARNERS, table
+
+    paths = [path for path in sorted(data.glob("*.npz")) if not tables or path.stem in listed(tables)]
+    todo: list[Job] = [
+        (
+            {(path.stem, str(seed), method, kind, str(known)) for kind in KINDS for known in KNOWN},
+            partial(detect_told, path, seed, method),
+        )
+        for path in paths
+        for seed in range(seeds)
+        for method in listed(methods) or LEARNERS
+    ]
+    measure(todo, output, LABELS, 5, jobs)
+    show(table(pd.read_csv(output)))
 
 
 @app.command()

@@ -22,7 +22,7 @@ PRETRAINED = ["PretrainedClassifier", "PretrainedRegressor"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "overlap", "version"],
-    ["numbered", "ranges"],
+    ["numbered", "ranges", "truth"],
     ["defaults", "nn.core", "series.spectra"],
     ["nn.densities", "nn.layers", "nn.terms"],
     ["nn.convolutions"],
@@ -35,7 +35,7 @@ FLOORS = [
     ["scoring.attribution", "scoring.calibration", "scoring.kernels", "scoring.moments", "scoring.scorers"],
     ["scoring.search"],
     ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.variational", "scoring.whitening"],
-    ["scoring.linear", "scoring.thresholds", "series.tails", "series.windows"],
+    ["scoring.known", "scoring.linear", "scoring.thresholds", "series.tails", "series.windows"],
     ["series.events", "series.eyes", "series.views"],
     ["data.contract", "monitoring.dependence", "monitoring.martingale", "promise"],
     ["monitoring.profile"],

@@ -367,6 +367,25 @@ def test_missing_compares_the_three(data, tmp_path):
     assert f"| IsolationForest | {' | '.join(f'{number:.4f}' for number in numbers)} |" in told
 
 
+def test_labels_are_told_to_those_who_learn_from_them(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [200, 90])
+    X = rng.normal(size=(290, 3))
+    X[y == 1, 0] += np.where(np.arange(90) % 2, 1.5, -1.5)  # two kinds of anomalies
+    np.savez(tmp_path / "one.npz", X=X, y=y)
+    output = tmp_path / "labels.csv"
+    methods = "AutoencoderDetector,KnownAnomalies,HistGradientBoosting"
+    told = run("labels", "--data", tmp_path, "--output", output, "--seeds", 1, "--methods", methods).stdout
+    lines = pd.read_csv(output)
+    assert lines["error"].isna().all()
+    auroc = lines.set_index(["kind", "method", "known"])["auroc"].sort_index()
+    assert np.ptp(auroc["same", "AutoencoderDetector"]) == 0  # it is told none
+    assert auroc["same", "KnownAnomalies", 0] == auroc["same", "AutoencoderDetector", 0]
+    assert auroc["same", "KnownAnomalies", 20] > auroc["same", "KnownAnomalies", 0]
+    assert 0 not in auroc["same", "HistGradientBoosting"].index  # one class is none
+    assert f"| same | 20 | KnownAnomalies | {auroc['same', 'KnownAnomalies', 20]:.4f}" in told
+
+
 def test_speed_is_measured_in_a_process_of_its_own():
     told = run("speed", "--rows", 600, "--columns", 4, "--methods", "1-NN").stdout
     head, _, row = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if "|" in line]

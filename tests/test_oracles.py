@@ -27,6 +27,7 @@ from anomaly_ae import (
     Huber,
     ImportanceWeighted,
     KLScore,
+    KnownAnomalies,
     L1Code,
     Ladder,
     Laplace,
@@ -273,6 +274,14 @@ MOVES = [
     (AutoencoderDetector, {"scorer": Neighbours(space="residual")}),
     (AutoencoderDetector, {"scorer": Neighbours(exact=100)}),
     (AutoencoderDetector, {"scorer": Neighbours(exact=100, sample=20)}),
+    (AutoencoderDetector, {"labels": KnownAnomalies()}),
+    (AutoencoderDetector, {"labels": KnownAnomalies(weight=2)}),
+    (AutoencoderDetector, {"labels": KnownAnomalies(k=1)}),
+    (AutoencoderDetector, {"labels": KnownAnomalies(softness=0.1)}),
+    (AutoencoderDetector, {"labels": KnownAnomalies(space="code")}),
+    (AutoencoderDetector, {"labels": KnownAnomalies(bend=2)}),
+    (AutoencoderDetector, {"labels": KnownAnomalies(exact=100)}),
+    (AutoencoderDetector, {"labels": KnownAnomalies(exact=100, sample=20)}),
     (AutoencoderDetector, {"backbone": RandomFeatures()}),
     (AutoencoderDetector, {"backbone": RandomFeatures(features=64)}),
     (AutoencoderDetector, {"backbone": RandomFeatures(length=3)}),
@@ -355,14 +364,14 @@ MOVES = [
 
 @pytest.fixture(scope="module")
 def scored():
-    X = gaussian_rows(400)[0]
+    X, y = gaussian_rows(400)[0], np.repeat([1, -1], [390, 10])  # labels count where they are asked for
     settings = {"max_epochs": 4, "calibration": "split", "random_state": 0}
     cache = {}
 
     def score(detector, **changes):
         key = detector, repr(sorted(changes.items()))
         if key not in cache:
-            cache[key] = detector(**(settings | changes)).fit(X).anomaly_score(X[:20])
+            cache[key] = detector(**(settings | changes)).fit(X, y).anomaly_score(X[:20])
         return cache[key]
 
     return score

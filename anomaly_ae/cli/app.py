@@ -42,6 +42,7 @@ Remember = Annotated[
 ]
 Report = Annotated[Path | None, typer.Option(help="HTML file for a page to look at.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
+Known = Annotated[Path | None, typer.Option(help="CSV or Parquet file of rows that are known for anomalies.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Register = Annotated[str | None, typer.Option(help="Registered model that gets it as a new version.")]
 Track = Annotated[bool, typer.Option("--track/--no-track", help="Log a run in MLflow (MLFLOW_TRACKING_URI).")]

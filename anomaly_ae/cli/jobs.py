@@ -19,6 +19,7 @@ from anomaly_ae.cli.app import (
     EventTime,
     FailOnGate,
     Json,
+    Known,
     Missing,
     Model,
     Overwrite,
@@ -95,6 +96,7 @@ def fit(
     missing: Missing = [],  # noqa: B006
     time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
     group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
+    known: Known = None,
     register: Register = None,
     report: Report = None,
     overwrite: Overwrite = False,
@@ -108,12 +110,14 @@ def fit(
 
         dialect = dialect_of(delimiter, decimal, encoding, missing)
         if time or group or series.is_series_config(config):
+            if known is not None:
+                raise ConfigError("--known needs a model of rows, however: this one is of series. Leave it out.")
             made = series.fit(
                 data, model, config, time, group, names(exclude), dialect, overwrite, track, register, progress, report
             )
             return finish(made, series_summary.told_fit, json_, quiet)
         summary = fitting.fit(
-            data, model, config, names(exclude), dialect, overwrite, track, progress, register, report
+            data, model, config, names(exclude), dialect, overwrite, track, progress, register, report, known
         )
     return finish(summary, fitting.told_fit, json_, quiet)
 

@@ -16,6 +16,7 @@ from anomaly_ae.cli.app import (
     Delimiter,
     Encoding,
     Json,
+    Known,
     Missing,
     Model,
     Overwrite,
@@ -61,6 +62,7 @@ def refit(
     data: Annotated[Path, typer.Option(help="CSV or Parquet file of newer normal rows.")],
     to: Annotated[Path | None, typer.Option(help="Folder for it; else MODEL is replaced, with --overwrite.")] = None,
     how: Annotated[How, typer.Option(help="Anew, on from the weights there are, or the threshold alone.")] = How.new,
+    known: Known = None,
     register: Register = None,
     report: Report = None,
     delimiter: Delimiter = None,
@@ -87,6 +89,7 @@ def refit(
             progress=progress,
             register=register,
             report=report,
+            known=known,
         )
     finish(summary, refitting.told, json_, quiet)
 

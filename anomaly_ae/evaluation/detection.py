@@ -13,9 +13,9 @@ from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.evaluation.intervals import Estimate, of_auroc, of_average_precision, rate
 from anomaly_ae.monitoring.drift import alarms_by_chance
 from anomaly_ae.promise import independent_rows, promised
+from anomaly_ae.truth import truth
 
 Array = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 SURE = 0.025  # a promise is not kept where so many false alarms are less probable
 ALPHAS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -191,21 +191,6 @@ def evaluate_scores(
     )
 
 
-def truth(y: ArrayLike) -> tuple[Flags, Flags]:
-    """Which rows are anomalies, and of which it is known, `(n,)` each, from -1, 1 and 0 or from booleans."""
-    labels = np.asarray(y)
-    if labels.dtype == bool:
-        return labels, np.ones(len(labels), dtype=bool)
-    others = np.unique(labels[~np.isin(labels, [-1, 0, 1])])
-    if len(others) or not (labels == -1).any():
-        seen = ", ".join(str(label) for label in np.unique(labels)[:5])
-        raise ConfigError(
-            f"Labels need to be -1 of an anomaly, 1 of a normal row, 0 of one that nobody knows, however: {seen}. Give "
-            "booleans, y == 1 say, which are true of an anomaly."
-        )
-    return labels == -1, labels != 0
-
-
 def _precision(prevalence: float, recall: float, false_alarms: float) -> float | None:
     right, wrong = prevalence * recall, (1 - prevalence) * false_alarms
     return right / (right + wrong) if right + wrong else None
@@ -218,13 +203,13 @@ def _expected(prevalence: float, recall: Estimate, false_alarms: Estimate) -> Es
     return None if value is None or low is None or high is None else Estimate(value, low, high)
 
 
-def _by_kind(kinds: NDArray[Any], alarm: Flags) -> dict[str, Estimate]:
+def _by_kind(kinds: NDArray[Any], alarm: NDArray[np.bool_]) -> dict[str, Estimate]:
     names = np.array([str(kind) for kind in kinds])
     told = {name: rate(int(alarm[names == name].sum()), int((names == name).sum())) for name in np.unique(names)}
     return {str(name): estimate for name, estimate in told.items() if estimate is not None}
 
 
-def _points(anomaly: Flags, p_value: Array, prevalence: float | None) -> list[OperatingPoint]:
+def _points(anomaly: NDArray[np.bool_], p_value: Array, prevalence: float | None) -> list[OperatingPoint]:
     points = []
     for alpha in ALPHAS:
         alarm = p_value <= alpha

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly_ae.errors import ConfigError, DataError
-from anomaly_ae.evaluation.detection import evaluate, truth
+from anomaly_ae.evaluation.detection import evaluate
+from anomaly_ae.truth import truth
 
 Array = NDArray[np.float64]
 Spoil = Callable[[Array, float, Array, np.random.Generator], Array]

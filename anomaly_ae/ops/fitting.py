@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.columns import MIN_ROWS
@@ -26,6 +29,7 @@ from anomaly_ae.ops.describe import describe, told, told_ignored, told_promise
 from anomaly_ae.ops.report import fit_page
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.promise import promised
+from anomaly_ae.scoring.known import KnownAnomalies
 
 if TYPE_CHECKING:
     from anomaly_ae.estimator import Detector
@@ -41,6 +45,8 @@ class FitSummary:
     model: str
     data: str
     rows: int
+    known: str | None  # file of rows known for anomalies, and how many these are
+    known_anomalies: int
     columns: list[str]
     ignored_columns: list[str]  # those without a name, where there are several
     constant_columns: list[str]
@@ -68,12 +74,14 @@ def fit(
     progress: Progress | None = None,
     register: str | None = None,
     report: Path_ | None = None,
+    known: Path_ | None = None,
 ) -> FitSummary:
     """Fit the detector of a YAML file (default: `AutoencoderDetector(random_state=0)`) on all rows of a table.
 
     The model folder is published first, the run logged after it; a run that cannot be logged is a warning. `register`
     names a registered model that gets it as a new version: the first is the champion, later ones are challengers.
-    `report` is an HTML file for a page on the model.
+    `report` is an HTML file for a page on the model. `known` is a table of rows that are known for anomalies, which a
+    detector without `labels` of its own learns from as `KnownAnomalies()` does.
 
     Raises
     ------
@@ -91,12 +99,15 @@ def fit(
     if not columns:
         raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
     X = table.read(columns, BLOCK, lambda share: tell(progress, 0.1 * share, "reading"))
-    learn(detector, data, X, progress)
+    anomalies = None if known is None else told_anomalies(detector, known, dialect, columns)
+    learn(detector, data, X, progress, anomalies=anomalies)
     publish_model(detector, target, overwrite, page)
     summary = FitSummary(
         model=str(target),
         data=str(data),
         rows=len(X),
+        known=None if known is None else str(known),
+        known_anomalies=0 if anomalies is None else len(anomalies),
         columns=columns,
         ignored_columns=list(table.nameless),
         constant_columns=[column.name for column in detector.contract_.columns if column.constant],
@@ -153,8 +164,26 @@ def entry(
     return record, {"config.yaml": config or configuration.dumps(detector), **page, **drawn}, model
 
 
-def learn(detector: Any, data: Path_, X: Any, progress: Progress | None = None, how: str = "new") -> None:
+def told_anomalies(detector: Any, known: Path_, dialect: Dialect | None, columns: Sequence[str]) -> Any:
+    """Rows of a table that are known for anomalies, for a detector that will learn from them."""
+    if detector.labels is None:
+        detector.set_params(labels=KnownAnomalies())
+    table = Table.open(known, dialect)
+    table.require(columns, "--known")
+    return table.read(columns, BLOCK)
+
+
+def learn(
+    detector: Any,
+    data: Path_,
+    X: Any,
+    progress: Progress | None = None,
+    how: str = "new",
+    anomalies: Any = None,
+) -> None:
     """Have a detector learn from the rows of a file: a "new" fit, a "warm" one, or one of the "threshold" alone.
+
+    A new fit may be told `anomalies`, rows that are known for such.
 
     Warns
     -----
@@ -176,8 +205,12 @@ def learn(detector: Any, data: Path_, X: Any, progress: Progress | None = None, 
         )
     if progress is not None:
         detector.set_callbacks(_FitProgress(progress))
+    rows: tuple[Any, ...] = (X,)
+    if anomalies is not None:
+        both = pd.concat([X, anomalies], ignore_index=True)
+        rows = (both, np.arange(len(both)) >= len(X))
     try:
-        getattr(detector, LEARNS[how])(X)
+        getattr(detector, LEARNS[how])(*rows)
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
     finally:
@@ -219,6 +252,8 @@ def told_fit(s: FitSummary) -> str:
         f"threshold {s.threshold:.6g}{promise}",
         f"model     {s.model}",
     ]
+    if s.known_anomalies:
+        lines.insert(2, f"known     {s.known_anomalies:,} rows known for anomalies, from {s.known}")
     if s.constant_columns:
         lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
     return "\n".join(lines + told_run(s))

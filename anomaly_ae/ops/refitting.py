@@ -20,7 +20,7 @@ from anomaly_ae.mlflow.registry import SCHEMES, pinned, resolve
 from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress
 from anomaly_ae.ops.describe import told_promise
-from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
+from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source, told_anomalies
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import digest, told_run, tracked
 from anomaly_ae.promise import is_cross_fitted, promised
@@ -62,6 +62,7 @@ def refit(
     progress: Progress | None = None,
     register: str | None = None,
     report: Path_ | None = None,
+    known: Path_ | None = None,
 ) -> RefitSummary:
     """Have a model learn from newer normal rows: the same call and columns, other rows.
 
@@ -89,6 +90,9 @@ def refit(
         Registered model that gets it as a new version.
     report : path or None, default=None
         HTML file for a page on the model.
+    known : path or None, default=None
+        CSV or Parquet file of rows that are known for anomalies, for a model that is to learn anew. One that was told
+        some before needs it, for their rows are not kept.
 
     Raises
     ------
@@ -122,7 +126,18 @@ def refit(
     was, threshold, read = digest(folder / "manifest.json"), float(before.threshold_.value_), source(data)
     lineage = [*before.lineage_, _parent(name, was, how, read, len(X))]
     detector = clone(before) if how == "new" else before
-    learn(detector, data, X, progress, how)
+    if how == "new" and not is_series and detector.labels is not None and known is None:
+        raise ConfigError(
+            f"A refit of a model that was told anomalies needs them, however: {name} does not keep their rows. Give "
+            "--known."
+        )
+    if known is not None and (how != "new" or is_series):
+        raise ConfigError(
+            f"Known anomalies need a model of rows that learns anew, however: {name} is one of series, or is to "
+            f"be had by {how!r}. Leave --known out."
+        )
+    anomalies = None if known is None else told_anomalies(detector, known, dialect, list(X))
+    learn(detector, data, X, progress, how, anomalies)
     _refuse_others(before, detector, data)
     detector.lineage_ = lineage
     publish_model(detector, target, overwrite, page)

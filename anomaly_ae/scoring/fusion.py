@@ -123,6 +123,10 @@ class Fused(Scorer):
         self.register_buffer("origin", torch.zeros(len(judges)))
         self.register_buffer("floor", torch.full((len(judges),), SMALLEST))
 
+    def teach(self, known: Pass) -> None:
+        for judge in self.judges:
+            judge.teach(known)
+
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         if len(self.judges) == 1:
             return self.judges[0].learn(fit, validate)
@@ -273,6 +277,9 @@ class _OfNumbers(Scorer):
         self.register_buffer("places", torch.tensor(places), persistent=False)
         self.scorer.build(Sizes((len(places), *sizes.shape[1:])))
         self.unit = self.scorer.unit
+
+    def teach(self, known: Pass) -> None:
+        self.scorer.teach(self._seen(known))
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         return self.scorer.learn(self._seen(fit), self._seen(validate))

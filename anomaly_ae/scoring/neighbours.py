@@ -26,7 +26,7 @@ TINY = 1e-12
 LARGEST = 64  # matrices that a kernel decomposes: larger ones are for LAPACK
 
 
-class _Remembering(Searching, Scorer):
+class Remembering(Searching, Scorer):
     """What scorers with a memory share: whom they remember, where rows stand, and the search for the nearest.
 
     Up to `exact` rows all are remembered, and then calibrate rows too: each is judged without itself, as a new row is.
@@ -117,10 +117,12 @@ class _Remembering(Searching, Scorer):
         """Where rows stand: `(n, width)`; scorers that see them at the same places share these."""
         key = "places", self.space, self.bend
         if key not in p.notes:
-            cells = self._cells(p)
-            places = cells if self.bend is None else self.height * _bent(cells / self.bend)
-            p.notes[key] = places.float().to(places.dtype)  # as the memory is stored: known rows are known to the bit
+            p.notes[key] = self._placed(self._cells(p))
         return p.notes[key]
+
+    def _placed(self, cells: Tensor) -> Tensor:
+        places = cells if self.bend is None else self.height * _bent(cells / self.bend)
+        return places.float().to(places.dtype)  # as the memory is stored: known rows are known to the bit
 
     def _cells(self, p: Pass) -> Tensor:
         """What places are made of."""
@@ -149,7 +151,7 @@ class _Remembering(Searching, Scorer):
         return self.k or 0
 
 
-class Neighbours(_Remembering):
+class Neighbours(Remembering):
     r"""Mean distance to the `k` nearest of the rows that the detector remembers, relative to how dense these lie.
 
     .. math:: s(x) = m_k(x) \Big/ \Big(\frac1k \sum_{j=1}^k m_k(x_{(j)})\Big)^{\gamma}, \quad
@@ -242,7 +244,7 @@ class Neighbours(_Remembering):
         return score, _means(memory, which) - self._places(p)
 
 
-class LocalDenoiser(_Remembering):
+class LocalDenoiser(Remembering):
     r"""Residual of the linear denoising autoencoder of a row's neighbourhood, in closed form.
 
     .. math:: s(x) = \lVert r \rVert, \quad r = \lambda (S + \lambda I)^{-1} (u(x) - \mu), \quad

@@ -43,12 +43,16 @@ class Scorer(Part):
 
     reads_net: bool = True  # whether it looks at more of a pass than the rows
     needs_validate: bool = True  # whether rows that were held out teach it something
+    needs_labels: ClassVar[bool] = False  # whether rows that are known for anomalies do
     numbers_only: ClassVar[bool] = False
     searches: ClassVar[bool] = False
     comparable: ClassVar[bool] = False  # whether it sees a cell's error in units of what is usual for that cell
     signed: ClassVar[bool] = False  # whether scores may be below 0
     adds_steps: bool = False
     unit: float = 1.0
+
+    def teach(self, known: Pass) -> None:
+        """Be told rows that are known for anomalies, before it learns; most have no use for them."""
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         """Learn from passes over fit and validate rows; say what the latter score as if they were new: `(m,)`."""
@@ -309,6 +313,10 @@ class WeightedSum(Scorer):
     @property
     def numbers_only(self) -> bool:  # type: ignore[override]
         return all(scorer.numbers_only for scorer in self.scorers)
+
+    def teach(self, known: Pass) -> None:
+        for scorer, _ in _terms(self):
+            scorer.teach(known)
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         return torch.stack([weight * scorer.learn(fit, validate) for scorer, weight in _terms(self)]).sum(0)

@@ -1,0 +1,31 @@
+"""What labels say: -1 of an anomaly, 1 of a normal row, 0 where nobody knows, as scikit-learn has it; or booleans."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anomaly_ae.errors import ConfigError
+
+Flags = NDArray[np.bool_]
+
+
+def truth(y: ArrayLike) -> tuple[Flags, Flags]:
+    """Which rows are anomalies, and of which it is known, `(n,)` each; booleans are true of an anomaly.
+
+    Raises
+    ------
+    ConfigError
+        Where labels are of another kind, or none is of an anomaly.
+    """
+    labels = np.asarray(y)
+    if labels.ndim == 1 and labels.dtype == bool:
+        return labels, np.ones(len(labels), dtype=bool)
+    others = labels.ndim != 1 or bool((~np.isin(labels, [-1, 0, 1])).any())
+    if others or not (labels == -1).any():
+        seen = ", ".join(str(label) for label in np.unique(labels.astype(str))[:5])
+        raise ConfigError(
+            f"Labels need to be -1 of an anomaly, 1 of a normal row, 0 of one that nobody knows, however: {seen}. Give "
+            "booleans, y == 1 say, which are true of an anomaly."
+        )
+    return labels == -1, labels != 0
