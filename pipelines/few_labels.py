@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,21 +36,10 @@ def boosted(X: Any, y: Any, new: Any, seed: int) -> Any:
     return model.decision_function(new)
 
 
-def deviation(X: Any, y: Any, new: Any, seed: int) -> Any:
-    """PyOD's DevNet."""
-    from pyod.models.devnet import DevNet
-
-    scaled = StandardScaler().fit(X[y == 1])
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells every epoch
-        model = DevNet(random_seed=seed).fit(scaled.transform(X), (y == -1).astype(int))
-    return model.decision_function(scaled.transform(new))
-
-
 LEARNERS: dict[str, Scores] = {
     "AutoencoderDetector": ours(labels=False),
     "KnownAnomalies": ours(labels=True),
     "HistGradientBoosting": boosted,
-    "PyOD-DevNet": deviation,
 }
 
 
