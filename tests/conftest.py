@@ -1,6 +1,7 @@
 """Settings that must stand before scipy and mlflow are imported."""
 
 import os
+import shutil
 import tempfile
 import uuid
 
@@ -19,9 +20,20 @@ def _monitor_of_its_own(monkeypatch):
     monkeypatch.setenv("ANOMALY_AE_MONITOR", f"{REMEMBERED.name}/{uuid.uuid4().hex}")
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store of MLflow that has its tables, which take seconds to make, and nothing else."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory of its own, without a say in where runs go."""
+def here(tmp_path, monkeypatch, empty_store):
+    """A working directory of its own, with a store, and without a say in where runs go."""
+    shutil.copy(empty_store, tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)

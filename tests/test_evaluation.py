@@ -190,6 +190,8 @@ def test_events_are_counted_range_by_range(rows, machines):
             delays.append(hit[0] if hit else None)
             touched |= {event[row] for row in range(start, end)} - {0}
     assert found.delays == delays
+    begins = [start for one in range(machines) for start, _ in ranges(label & (series == one))]
+    assert found.starts == begins
     assert (found.ranges, found.events, found.false_events) == (len(delays), last, last - len(touched))
 
 
@@ -494,6 +496,10 @@ def test_a_series_is_judged_by_ranges_of_time(machines, here):
     assert (found["detection"]["anomalies"], found["detection"]["rows"]) == (60, 2400)
     assert (found["events"]["ranges"], len(found["events"]["delays"])) == (1, 1)
     assert found["events"]["delays"][0] <= 3
+    (one,) = found["ranges"]
+    start = str(pd.read_csv(machines / "faults.csv")["start"][0])
+    assert one == {"group": "P1", "start": start, "label": "anomaly", "delay": found["events"]["delays"][0]}
+    assert "<h2>Ranges</h2>" in Path("page.html").read_text()
     assert found["causes"]["first"]["value"] == 1
     by_rows = told(model, machines / "labelled.csv", "--label", "fault")
     assert by_rows["detection"] == found["detection"] | {"kinds": {}}

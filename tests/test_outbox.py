@@ -68,6 +68,7 @@ def finished(uri):
 # --- away, and back --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_server_missed_it_gets_later_and_once(place, here, monkeypatch):
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
@@ -206,7 +207,7 @@ def waiting(place, here, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
     with pytest.warns(UserWarning, match="run waits"):
         fitting.fit(place / "normal.csv", "model", place / "quick.yaml")
-    uri = f"sqlite:///{here}/store.db"
+    uri = f"sqlite:///{here}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     (folder,) = outbox.kept()
     return folder, uri

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.ipc
 import pytest
+import shell
 
 from anomaly_ae import AutoencoderDetector, load, score_batches, score_file
 from anomaly_ae.data.dialect import Dialect
@@ -195,14 +196,14 @@ def test_offsets_are_told_of_bytes_as_they_are_alone(model, new, tmp_path):
 
 
 def test_standard_input_and_output(model, new, dirty, tmp_path):
-    shell = [Path(sys.executable).with_name("anomaly-ae"), "score", model, "-", "--output", "-", "--no-track"]
+    command = [Path(sys.executable).with_name("anomaly-ae"), "score", model, "-", "--output", "-", "--no-track"]
     text = dirty[0].read_bytes()
-    kept = [*shell, "--rejects", tmp_path / "bad.csv", "--keep", "name"]
+    kept = [*command, "--rejects", tmp_path / "bad.csv", "--keep", "name"]
     done = subprocess.run(kept, input=text, capture_output=True, check=True)
     score_file(model, dirty[0], tmp_path / "out.csv", keep=["name"])
     assert done.stdout == (tmp_path / "out.csv").read_bytes()
     assert len(read(tmp_path / "bad.csv")) == BAD
-    strict = subprocess.run(shell, input=text, capture_output=True, check=False)
+    strict = subprocess.run(command, input=text, capture_output=True, check=False)
     assert strict.returncode == 3
     assert b"--rejects" in strict.stderr
 
@@ -512,11 +513,8 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_a_full_disk_leaves_no_output_and_says_so(model, dirty, small_disk, ending):
-    shell = [Path(sys.executable).with_name("anomaly-ae"), "score", model, dirty[0], "--no-track"]
-    done = subprocess.run(
-        [*shell, "--output", small_disk / f"out{ending}"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "")
+    done = shell.run(["score", model, dirty[0], "--no-track", "--output", small_disk / f"out{ending}"], dirty[0].parent)
+    assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "space" in done.stderr
     assert f"out{ending}" in done.stderr
@@ -527,17 +525,16 @@ def test_a_full_disk_leaves_no_output_and_says_so(model, dirty, small_disk, endi
 def test_a_full_disk_leaves_the_job_that_was_there_complete(model, new, dirty, small_disk, ending):
     target = small_disk / f"out{ending}"
     new[:200].to_csv(small_disk.parent / "new.csv", index=False)
-    first = [Path(sys.executable).with_name("anomaly-ae"), "score", model, small_disk.parent / "new.csv"]
-    more = ["--output", target, "--no-track", "--no-remember"]
-    subprocess.run([*first, *more], check=True, capture_output=True)
+    first = ["score", model, small_disk.parent / "new.csv", "--output", target, "--no-track", "--no-remember"]
+    assert shell.run(first, small_disk.parent).returncode == 0
     before = {path: path.read_bytes() for path in small_disk.iterdir()}
     filled, room = small_disk / "others", os.statvfs(small_disk)
     filled.write_bytes(bytes(room.f_bavail * room.f_bsize - 16_384))  # all but a little
-    failed = subprocess.run([*first[:3], dirty[0], *more, "--overwrite"], capture_output=True, text=True, check=False)
-    assert (failed.returncode, failed.stdout) == (1, "")
+    failed = shell.run([*first[:2], dirty[0], *first[3:], "--overwrite"], small_disk.parent)
+    assert failed.returncode == 1
     assert f"out{ending}" in failed.stderr
     assert {path: path.read_bytes() for path in small_disk.iterdir() if path != filled} == before
-    again = subprocess.run([*first, *more], capture_output=True, text=True, check=False)
+    again = shell.run(first, small_disk.parent)
     assert again.returncode == 0
     assert "complete  already" in again.stderr
 

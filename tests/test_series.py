@@ -169,7 +169,7 @@ def test_where_series_begin_normal_rows_alarm_no_more_often_and_strange_ones_do(
     X = np.sin(2 * np.pi * t / [50, 50, 40] + np.arange(3)) + rng.normal(0, 0.05, (4000, 3))
     det = SeriesDetector(reduce=reduce, random_state=0).fit(X[:2000])
     for length in (1, 5, 20, 60):
-        pieces = [X[first : first + length].copy() for first in range(2000, 3900, 40)]
+        pieces = [X[first : first + length].copy() for first in range(2000, 3900, 80)]
         assert np.mean([(det.predict(piece) == -1).mean() for piece in pieces]) < 3 * 0.05
         for piece in pieces:
             piece[-1, 0] += 4
@@ -882,7 +882,7 @@ def test_a_run_has_the_table_of_events_where_it_was_asked_for_and_no_value_of_a_
             assert "77.125" not in told.read_text()
 
 
-@pytest.mark.parametrize("gaps", [0.15, 0.3])
+@pytest.mark.parametrize("gaps", [pytest.param(0.15, marks=pytest.mark.slow), 0.3])
 def test_complete_rows_are_as_normal_to_a_detector_that_learned_from_rows_with_gaps(gaps):
     """What fills gaps is what the others let expect: were it what leaves the least, whole rows would be strange."""
     rng = np.random.default_rng(1)

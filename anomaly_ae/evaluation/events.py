@@ -23,8 +23,9 @@ Labels = NDArray[np.bool_]
 class EventDetection:
     """How many labelled ranges were found, how late, and how many events are of none.
 
-    A range is found where an event overlaps it; `delays` (rows) say how far into it the first row of an event is, the
-    ranges in their order, None of those that were missed. `precision` is of events: the share that overlaps a range.
+    A range is found where an event overlaps it. Ranges come series by series, each in order of time: `starts` are the
+    rows they begin at, by their places among those given, and `delays` (rows) how far into them the first row of an
+    event is, None of those that were missed. `precision` is of events: the share that overlaps a range.
     `vus_pr`, of scores, is the mean over series that have ranges.
     """
 
@@ -33,6 +34,7 @@ class EventDetection:
     false_events: int
     recall: Estimate | None
     precision: Estimate | None
+    starts: list[int]
     delays: list[int | None]
     vus_pr: float | None
 
@@ -74,8 +76,8 @@ def evaluate_events(
     >>> truth[20:30] = truth[60:70] = True
     >>> event[23:32], event[80:85] = 1, 2
     >>> found = evaluate_events(truth, event)
-    >>> found.delays, found.false_events
-    ([3, None], 1)
+    >>> found.starts, found.delays, found.false_events
+    ([20, 60], [3, None], 1)
     """
     label, number = np.asarray(is_anomaly, dtype=bool), np.asarray(event)
     of = np.zeros(len(label), dtype=np.intp) if series is None else np.unique(series, return_inverse=True)[1]
@@ -84,6 +86,7 @@ def evaluate_events(
             f"Events and labels need to be of the same rows, however: {len(number):,} and {len(label):,}. Give a "
             "number and a label a row."
         )
+    starts: list[int] = []
     delays: list[int | None] = []
     reported, right, volumes = 0, 0, []
     for one in range(of.max(initial=-1) + 1):
@@ -93,6 +96,7 @@ def evaluate_events(
         right += len(np.setdiff1d(numbers[mine], [0]))
         for start, end in ranges(mine):
             within = np.flatnonzero(numbers[start:end])
+            starts.append(int(rows[start]))
             delays.append(int(within[0]) if len(within) else None)
         if score is not None and mine.any() and not mine.all():
             volumes.append(VUSPR(mine, min(buffer, len(mine)))(np.asarray(score)[rows]))
@@ -103,6 +107,7 @@ def evaluate_events(
         false_events=reported - right,
         recall=rate(found, len(delays)),
         precision=rate(right, reported),
+        starts=starts,
         delays=delays,
         vus_pr=float(np.mean(volumes)) if volumes else None,
     )

@@ -53,9 +53,11 @@ SHOWN = 20  # rows of each kind of mistake
 class EvaluationSummary:
     """What an evaluation found: of rows, of events of a series, of spoilt rows, and of blame (`causes`).
 
-    `causes` has how often a column at fault is blamed first, and how often one is among the first three: of anomalies
-    that alarmed, or of a series' events that overlap a range, as far as a cause is known. `missed` and `false_alarms`
-    are the worst of both mistakes. `metrics` has the figures by the names that gates and runs know them by.
+    `ranges` are the labelled ranges of a series: when each begins, of which machine and label, and the rows of `delay`
+    until an event, None of one that was missed. `causes` has how often a column at fault is blamed first, and how often
+    one is among the first three: of anomalies that alarmed, or of a series' events that overlap a range, as far as a
+    cause is known. `missed` and `false_alarms` are the worst of both mistakes. `metrics` has the figures by the names
+    that gates and runs know them by.
     """
 
     model: str
@@ -65,6 +67,7 @@ class EvaluationSummary:
     rejected: int
     detection: Detection
     events: EventDetection | None
+    ranges: list[dict[str, Any]]
     causes: dict[str, Estimate] | None
     robustness: list[dict[Any, Any]] | None
     missed: list[dict[str, Any]]
@@ -147,6 +150,7 @@ def evaluate(
         rejected=judged.rejected,
         detection=found,
         events=events,
+        ranges=_ranges(detector, judged, events, kinds),
         causes=None if labels.cause is None else _causes(judged, cause, (y == -1) & alarm),
         robustness=None if curves is None else curves.to_dict("records"),
         missed=worst((y == -1) & ~alarm, score),
@@ -277,6 +281,20 @@ def _events(judged: Judged, y: NDArray[np.int64], score: NDArray[np.float64]) ->
     )
 
 
+def _ranges(
+    detector: Any, judged: Judged, events: EventDetection | None, label: NDArray[np.object_]
+) -> list[dict[str, Any]]:
+    if events is None or judged.order is None or judged.clock is None:
+        return []
+    told = []
+    for start, delay in zip(events.starts, events.delays, strict=True):
+        row = int(judged.order[start])
+        when = row + 1 if detector.time is None else str(judged.X[detector.time].iloc[row])
+        machine = {} if judged.clock.machine is None else {"group": str(judged.clock.machine[row])}
+        told.append({**machine, "start": when, "label": label[row], "delay": delay})
+    return told
+
+
 def _causes(judged: Judged, cause: NDArray[np.object_], right: NDArray[np.bool_]) -> dict[str, Estimate]:
     """How often a column at fault is blamed, by anomalies that alarmed, of a series by events that overlap a range."""
     names = [f"top_{k + 1}" for k in range(BLAMED)]
@@ -339,7 +357,8 @@ def told(s: EvaluationSummary) -> str:
     if s.causes:
         lines.append("blame     " + "; ".join(f"{name.replace('_', ' ')} {e}" for name, e in s.causes.items()))
     if s.events is not None:
-        lines += [told_events(s.events), f"note      {ALIKE}"]
+        lines += [told_events(s.events), f"note      {ALIKE}", *map(told_range, s.ranges[:20])]
+        lines += [f"  and {len(s.ranges) - 20} more"] if len(s.ranges) > 20 else []
     if d.operating_points:
         lines += ["", "alarms at p <=    alarms   recall    false  precision"]
         lines += [
@@ -368,6 +387,13 @@ def told_events(e: EventDetection) -> str:
     late = "" if e.median_delay is None else f", {e.median_delay:g} rows after they began (median)"
     vus = "" if e.vus_pr is None else f"; VUS-PR {e.vus_pr:.3f}"
     return f"events    {found} of {e.ranges} ranges found{late}; {e.false_events} of {e.events} events are false{vus}"
+
+
+def told_range(one: Mapping[str, Any]) -> str:
+    """A labelled range, and whether it was found."""
+    delay = one["delay"]
+    found = "missed" if delay is None else "found at once" if not delay else f"found after {delay} rows"
+    return f"  {' '.join([*([one['group']] if 'group' in one else []), str(one['start'])])}  {one['label']}  {found}"
 
 
 def _share(value: float | None) -> str:

@@ -47,6 +47,8 @@ def evaluation_page(
     ]
     if found["operating_points"]:
         sections.append(_points(found))
+    if summary["ranges"]:
+        sections.insert(1, _ranges(summary["ranges"]))
     if found["kinds"]:
         rows = [[name, _estimate(estimate)] for name, estimate in found["kinds"].items()]
         sections.append(Section("Kinds of anomalies", [Table(["kind", "recall"], rows)]))
@@ -130,6 +132,19 @@ def _figures(summary: Mapping[str, Any]) -> Table:
 
 def _estimate(estimate: Mapping[str, float] | None) -> str:
     return "" if estimate is None else "{value:.3f} ({low:.3f} to {high:.3f})".format(**estimate)
+
+
+def _ranges(ranges: Sequence[Mapping[str, Any]]) -> Section:
+    several = "group" in ranges[0]
+    told = [
+        [
+            *([one["group"]] if several else []), str(one["start"]), str(one["label"]),
+            Bad("missed") if one["delay"] is None else f"after {one['delay']} rows",
+        ]
+        for one in ranges
+    ]  # fmt: skip
+    names = [*(["machine or group"] if several else []), "start", "label", "found"]
+    return Section("Ranges", [Table(names, told, whole=frozenset({int(several)})).cut(50)])
 
 
 def _points(found: Mapping[str, Any]) -> Section:
