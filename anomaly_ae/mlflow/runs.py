@@ -236,7 +236,7 @@ def _fill(client: Any, run_id: str, record: Record, folder: Path) -> None:
         client.log_batch(run_id, params=params[start : start + 100])
     place = json.dumps({"uri": record.input.name})
     dataset = Dataset(record.input.name[:500], record.input.digest[:12], "local", place)
-    context = InputTag("mlflow.data.context", {"fit": "training"}.get(record.kind, "scoring"))
+    context = InputTag("mlflow.data.context", {"fit": "training", "evaluate": "evaluation"}.get(record.kind, "scoring"))
     client.log_inputs(run_id, [DatasetInput(dataset, [context])])
     client.log_artifacts(run_id, str(folder / "files"))
 
