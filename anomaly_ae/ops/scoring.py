@@ -190,6 +190,7 @@ def score_file(
             ignored_columns=job.ignored,
             top_anomalies=[row for _, _, row in tally.strangest],
             seconds=time.perf_counter() - started,
+            p_value_resolution=judges[0].detector.threshold_.resolution_,
             challenger=None if challenger is None else tally.beside(judges[1].name, judges[1].detector),
             resumed_rows=tally.resumed,
         )
@@ -375,7 +376,7 @@ def told_score(s: ScoreSummary) -> str:
     lines += told_drift(s.monitoring) + told_run(s)
     lines += _told_challenger(s.challenger) if s.challenger else []
     if s.top_anomalies:
-        lines += ["", "strangest rows"]
+        lines += ["", f"strangest rows; p is never below {s.p_value_resolution:.2g}"]
     for row in s.top_anomalies[:5]:
         lines.append(f"  {_place(row)} score {row['anomaly_score']:<10.4g} p {row['p_value']:.4f}  {row['reasons']}")
     return "\n".join(lines)

@@ -47,6 +47,7 @@ class ScoreSummary:
     ignored_columns: list[str]
     top_anomalies: list[dict[str, Any]]
     seconds: float
+    p_value_resolution: float = 0.0  # the least p-value there can be
     challenger: dict[str, Any] | None = None
     monitoring: dict[str, Any] | None = None
     resumed_rows: int = 0
