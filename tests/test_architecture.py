@@ -67,7 +67,6 @@ FLOORS = [
     [
         "ops.check",
         "ops.describe",
-        "ops.evaluation_pictures",
         "ops.labels",
         "ops.journal",
         "ops.pictures",
@@ -75,7 +74,8 @@ FLOORS = [
         "ops.series_picture",
         "ops.tracking",
     ],
-    ["ops.evaluation_page", "ops.report", "ops.sinks", "ops.tally"],
+    ["ops.evaluation_pictures", "ops.report", "ops.sinks", "ops.tally"],
+    ["ops.evaluation_page"],
     ["ops.assets", "ops.fitting", "ops.job"],
     ["ops.scoring", "ops.series_summary"],
     ["ops.series"],

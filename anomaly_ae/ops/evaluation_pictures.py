@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_ae.ops.pictures import bins, finished, scale
+
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
@@ -39,30 +40,23 @@ def curves(normal: Floats, anomalous: Floats, threshold: float) -> Figure:
     if alarm.any():
         right.plot([recall], [truth[alarm].mean()], "o", color=ANOMALY, label="the threshold")
     right.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    return _finished(figure)
+    return finished(figure)
 
 
 def scores(normal: Floats, anomalous: Floats, threshold: float) -> Figure:
     """Draw how scores are spread, normal rows above and anomalies below, as shares of each."""
     from matplotlib.figure import Figure
 
-    both = np.concatenate([normal, anomalous])
-    low, high = float(min(both.min(), threshold)), float(max(both.max(), threshold))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    logarithmic = low > 0 and high / low > 10
-    edges = (np.geomspace if logarithmic else np.linspace)(low, high, 61)
-    edges[0], edges[-1] = low, high  # geomspace rounds
+    edges = bins(np.concatenate([normal, anomalous]), threshold)
     figure = Figure(figsize=(8, 3.6))
     axes = figure.subplots(gridspec_kw=MARGINS)
     for some, colour, label in ((normal, NORMAL, "normal rows"), (anomalous, ANOMALY, "anomalies")):
         heights = np.histogram(some, edges)[0] / len(some)
         axes.stairs(heights, edges, fill=True, color=colour, alpha=0.6, label=label)
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
-    if logarithmic:
-        axes.set_xscale("log")
+    scale(axes, edges)
     axes.set(xlabel="anomaly score", ylabel="share of each")
-    return _finished(figure)
+    return finished(figure)
 
 
 def robustness(curve: Sequence[Mapping[str, Any]]) -> Figure:
@@ -114,16 +108,4 @@ def codes(z: Floats, of: NDArray[np.int64]) -> Figure:
             points = plane[of == label]
             axes.plot(points[:, 0], points[:, 1], mark, color=colour, markersize=3, alpha=0.6, label=name)
     axes.set(xlabel="first principal component of normal codes", ylabel="second")
-    return _finished(figure)
-
-
-def _finished(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        _bare(axes)
-    return figure
-
-
-def _bare(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False)
+    return finished(figure)

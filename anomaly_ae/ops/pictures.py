@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MANY_DECADES = 1000  # from how many times the least score on an axis has room for powers of ten alone
@@ -30,15 +31,9 @@ def score_histogram(
     and span more than a decade.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     shown = scores if reference is None else np.concatenate([scores, reference])
-    low, high = float(min(shown.min(), threshold)), float(max(shown.max(), threshold))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    logarithmic = low > 0 and high / low > 10
-    edges = (np.geomspace if logarithmic else np.linspace)(low, high, 61)
-    edges[0], edges[-1] = low, high  # geomspace rounds
+    edges = bins(shown, threshold)
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots(gridspec_kw={"left": 0.09, "right": 0.98, "bottom": 0.13, "top": 0.91})
     for some, colour, label in ((scores <= threshold, "#4878a8", "normal"), (scores > threshold, "#c8553d", "alarm")):
@@ -47,11 +42,7 @@ def score_histogram(
         heights = np.histogram(reference, edges)[0] * len(scores) / len(reference)
         axes.stairs(heights, edges, color="black", label="calibrate rows, scaled")
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < MANY_DECADES else (1,)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    scale(axes, edges)
     alarms = int((scores > threshold).sum())
     title = title.replace("$", r"\$")  # no formula
     which = f"{alarms:,} of {len(scores):,} rows"
@@ -61,6 +52,33 @@ def score_histogram(
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
+
+
+def bins(scores: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """Edges of bins of scores `(n,)`, with room for the threshold: of equal ratio where all are positive and span more
+    than a decade, else of equal width."""
+    low, high = float(min(scores.min(), threshold)), float(max(scores.max(), threshold))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = (np.geomspace if _by_ratio(low, high) else np.linspace)(low, high, 61)
+    edges[0], edges[-1] = low, high  # geomspace rounds
+    return edges
+
+
+def scale(axes: Axes, edges: NDArray[np.float64]) -> None:
+    """Have an axis of scores be as their bins are."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = edges[0], edges[-1]
+    if _by_ratio(low, high):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < MANY_DECADES else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _by_ratio(low: float, high: float) -> bool:
+    return low > 0 and high / low > 10
 
 
 def curves(history: pd.DataFrame) -> Figure:
@@ -74,7 +92,7 @@ def curves(history: pd.DataFrame) -> Figure:
         if name in means and means[name].notna().any():
             axes.plot(means.index, means[name], style, color=colour, label=name.replace("_", " "))
     axes.set(xlabel="epoch", ylabel="loss")
-    return _finished(figure)
+    return finished(figure)
 
 
 def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
@@ -108,7 +126,7 @@ def over_time(batches: Sequence[Mapping[str, Any]]) -> Figure:
     locator = AutoDateLocator()
     capital.xaxis.set_major_locator(locator)
     capital.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    return _finished(figure)
+    return finished(figure)
 
 
 def small(features: Sequence[Mapping[str, Any]]) -> Figure:
@@ -147,7 +165,8 @@ def shortened(text: str, most: int) -> str:
     return (text if len(text) <= most else f"{text[: most - 3]}...").replace("$", r"\$")
 
 
-def _finished(figure: Figure) -> Figure:
+def finished(figure: Figure) -> Figure:
+    """A figure without frames, with legends where there is something to tell."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[1]:
