@@ -66,7 +66,7 @@ class ColumnsMixin:
             "those that it did, which are rarely alarms. Fit on normal rows and predict others, or use "
             "cross_val_predict."
         )
-        verdicts: NDArray[np.intp] = self.fit(X).predict(X)  # type: ignore[attr-defined]
+        verdicts: NDArray[np.intp] = self.fit(X, y).predict(X)  # type: ignore[attr-defined]
         return verdicts
 
     def _checked(self, X: ArrayLike) -> Array:

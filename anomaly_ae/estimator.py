@@ -30,7 +30,7 @@ from anomaly_ae import storage
 from anomaly_ae.columns import as_frame, warn_of_copies, warn_of_pooled
 from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.defaults import DefaultsMixin
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.explanation import known
 from anomaly_ae.folds import Fold
 from anomaly_ae.incremental import IncrementalMixin
@@ -285,7 +285,12 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         anomalous = truth(y)[0]
         X = as_frame(X)
         check_consistent_length(X, anomalous)
-        return _safe_indexing(X, ~anomalous), _safe_indexing(X, anomalous)
+        if anomalous.all():
+            raise DataError(
+                f"{type(self).__name__} needs normal rows, however: all {len(anomalous):,} are labelled as anomalies. "
+                "Give normal ones as well."
+            )
+        return _safe_indexing(X, ~anomalous), _safe_indexing(X, anomalous) if anomalous.any() else None
 
     def _begin(self) -> None:
         """Take the parts and the call as they are now, and see that a threshold can be set by them."""

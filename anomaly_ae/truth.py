@@ -16,13 +16,12 @@ def truth(y: ArrayLike) -> tuple[Flags, Flags]:
     Raises
     ------
     ConfigError
-        Where labels are of another kind, or none is of an anomaly.
+        Where labels are of another kind.
     """
     labels = np.asarray(y)
-    if labels.ndim == 1 and labels.dtype == bool:
-        return labels, np.ones(len(labels), dtype=bool)
-    others = labels.ndim != 1 or bool((~np.isin(labels, [-1, 0, 1])).any())
-    if others or not (labels == -1).any():
+    if labels.ndim == 1 and (labels.dtype == bool or all(isinstance(label, bool) for label in labels)):
+        return labels.astype(bool), np.ones(len(labels), dtype=bool)
+    if labels.ndim != 1 or (~np.isin(labels, [-1, 0, 1])).any():
         seen = ", ".join(str(label) for label in np.unique(labels.astype(str))[:5])
         raise ConfigError(
             f"Labels need to be -1 of an anomaly, 1 of a normal row, 0 of one that nobody knows, however: {seen}. Give "

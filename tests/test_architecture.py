@@ -74,7 +74,7 @@ FLOORS = [
         "ops.series_picture",
         "ops.tracking",
     ],
-    ["ops.evaluation_pictures", "ops.report", "ops.sinks", "ops.tally"],
+    ["ops.evaluation_pictures", "ops.evaluation_summary", "ops.report", "ops.sinks", "ops.tally"],
     ["ops.evaluation_page"],
     ["ops.assets", "ops.fitting", "ops.job"],
     ["ops.scoring", "ops.series_summary"],

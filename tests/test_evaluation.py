@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
 from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
@@ -29,6 +31,7 @@ from anomaly_ae.evaluation import (
     robustness_curves,
     sap,
 )
+from anomaly_ae.evaluation.detection import Promise
 from anomaly_ae.evaluation.intervals import Z, of_auroc, of_average_precision, rate
 from anomaly_ae.evaluation.surface import VUSPR, ranges
 
@@ -118,12 +121,15 @@ def test_rows_without_a_label_count_for_nothing(detector):
     assert evaluate(detector, X, y == -1) == evaluate(detector, X, y)  # booleans are true of an anomaly
 
 
-@pytest.mark.parametrize("y", [np.repeat([0, 1], [900, 100]), np.repeat(["a", "b"], 500), np.repeat([2, -1], 500)])
+@pytest.mark.parametrize("y", [np.repeat(["a", "b"], 500), np.repeat([2, -1], 500)])
 def test_labels_of_another_kind_are_refused(detector, y):
     with pytest.raises(ConfigError, match="booleans"):
         evaluate(detector, problem()[0], y)
-    with pytest.raises(DataError, match="normal rows"):
-        evaluate(detector, problem()[0], np.full(1000, -1))
+    for one_kind in (np.full(1000, -1), np.ones(1000), np.repeat([0, 1], 500)):
+        with pytest.raises(DataError, match="anomalies and normal rows"):
+            evaluate(detector, problem()[0], one_kind)
+    mixed = np.array([True] * 10 + [False] * 990, dtype=object)
+    assert evaluate(detector, problem()[0], mixed).anomalies == 10
 
 
 def test_an_operating_point_at_the_threshold_is_what_the_detector_does(detector):
@@ -139,16 +145,41 @@ def test_an_operating_point_at_the_threshold_is_what_the_detector_does(detector)
 def test_precision_to_expect_follows_the_share_of_anomalies(detector):
     X, y = problem()
     seen = evaluate(detector, X, y)
+    false = max(seen.false_alarm_rate.value, detector.threshold_.alpha)  # no fewer are counted on than were asked for
     same = evaluate(detector, X, y, prevalence=0.05).expected_precision
-    assert same.value == pytest.approx(seen.precision.value)  # at the share of these rows
+    assert same.value == pytest.approx(0.05 * seen.recall.value / (0.05 * seen.recall.value + 0.95 * false))
     assert same.low < same.value < same.high
     rare = evaluate(detector, X, y, prevalence=1e-4)
     assert rare.expected_precision.value < 0.01
-    recall, false = seen.recall.value, seen.false_alarm_rate.value
+    recall = seen.recall.value
     assert rare.expected_precision.value == pytest.approx(1e-4 * recall / (1e-4 * recall + (1 - 1e-4) * false))
     assert all(point.precision <= 1e-4 / point.alpha for point in rare.operating_points)
     with pytest.raises(ConfigError, match="prevalence"):
         evaluate(detector, X, y, prevalence=1.0)
+
+
+def test_that_no_false_alarm_is_seen_does_not_mean_there_will_be_none():
+    y, p = np.repeat([1, -1], [60, 10]), np.repeat([0.5, 0.005], [60, 10])
+    promise = Promise(0.05, 400, alpha=0.05)
+    told, alone = (evaluate_scores(y, 1 - p, p <= 0.05, p, prevalence=0.001, promise=one) for one in (promise, None))
+    assert told.false_alarm_rate.value == 0
+    assert told.expected_precision.value == pytest.approx(0.001 / (0.001 + 0.999 * 0.05))
+    assert alone.expected_precision.value == pytest.approx(0.001 / (0.001 + 0.999 * 0.5 / 60))
+
+
+def test_a_pipeline_is_judged_by_its_last_step(detector):
+    X, y = problem()
+    whole = make_pipeline(StandardScaler(), AutoencoderDetector(effort="fast", random_state=0)).fit(X[y == 1])
+    found = evaluate(whole, X, y)
+    assert found.promised == 0.1 or found.promised == 0.05
+    assert found.auroc.value == roc_auc_score(y == -1, -whole.decision_function(X))
+    assert found.operating_points
+
+
+@pytest.mark.parametrize(("score", "alarm"), [([1.0, 2.0], [True]), ([1.0, np.nan], [True, False])])
+def test_scores_that_are_none_are_refused(score, alarm):
+    with pytest.raises(DataError, match="a finite score, an alarm and a label a row"):
+        evaluate_scores([1, -1], score, alarm)
 
 
 def test_a_promise_that_is_broken_is_told(detector):
@@ -232,7 +263,11 @@ def test_codes_that_are_the_factors_score_one_and_random_ones_nothing():
     measured = rng.uniform(size=(3000, 2))
     assert sap(measured[:, ::-1], measured) > 0.99
     assert sap(rng.normal(size=(3000, 4)), measured) < 0.02
-    assert sap(v[:, :2], v[:, :1]) > 0.4  # classes: by a line through one latent
+    classes = v[:, :2]
+    assert sap(classes, classes) == sap(1000 * classes, classes) > 0.7  # the second best guesses: 1 - 1/4, 1 - 1/6
+    rare = (rng.random((3000, 1)) < 0.1).astype(float)
+    assert sap(rng.normal(size=(3000, 1)), rare) < 0.1  # one latent that knows nothing, of a class that is rare
+    assert sap(np.column_stack([rare, rng.normal(size=3000)]), rare) > 0.4
 
 
 def test_sources_are_matched_whatever_their_order_sign_and_scale():
@@ -418,18 +453,47 @@ def test_kinds_and_causes(model, here):
         (["--labels", str(SAMPLE / "pump_labels.csv")], "a label a row"),
         (["--label", "patient", "--labels", "short.csv"], "by their order"),
         (["--label", "label", "--labels", "twice.csv"], "more than once"),
-        (["--label", "label", "--labels", "others.csv"], "among them"),
+        (["--label", "label", "--labels", "others.csv"], "numbered from 1"),
         (["--label", "label", "--labels", "empty.csv"], "is empty"),
+        (["--label", "label", "--labels", "zero.csv"], "numbered from 1"),
+        (["--label", "lable"], "--label"),
+        (["--label", "patient", "--prevalence", "5"], "0.001"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_in_a_sentence(model, here, arguments, words):
     Path("short.csv").write_text("patient\n1\n0\n")
     Path("twice.csv").write_text("row,label\n1,0\n1,1\n")
     Path("others.csv").write_text("row,label\n9001,0\n9002,1\n")
+    Path("zero.csv").write_text("row,label\n0,1\n1,0\n")
     Path("empty.csv").write_text("row,label\n1,\n2,\n")
     said = shell(model, MIXED, *arguments, code=2)
     assert words in said.output
     assert "Traceback" not in said.output
+
+
+def test_a_few_anomalies_are_among_the_rows_that_are_spoilt(model, here):
+    rows, malignant = pd.read_csv(MIXED), pd.read_csv(LABELS)["malignant"] == 1
+    many = pd.concat([rows[~malignant]] * 25 + [rows[malignant].head(3)]).assign(malignant=0)
+    many.iloc[-3:, -1] = 1
+    many.to_csv("many.csv", index=False)
+    found = told(model, "many.csv", "--label", "malignant", "--robustness", "--report", "page.html")
+    assert found["robustness"][0]["auroc"] == pytest.approx(found["detection"]["auroc"]["value"], abs=0.02)
+    assert any("2,000 of the rows" in note for note in found["notes"])
+    free = many.assign(malignant=[f"n{i % 30}" for i in range(len(many) - 300)] + ["fine"] * 300)
+    free.to_csv("free.csv", index=False)
+    kinds = told(model, "free.csv", "--label", "malignant", "--normal", "fine")["detection"]["kinds"]
+    assert len(kinds) == 21
+    assert "others" in kinds
+
+
+def test_labels_of_no_row_are_told(model, here):
+    labels = pd.read_csv(LABELS)
+    keyed = pd.DataFrame({"patient": pd.read_csv(MIXED)["patient"], "malignant": labels["malignant"].astype(float)})
+    more = pd.DataFrame({"patient": ["X1", "X2"], "malignant": [1.0, None]})
+    pd.concat([keyed, more]).to_csv("more.csv", index=False)  # and labels are written 1.0
+    found = told(model, MIXED, "--labels", "more.csv", "--on", "patient", "--label", "malignant")
+    assert found["notes"] == ["2 of 314 labels are of no row that was scored"]
+    assert found["detection"] == told(model, MIXED, "--labels", LABELS, "--label", "malignant")["detection"]
 
 
 def test_standard_input_is_refused(model, here):
@@ -493,7 +557,7 @@ def machines(tmp_path_factory):
 def test_a_series_is_judged_by_ranges_of_time(machines, here):
     new, model = machines / "new.csv", machines / "model"
     found = told(model, new, "--labels", machines / "faults.csv", "--cause", "part", "--report", "page.html")
-    assert (found["detection"]["anomalies"], found["detection"]["rows"]) == (60, 2400)
+    assert (found["detection"]["anomalies"], found["detection"]["rows"]) == (60, 2386)
     assert (found["events"]["ranges"], len(found["events"]["delays"])) == (1, 1)
     assert found["events"]["delays"][0] <= 3
     (one,) = found["ranges"]
@@ -502,7 +566,9 @@ def test_a_series_is_judged_by_ranges_of_time(machines, here):
     assert "<h2>Ranges</h2>" in Path("page.html").read_text()
     assert found["causes"]["first"]["value"] == 1
     by_rows = told(model, machines / "labelled.csv", "--label", "fault")
-    assert by_rows["detection"] == found["detection"] | {"kinds": {}}
+    assert by_rows["detection"] == found["detection"]
+    assert found["detection"]["unlabelled"] == 14  # normal rows on both sides whose windows hold the fault
+    assert found["detection"]["by_chance"] > 0.025
     assert by_rows["events"] == found["events"]
     assert "<h2>Codes</h2>" not in Path("page.html").read_text()
     said = shell(model, new, "--labels", machines / "faults.csv", "--robustness").stderr
@@ -511,6 +577,18 @@ def test_a_series_is_judged_by_ranges_of_time(machines, here):
     pd.read_csv(machines / "faults.csv").drop(columns="machine").to_csv("both.csv", index=False)
     both = told(model, new, "--labels", "both.csv")  # no machine: of all
     assert both["detection"]["anomalies"] == 120
+    log = pd.read_csv(machines / "faults.csv").drop(columns="machine").assign(machine=[None])
+    late = log.assign(start="2027-01-01T00:00+00:00", end="2027-01-02T00:00+00:00")
+    pd.concat([log, late]).to_csv("log.csv", index=False)
+    some = told(model, new, "--labels", "log.csv")
+    assert some["notes"][0] == "1 of 2 ranges have no row"
+    assert some["detection"]["anomalies"] == 120  # a range that names no machine is of all
+    log.assign(end=None).to_csv("open.csv", index=False)
+    going_on = told(model, new, "--labels", "open.csv")
+    assert going_on["detection"]["anomalies"] == 2 * (1200 - 700)
+    day = log.assign(start="2026-02-01", end="2026-02-01")
+    day.to_csv("day.csv", index=False)
+    assert "2,400 and 0" in shell(model, new, "--labels", "day.csv", code=2).output  # the whole day: all rows
 
 
 @pytest.mark.parametrize(
@@ -519,6 +597,8 @@ def test_a_series_is_judged_by_ranges_of_time(machines, here):
         ("start,end\n2027-01-01,2027-01-02\n", [], "Compare the times"),
         ("start,end\n2026-02-02,2026-02-01\n", [], "end after it starts"),
         ("start,end\nyesterday,2026-02-01\n", [], "ISO 8601"),
+        ("start,end\n2026-02-01T00:00,2026-02-01T01:00\n", [], "told alike"),
+        ("machine,start,end\nP9,2026-02-01T00:00Z,2026-02-01T01:00Z\n", [], "the machines: here P1, P2"),
         ("start,end\n2026-02-01,2026-02-02\n", ["--anomaly", "x"], "Every range is an anomaly"),
     ],
 )

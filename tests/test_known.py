@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from anomaly_ae import AutoencoderDetector, Fused, KnownAnomalies, Neighbours, SeriesDetector, StandardizedError, load
 from anomaly_ae.cli import app
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.errors import ConfigError, DataError
 
 
 def ring(seed=0, n=1200):
@@ -148,7 +148,12 @@ def test_labels_are_used_where_they_are_asked_for():
     with pytest.raises(ConfigError, match="was told none"):
         asks.fit(rows)
     with pytest.raises(ConfigError, match="booleans"):
-        asks.fit(rows, (y == -1).astype(int))
+        asks.fit(rows, np.where(y == -1, 2, 1))
+    with pytest.raises(DataError, match="needs normal rows"):
+        asks.fit(rows, -np.ones(len(rows)))
+    asks.fit(rows, y).partial_fit(rows[:50], np.ones(50))  # as most batches are
+    with pytest.warns(UserWarning, match="fit_predict"):
+        assert (asks.fit_predict(rows, y) == asks.predict(rows)).all()
     with pytest.raises(ValueError, match="inconsistent"):
         asks.fit(rows, y[:-1])
     for wrong in ({"k": 0}, {"softness": 0}, {"weight": -1}):
@@ -187,4 +192,11 @@ def test_the_shell_learns_from_a_file_of_known_anomalies(here):
     assert (load("again").predict(new) == -1).mean() > plain + 0.2
     pd.read_csv("known.csv").drop(columns="b").to_csv("narrow.csv", index=False)
     assert "'b'" in run("fit", "--data", "normal.csv", "--known", "narrow.csv", "--model", "x", code=2)
+    pd.read_csv("known.csv").assign(b="oops").to_csv("odd.csv", index=False)
+    said = run("fit", "--data", "normal.csv", "--known", "odd.csv", "--model", "x", code=2)
+    assert "'oops' in odd.csv" in said
+    pd.concat([pd.read_csv("normal.csv"), pd.read_csv("known.csv")]).to_csv("both.csv", index=False)
+    said = run("fit", "--data", "both.csv", "--known", "known.csv", "--model", "y")
+    assert "8 of the normal rows are among them" in said
+    assert (load("y").anomaly_score(new) == load("told").anomaly_score(new)).all()
     assert "series" in run("fit", "--data", "normal.csv", "--known", "known.csv", "--model", "x", "--time", "a", code=2)

@@ -72,10 +72,10 @@ def evaluate(
     Alarms are those that score raises; nothing is tuned on the labels.
     """
     with reported(quiet or json_) as progress:
-        from anomaly_ae.ops import evaluating
+        from anomaly_ae.ops import evaluating, evaluation_summary
         from anomaly_ae.ops.labels import Labels
 
-        least, most = (_bounds(given, evaluating.GATES) for given in (at_least, at_most))
+        least, most = (_bounds(given, evaluation_summary.GATES) for given in (at_least, at_most))
         summary = evaluating.evaluate(
             model,
             input,
@@ -87,8 +87,8 @@ def evaluate(
             track=track,
             progress=progress,
         )
-    finish(summary, evaluating.told, json_, quiet)
-    if low := evaluating.missed_gates(summary.metrics, least, most):
+    finish(summary, evaluation_summary.told, json_, quiet)
+    if low := evaluation_summary.missed_gates(summary.metrics, least, most):
         fail(f"A gate needs figures within its bounds, however: {'; '.join(low)}. Look at the report.", 4)
 
 

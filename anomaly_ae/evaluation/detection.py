@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.pipeline import Pipeline
 
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.evaluation.intervals import Estimate, of_auroc, of_average_precision, rate
@@ -21,11 +22,15 @@ ALPHAS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 class Promise(NamedTuple):
-    """A rate of false alarms, the `rows` that set the threshold to it, of which each `apart`-th is worth one."""
+    """A rate of false alarms, the `rows` that set the threshold to it, of which each `apart`-th is worth one.
+
+    `alpha` is the rate that was asked for, which of a cross-fitted detector is half of what can be promised.
+    """
 
     rate: float
     rows: int
     apart: float = 1.0
+    alpha: float = 0.0
 
     @classmethod
     def of(cls, detector: Any) -> Promise | None:
@@ -34,7 +39,7 @@ class Promise(NamedTuple):
         if rate is None:
             return None
         rows = len(detector.calibration_scores_)
-        return cls(rate, rows, max(1.0, rows / independent_rows(detector)))
+        return cls(rate, rows, max(1.0, rows / independent_rows(detector)), detector.threshold_.alpha)
 
     def by_chance(self, false_alarms: int, rows: int) -> float:
         """How probable so many false alarms in normal rows are where it holds."""
@@ -67,7 +72,8 @@ class Detection:
 
     .. math:: \frac{\pi\, \mathrm{recall}}{\pi\, \mathrm{recall} + (1 - \pi)\, \mathrm{false\ alarm\ rate}},
 
-    between what both ends of both intervals make of it.
+    between what both ends of both intervals make of it, where the false-alarm rate is taken to be no less than the one
+    asked for, and no less than half of one in all: that none is seen does not mean there will be none.
 
     `by_chance` is how probable so many false alarms are where the promise holds, given where chance may have put the
     threshold. `kinds` has the recall of each kind of anomaly, `operating_points` what other levels of the p-value would
@@ -109,7 +115,7 @@ def evaluate(
     Parameters
     ----------
     detector : fitted detector
-        One of ours, or any outlier detector of scikit-learn.
+        One of ours, any outlier detector of scikit-learn, or a pipeline that ends in one.
     X : array or DataFrame of shape (n, n_features)
     y : array of shape (n,)
         -1 of an anomaly, 1 of a normal row, 0 where nobody knows, as scikit-learn has it; or booleans, true of an
@@ -137,6 +143,8 @@ def evaluate(
     >>> found.recall.value, found.keeps_promise, bool(found.expected_precision.value < 0.1)
     (1.0, True, True)
     """
+    if isinstance(detector, Pipeline):
+        X, detector = detector[:-1].transform(X), detector[-1]
     if hasattr(detector, "assess"):
         verdict = detector.assess(X)
         score, p_value, alarm = verdict.anomaly_score, verdict.p_value, verdict.is_anomaly
@@ -158,18 +166,23 @@ def evaluate_scores(
 ) -> Detection:
     """Compare scores `(n,)`, larger = stranger, alarms `(n,)` and p-values `(n,)` with labels; see `evaluate`."""
     is_anomaly, known = truth(y)
-    if prevalence is not None and not 0 < prevalence < 1:
-        raise ConfigError(f"prevalence needs a share between 0 and 1, however: {prevalence}. Try 0.001.")
+    check_prevalence(prevalence)
+    if not len(np.asarray(score)) == len(np.asarray(alarm)) == len(known) or not np.isfinite(score).all():
+        raise DataError(
+            f"An evaluation needs a finite score, an alarm and a label a row, however: {len(np.asarray(score)):,}, "
+            f"{len(np.asarray(alarm)):,} and {len(known):,} are given. Look for gaps."
+        )
     anomaly, score, alarm = is_anomaly[known], np.asarray(score)[known], np.asarray(alarm, dtype=bool)[known]
     m = int(anomaly.sum())
     n = len(anomaly) - m
     if not m or not n:
         raise DataError(
-            f"An evaluation needs anomalies and normal rows, however: {m:,} and {n:,} are labelled so. Say which "
-            "labels are anomalies, or give rows of both."
+            f"An evaluation needs anomalies and normal rows, however: {m:,} and {n:,} are labelled so (-1 and 1, "
+            "or true and false). Say which labels are anomalies, or give rows of both."
         )
     hits, false = int(alarm[anomaly].sum()), int(alarm[~anomaly].sum())
     recall, false_alarms = rate(hits, m), rate(false, n)
+    least = max(0.5 / n, 0.0 if promise is None else promise.alpha)
     assert recall is not None  # both are of some rows
     assert false_alarms is not None
     return Detection(
@@ -185,10 +198,16 @@ def evaluate_scores(
         promised=None if promise is None else promise.rate,
         by_chance=None if promise is None else promise.by_chance(false, n),
         prevalence=prevalence,
-        expected_precision=None if prevalence is None else _expected(prevalence, recall, false_alarms),
+        expected_precision=None if prevalence is None else _expected(prevalence, recall, false_alarms, least),
         kinds={} if kinds is None else _by_kind(np.asarray(kinds)[known][anomaly], alarm[anomaly]),
         operating_points=[] if p_value is None else _points(anomaly, np.asarray(p_value)[known], prevalence),
     )
+
+
+def check_prevalence(prevalence: float | None) -> None:
+    """Raise ConfigError where a share of anomalies is none."""
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise ConfigError(f"prevalence needs a share between 0 and 1, however: {prevalence}. Try 0.001.")
 
 
 def _precision(prevalence: float, recall: float, false_alarms: float) -> float | None:
@@ -196,10 +215,10 @@ def _precision(prevalence: float, recall: float, false_alarms: float) -> float |
     return right / (right + wrong) if right + wrong else None
 
 
-def _expected(prevalence: float, recall: Estimate, false_alarms: Estimate) -> Estimate | None:
-    value = _precision(prevalence, recall.value, false_alarms.value)
-    low = _precision(prevalence, recall.low, false_alarms.high)
-    high = _precision(prevalence, recall.high, false_alarms.low)
+def _expected(prevalence: float, recall: Estimate, false_alarms: Estimate, least: float) -> Estimate | None:
+    value = _precision(prevalence, recall.value, max(false_alarms.value, least))
+    low = _precision(prevalence, recall.low, max(false_alarms.high, least))
+    high = _precision(prevalence, recall.high, max(false_alarms.low, 0.5 * least))
     return None if value is None or low is None or high is None else Estimate(value, low, high)
 
 

@@ -8,8 +8,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.metrics import adjusted_rand_score, mutual_info_score
-from sklearn.svm import LinearSVC
+from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, mutual_info_score
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import check_array
 
 from anomaly_ae.errors import DataError
@@ -56,8 +56,8 @@ def sap(codes: ArrayLike, factors: ArrayLike) -> float:
 
     .. math:: \frac{1}{K} \sum_k \left(S_{j_k k} - \max_{j \ne j_k} S_{jk}\right)
 
-    with :math:`S_{jk}` the squared correlation of latent and factor, and of factors of at most 20 values the accuracy
-    of a linear support vector machine on that latent. In [0, 1].
+    with :math:`S_{jk}` the squared correlation of latent and factor, and of factors of at most 20 values the balanced
+    accuracy of the best thresholds on that latent; what a single latent is compared with is chance. In [0, 1].
 
     References
     ----------
@@ -70,7 +70,7 @@ def sap(codes: ArrayLike, factors: ArrayLike) -> float:
             told = [_correlation(column, factor) ** 2 for column in z.T]
         else:
             classes = _classes(factor)
-            told = [LinearSVC(random_state=0).fit(x, classes).score(x, classes) for x in z.T[:, :, None]]
+            told = [1 / len(np.unique(classes)), *(_by_thresholds(column, classes) for column in z.T)]
         gaps.append(_gap(told))
     return float(np.mean(gaps))
 
@@ -162,6 +162,11 @@ def _pair(codes: ArrayLike, factors: ArrayLike) -> tuple[Array, Array]:
     if constant := [k for k, factor in enumerate(v.T) if factor.min() == factor.max()]:
         raise DataError(f"A factor needs two values or more, however: columns {constant} have one. Leave them out.")
     return z, v
+
+
+def _by_thresholds(values: Array, classes: NDArray[np.intp]) -> float:
+    tree = DecisionTreeClassifier(max_leaf_nodes=len(np.unique(classes)), class_weight="balanced", random_state=0)
+    return float(balanced_accuracy_score(classes, tree.fit(values[:, None], classes).predict(values[:, None])))
 
 
 def _binned(values: Array, bins: int) -> NDArray[np.intp]:

@@ -276,7 +276,7 @@ def faces_prior(parts: Mapping[str, Part | None]) -> bool:
     """Whether codes face the prior: points where a term has them, others unless they have one of their own."""
     latent = parts.get("latent")
     if "posterior" in getattr(latent, "offers", ()):
-        return "prior" in getattr(latent, "needs", ())
+        return "prior of its own" not in latent.offers  # type: ignore[union-attr]
     return any("prior" in piece.needs for part in parts.values() if isinstance(part, Part) for piece in part.pieces())
 
 

@@ -19,7 +19,7 @@ __all__ = ["BernoulliCode", "CategoricalCode"]
 class _Relaxed(Part):
     """What these share: a code of `width` cells that faces, whatever the prior, values that are all as likely."""
 
-    offers = frozenset({"posterior"})
+    offers = frozenset({"posterior", "prior of its own"})
 
     width: int
     temperature: float

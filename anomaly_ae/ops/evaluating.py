@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from anomaly_ae.data.drafts import check_page, write_whole
 from anomaly_ae.data.streams import STDIN
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.evaluation.detection import Detection, Promise, evaluate_scores
+from anomaly_ae.evaluation.detection import Promise, check_prevalence, evaluate_scores
 from anomaly_ae.evaluation.events import EventDetection, evaluate_events
 from anomaly_ae.evaluation.intervals import Estimate, rate
 from anomaly_ae.evaluation.robustness import robustness_curves
@@ -31,7 +31,8 @@ from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress, tell
-from anomaly_ae.ops.evaluation_page import ALIKE, evaluation_page
+from anomaly_ae.ops.evaluation_page import evaluation_page
+from anomaly_ae.ops.evaluation_summary import EvaluationSummary, metrics
 from anomaly_ae.ops.fitting import source
 from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.labels import Clock, Labels, named
@@ -39,63 +40,32 @@ from anomaly_ae.ops.series_table import told_rows
 from anomaly_ae.ops.series_times import laid
 from anomaly_ae.ops.sinks import AS_TABLES, Gathered
 from anomaly_ae.ops.tally import Allowed, nameless
-from anomaly_ae.ops.tracking import Entry, digest, told_run, tracked, written
-from anomaly_ae.promise import percent
+from anomaly_ae.ops.tracking import Entry, digest, tracked, written
 from anomaly_ae.series.detector import SeriesDetector
-from anomaly_ae.series.timeline import moments
 
 BLAMED = 3  # columns named a row
 MOST = 2000  # rows that are spoilt, and whose codes are drawn
 SHOWN = 20  # rows of each kind of mistake
-
-
-@dataclass(frozen=True)
-class EvaluationSummary:
-    """What an evaluation found: of rows, of events of a series, of spoilt rows, and of blame (`causes`).
-
-    `ranges` are the labelled ranges of a series: when each begins, of which machine and label, and the rows of `delay`
-    until an event, None of one that was missed. `causes` has how often a column at fault is blamed first, and how often
-    one is among the first three: of anomalies that alarmed, or of a series' events that overlap a range, as far as a
-    cause is known. `missed` and `false_alarms` are the worst of both mistakes. `metrics` has the figures by the names
-    that gates and runs know them by.
-    """
-
-    model: str
-    input: str
-    label: str | None
-    rows: int
-    rejected: int
-    detection: Detection
-    events: EventDetection | None
-    ranges: list[dict[str, Any]]
-    causes: dict[str, Estimate] | None
-    robustness: list[dict[Any, Any]] | None
-    missed: list[dict[str, Any]]
-    false_alarms: list[dict[str, Any]]
-    threshold: float
-    metrics: dict[str, float]
-    seconds: float
-    run_id: str | None = None
-    tracking_uri: str | None = None
+KINDS = 20  # of anomalies, that are told apart
 
 
 class Judged(NamedTuple):
     """What a model says of rows: a table as `score` writes it, those of its columns that labels need, and the rest.
 
-    `X` are at most some of the rows, as the model takes them, and `places` which; a series' are all. Of a series
-    `clock` says when rows are, `order` puts them in order, and `spans` are the rows of each of its `events`.
+    `read` gives rows by their places, as the model takes them. Of a series `clock` says when rows are, `order` puts
+    them in order, `spans` are the rows of each of its `events`, and a score looks at up to `length` rows.
     """
 
     table: pa.Table
     kept: pd.DataFrame
     total: int
     rejected: int
-    X: pd.DataFrame
-    places: NDArray[np.intp]
+    read: Callable[[NDArray[np.intp]], pd.DataFrame]
     clock: Clock | None = None
     order: NDArray[np.intp] | None = None
     events: pd.DataFrame | None = None
     spans: Sequence[NDArray[np.intp]] = ()
+    length: int = 0
 
 
 def evaluate(
@@ -121,6 +91,7 @@ def evaluate(
         When model, file or labels are not what they must be.
     """
     started, began = time.perf_counter(), now()
+    check_prevalence(prevalence)
     if str(input) == STDIN:
         raise ConfigError("An evaluation needs a file, which it reads more than once, however: -. Give its name.")
     page = None if report is None else check_page(report, input, labels.file)
@@ -130,17 +101,30 @@ def evaluate(
     judge = _series if isinstance(detector, SeriesDetector) else _table
     judged = judge(detector, input, labels, dialect or Dialect(), progress)
     rows = judged.table.column("row").to_numpy()
-    y, kinds, cause = labels.of(rows, judged.kept, judged.total, dialect or Dialect(), judged.clock)
+    y, kinds, cause, notes = labels.of(rows, judged.kept, judged.total, dialect or Dialect(), judged.clock)
+    if without := int((y == 0).sum()) + judged.rejected:
+        notes += (f"{without:,} rows are left out: {judged.rejected:,} are bad, the others have no label",)
+    events = _events(judged, y, judged.table.column("anomaly_score").to_numpy())
+    if (near := _near(judged, y)).any():
+        y = np.where(near, 0, y)
+        notes += (
+            f"{near.sum():,} normal rows count for nothing: a window that is judged with them holds a labelled range",
+        )
+    if labels.column in detector.contract_.names:
+        notes += (f"the model judges {labels.column} itself, so that these figures flatter it",)
     score, p_value, alarm = (judged.table.column(n).to_numpy() for n in ("anomaly_score", "p_value", "is_anomaly"))
     several = len(np.unique(kinds[y == -1].astype(str))) > 1
+    kinds = _few(kinds, y == -1)
     found = evaluate_scores(
         y, score, alarm, p_value, kinds=kinds if several else None, prevalence=prevalence, promise=Promise.of(detector)
     )
-    events = _events(judged, y, score)
-    curves = None
+    places = np.arange(len(y)) if judged.order is not None else _some(y)
+    X, curves = judged.read(places), None
+    if len(places) < len(y) and robustness:
+        notes += (f"spoilt are {len(places):,} of the rows, with as many anomalies as there are, up to half of them",)
     if robustness:
         tell(progress, 0.8, "spoiling rows")
-        curves = robustness_curves(detector, judged.X, y[judged.places], columns=_measured(detector, judged.X))
+        curves = robustness_curves(detector, X, y[places], columns=_measured(detector, X))
     worst = partial(_worst, judged.table, kinds if several else None)
     summary = EvaluationSummary(
         model=name,
@@ -148,9 +132,10 @@ def evaluate(
         label=labels.column,
         rows=judged.total,
         rejected=judged.rejected,
+        notes=list(notes),
         detection=found,
         events=events,
-        ranges=_ranges(detector, judged, events, kinds),
+        ranges=_ranges(judged, events, kinds, X, detector.time) if isinstance(detector, SeriesDetector) else [],
         causes=None if labels.cause is None else _causes(judged, cause, (y == -1) & alarm),
         robustness=None if curves is None else curves.to_dict("records"),
         missed=worst((y == -1) & ~alarm, score),
@@ -159,8 +144,8 @@ def evaluate(
         metrics=metrics(found, events),
         seconds=time.perf_counter() - started,
     )
-    codes = _codes(detector, judged)
-    drawn = partial(evaluation_page, known=y, score=score, codes=codes, of=y[judged.places])
+    codes = None if judged.order is not None or not hasattr(detector, "transform") else detector.transform(X)
+    drawn = partial(evaluation_page, known=y, score=score, codes=codes, of=y[places])
     if page is not None:
         tell(progress, 0.95, "drawing")
         write_whole(page, drawn(asdict(summary)))
@@ -170,70 +155,29 @@ def evaluate(
     def run() -> Entry:
         plain = asdict(summary) | {"model": nameless(name), "input": Path(input).name}
         of = runs.Model(nameless(name), digest(folder / "manifest.json"))
-        record = runs.of_score(source(input), of, began, summary.metrics, {}, "evaluate")
+        tags = {"anomaly_ae.label": str(labels.column)}
+        if labels.file is not None:
+            told = source(labels.file)
+            tags |= {"anomaly_ae.labels": told.name, "anomaly_ae.labels_digest": told.digest}
+        record = runs.of_score(source(input), of, began, summary.metrics, tags, "evaluate")
         files = {"evaluation.json": json.dumps(plain, indent=1) + "\n"}
         return record, {**files, **written(lambda: drawn(plain))}, None
 
     return tracked(summary, run)
 
 
-def metrics(found: Detection, events: EventDetection | None) -> dict[str, float]:
-    """The figures of an evaluation by name; those that there are."""
-    told: dict[str, Estimate | float | None] = {
-        "rows": found.rows,
-        "anomalies": found.anomalies,
-        "auroc": found.auroc,
-        "average_precision": found.average_precision,
-        "recall": found.recall,
-        "false_alarm_rate": found.false_alarm_rate,
-        "precision": found.precision,
-        "f1": found.f1,
-        "promised_false_alarm_rate": found.promised,
-        "expected_precision": found.expected_precision,
-    }
-    if events is not None:
-        told |= {
-            "event_recall": events.recall,
-            "event_precision": events.precision,
-            "false_events": events.false_events,
-            "median_delay": events.median_delay,
-            "vus_pr": events.vus_pr,
-        }
-    known = {name: figure.value if isinstance(figure, Estimate) else figure for name, figure in told.items()}
-    return {name: float(figure) for name, figure in known.items() if figure is not None}
-
-
-GATES = (
-    "auroc", "average_precision", "recall", "false_alarm_rate", "precision", "f1", "expected_precision", "event_recall",
-    "event_precision", "false_events", "median_delay", "vus_pr",
-)  # fmt: skip
-
-
-def missed_gates(found: Mapping[str, float], least: Mapping[str, float], most: Mapping[str, float]) -> list[str]:
-    """Which bounds figures do not keep, in words; one that there is no figure for is not kept."""
-    low = [f"{name} is {_figure(found, name)}, below {bound:g}" for name, bound in least.items()
-           if not found.get(name, -np.inf) >= bound]  # fmt: skip
-    high = [f"{name} is {_figure(found, name)}, above {bound:g}" for name, bound in most.items()
-            if not found.get(name, np.inf) <= bound]  # fmt: skip
-    return low + high
-
-
-def _figure(found: Mapping[str, float], name: str) -> str:
-    return f"{found[name]:.4g}" if name in found else "not there"
-
-
 # --- what the model says ---------------------------------------------------------------------------------------------
 
 
 def _table(detector: Any, input: Path_, labels: Labels, dialect: Dialect, progress: Progress | None) -> Judged:
+    Table.open(input, dialect).require(labels.beside, "--label, --cause or --on")
     job = Job([detector], [str(input)], False, dialect, labels.beside, BLAMED)
     sink = Gathered()
     tally = job.run(sink, AS_TABLES, Allowed.of("1%"), lambda share, what: tell(progress, 0.7 * share, what))
     table = pa.concat_tables(sink.tables)
     rows = table.column("row").to_numpy()
-    places = np.unique(np.linspace(0, len(rows) - 1, min(MOST, len(rows))).astype(np.intp))
-    X = _rows(detector, Table.open(input, dialect), rows[places])
-    return Judged(table, table.select(labels.beside).to_pandas(), tally.rows, tally.rejected, X, places)
+    read = lambda places: _rows(detector, Table.open(input, dialect), rows[places])  # noqa: E731
+    return Judged(table, table.select(labels.beside).to_pandas(), tally.rows, tally.rejected, read)
 
 
 def _rows(detector: Any, table: Table, rows: NDArray[np.int64]) -> pd.DataFrame:
@@ -251,22 +195,16 @@ def _rows(detector: Any, table: Table, rows: NDArray[np.int64]) -> pd.DataFrame:
 def _series(detector: Any, input: Path_, labels: Labels, dialect: Dialect, progress: Progress | None) -> Judged:
     X, kept = series.read(detector, Table.open(input, dialect), labels.beside, progress)
     told = told_rows(detector, X, {}, BLAMED)
-    when = np.arange(1.0, len(X) + 1) if detector.time is None else moments(X[detector.time], detector.time)
-    machine = None if detector.group is None else X[detector.group].astype(str).to_numpy(dtype=object)
-    clock, order = Clock(when, machine, detector.group), laid(detector, X).order
-    beside = pd.DataFrame(kept, index=X.index)
-    return Judged(told.table, beside, len(X), 0, X, np.arange(len(X)), clock, order, told.events, told.spans)
+    times, machines = (None if name is None else X[name] for name in (detector.time, detector.group))
+    clock, order = Clock.of(times, machines, len(X)), laid(detector, X).order
+    beside, length = pd.DataFrame(kept, index=X.index), detector.fold_.length
+    return Judged(told.table, beside, len(X), 0, X.iloc.__getitem__, clock, order, told.events, told.spans, length)
 
 
 def _measured(detector: Any, X: pd.DataFrame) -> list[str]:
     """Columns of numbers that the model judges."""
     beside = [getattr(detector, "time", None), getattr(detector, "group", None)]
     return [name for name in X.select_dtypes("number").columns if name not in beside]
-
-
-def _codes(detector: Any, judged: Judged) -> NDArray[np.float64] | None:
-    """Codes of some rows, of a detector that has codes of rows."""
-    return None if judged.order is not None or not hasattr(detector, "transform") else detector.transform(judged.X)
 
 
 # --- what is found ---------------------------------------------------------------------------------------------------
@@ -281,15 +219,53 @@ def _events(judged: Judged, y: NDArray[np.int64], score: NDArray[np.float64]) ->
     )
 
 
+def _near(judged: Judged, y: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Normal rows of a series whose windows hold rows of a range: what is said of them is said of the range."""
+    near = np.zeros(len(y), dtype=bool)
+    if judged.order is None or judged.clock is None:
+        return near
+    machine = judged.clock.machine
+    for one in [None] if machine is None else np.unique(machine):
+        rows = judged.order if machine is None else judged.order[machine[judged.order] == one]
+        marked = np.flatnonzero(y[rows] == -1)
+        if len(marked):
+            here = np.arange(len(rows))
+            after = here - marked[np.clip(np.searchsorted(marked, here, side="right") - 1, 0, None)]
+            before = marked[np.clip(np.searchsorted(marked, here), None, len(marked) - 1)] - here
+            close = ((after >= 0) & (after < judged.length)) | ((before >= 0) & (before < judged.length))
+            near[rows] = close & (y[rows] == 1)
+    return near
+
+
+def _some(y: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Places of some rows: all anomalies, up to half of them, and others, evenly spread."""
+    anomalies, others = np.flatnonzero(y == -1), np.flatnonzero(y != -1)
+    picked = [_spread(anomalies, MOST // 2), _spread(others, MOST - min(len(anomalies), MOST // 2))]
+    return np.sort(np.concatenate(picked))
+
+
+def _spread(places: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    return places[np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).astype(np.intp))]
+
+
+def _few(kinds: NDArray[np.object_], anomalous: NDArray[np.bool_]) -> NDArray[np.object_]:
+    """Labels of which those of the rarer anomalies are one: free text is no kind."""
+    names, counts = np.unique(kinds[anomalous].astype(str), return_counts=True)
+    if len(names) <= KINDS:
+        return kinds
+    known = set(names[np.argsort(-counts, kind="stable")[:KINDS]])
+    return np.array([kind if str(kind) in known else "others" for kind in kinds], dtype=object)
+
+
 def _ranges(
-    detector: Any, judged: Judged, events: EventDetection | None, label: NDArray[np.object_]
+    judged: Judged, events: EventDetection | None, label: NDArray[np.object_], X: pd.DataFrame, time: str | None
 ) -> list[dict[str, Any]]:
     if events is None or judged.order is None or judged.clock is None:
         return []
     told = []
     for start, delay in zip(events.starts, events.delays, strict=True):
         row = int(judged.order[start])
-        when = row + 1 if detector.time is None else str(judged.X[detector.time].iloc[row])
+        when = row + 1 if time is None else str(X[time].iloc[row])
         machine = {} if judged.clock.machine is None else {"group": str(judged.clock.machine[row])}
         told.append({**machine, "start": when, "label": label[row], "delay": delay})
     return told
@@ -329,72 +305,3 @@ def _worst(
         kind = {} if kinds is None else {"kind": str(kinds[row])}
         lines.append(told | kind | {"blamed": [name for name in blamed if name is not None]})
     return lines
-
-
-# --- for a person ----------------------------------------------------------------------------------------------------
-
-
-def told(s: EvaluationSummary) -> str:
-    """An evaluation for a person."""
-    d = s.detection
-    lines = [
-        f"evaluated {d.rows:,} rows, {d.anomalies:,} of them anomalies ({d.anomalies / d.rows:.2%}), "
-        f"in {s.seconds:.1f} s",
-    ]
-    if d.unlabelled or s.rejected:
-        lines.append(f"note      {d.unlabelled:,} rows without a label and {s.rejected:,} bad ones are left out")
-    lines += [
-        f"AUROC     {d.auroc}",
-        f"AP        {d.average_precision}; a random order has {d.anomalies / d.rows:.3f}",
-        f"recall    {d.recall}: of the anomalies, how many raised an alarm",
-        f"false     {d.false_alarm_rate}: of the normal rows, how many did{told_promise(d)}",
-    ]
-    if d.precision is not None:
-        lines.append(f"precision {d.precision}: of the alarms, how many are right, in these rows")
-    if d.prevalence is not None and d.expected_precision is not None:
-        lines.append(f"expected  {d.expected_precision}: precision where {percent(d.prevalence)} of rows are anomalies")
-    lines += [f"kind      {name}: recall {estimate}" for name, estimate in d.kinds.items()]
-    if s.causes:
-        lines.append("blame     " + "; ".join(f"{name.replace('_', ' ')} {e}" for name, e in s.causes.items()))
-    if s.events is not None:
-        lines += [told_events(s.events), f"note      {ALIKE}", *map(told_range, s.ranges[:20])]
-        lines += [f"  and {len(s.ranges) - 20} more"] if len(s.ranges) > 20 else []
-    if d.operating_points:
-        lines += ["", "alarms at p <=    alarms   recall    false  precision"]
-        lines += [
-            f"  {p.alpha:<12g} {p.alarms:>9,} {p.recall:>8.3f} {p.false_alarm_rate:>8.4f} {_share(p.precision):>10}"
-            for p in d.operating_points
-        ]
-    if s.robustness:
-        lines += ["", "spoilt by          level    AUROC   recall    false"]
-        lines += [
-            f"  {c['kind']:<12} {c['level']:>9g} {c['auroc']:>8.3f} {c['recall']:>8.3f} {c['false_alarm_rate']:>8.3f}"
-            for c in s.robustness
-        ]
-    return "\n".join([*lines, *told_run(s)])
-
-
-def told_promise(d: Detection) -> str:
-    """Whether normal rows alarm no more often than promised."""
-    if d.promised is None:
-        return ""
-    return f"; at most {percent(d.promised)} promised" + ("" if d.keeps_promise else ", and chance does not explain it")
-
-
-def told_events(e: EventDetection) -> str:
-    """Events beside labelled ranges."""
-    found = sum(delay is not None for delay in e.delays)
-    late = "" if e.median_delay is None else f", {e.median_delay:g} rows after they began (median)"
-    vus = "" if e.vus_pr is None else f"; VUS-PR {e.vus_pr:.3f}"
-    return f"events    {found} of {e.ranges} ranges found{late}; {e.false_events} of {e.events} events are false{vus}"
-
-
-def told_range(one: Mapping[str, Any]) -> str:
-    """A labelled range, and whether it was found."""
-    delay = one["delay"]
-    found = "missed" if delay is None else "found at once" if not delay else f"found after {delay} rows"
-    return f"  {' '.join([*([one['group']] if 'group' in one else []), str(one['start'])])}  {one['label']}  {found}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

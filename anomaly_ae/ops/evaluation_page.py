@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from anomaly_ae.evaluation.detection import SURE
 from anomaly_ae.ops import evaluation_pictures as pictures
-from anomaly_ae.ops.pieces import Bad, Section, Table, Tile, drawn, page
+from anomaly_ae.ops.evaluation_summary import ALIKE
+from anomaly_ae.ops.pieces import Bad, Listed, Section, Table, Tile, drawn, page
 from anomaly_ae.promise import percent
 
 Floats = NDArray[np.float64]
 INTERVALS = "In brackets: 95 % intervals."
-ALIKE = "rows of a series that follow each other are alike: intervals by rows are too narrow"
 SPOILT = (
     "noise: normal noise of so many standard deviations of a column; missing: cells emptied with that probability; "
     "scale: columns multiplied by factors that far from 1, each by its own; rotation: pairs of columns turned by that "
@@ -34,7 +34,9 @@ def evaluation_page(
     """What an evaluation found; `known` are labels of all rows, `of` those of the rows of `codes`: -1, 1 or 0."""
     found = summary["detection"]
     anomalous, normal = score[known == -1], score[known == 1]
+    notes = [Section("Notes", [Listed(summary["notes"])])] if summary["notes"] else []
     sections = [
+        *notes,
         Section(
             "What it finds",
             [_figures(summary), f"{INTERVALS} {ALIKE.capitalize()}." if summary["events"] else INTERVALS],
@@ -48,7 +50,7 @@ def evaluation_page(
     if found["operating_points"]:
         sections.append(_points(found))
     if summary["ranges"]:
-        sections.insert(1, _ranges(summary["ranges"]))
+        sections.insert(1 + len(notes), _ranges(summary["ranges"]))
     if found["kinds"]:
         rows = [[name, _estimate(estimate)] for name, estimate in found["kinds"].items()]
         sections.append(Section("Kinds of anomalies", [Table(["kind", "recall"], rows)]))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 NORMAL, ANOMALY, UNKNOWN = "#4878a8", "#c8553d", "#5d6875"
-MARGINS = {"left": 0.08, "right": 0.98, "bottom": 0.14, "top": 0.95, "wspace": 0.22}
+MARGINS = {"left": 0.1, "right": 0.98, "bottom": 0.14, "top": 0.95, "wspace": 0.22}
 
 
 def curves(normal: Floats, anomalous: Floats, threshold: float) -> Figure:

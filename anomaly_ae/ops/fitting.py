@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class FitSummary:
     rows: int
     known: str | None  # file of rows known for anomalies, and how many these are
     known_anomalies: int
+    left_out: int  # rows of the data that are among them
     columns: list[str]
     ignored_columns: list[str]  # those without a name, where there are several
     constant_columns: list[str]
@@ -99,7 +100,9 @@ def fit(
     if not columns:
         raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
     X = table.read(columns, BLOCK, lambda share: tell(progress, 0.1 * share, "reading"))
-    anomalies = None if known is None else told_anomalies(detector, known, dialect, columns)
+    anomalies, rows = None, len(X)
+    if known is not None:
+        anomalies, X = told_anomalies(detector, known, dialect, data, X)
     learn(detector, data, X, progress, anomalies=anomalies)
     publish_model(detector, target, overwrite, page)
     summary = FitSummary(
@@ -108,6 +111,7 @@ def fit(
         rows=len(X),
         known=None if known is None else str(known),
         known_anomalies=0 if anomalies is None else len(anomalies),
+        left_out=rows - len(X),
         columns=columns,
         ignored_columns=list(table.nameless),
         constant_columns=[column.name for column in detector.contract_.columns if column.constant],
@@ -121,7 +125,7 @@ def fit(
     )
     if not track:
         return summary
-    return tracked(summary, lambda: entry(detector, target, source(data), began, register, text))
+    return tracked(summary, lambda: entry(detector, target, source(data), began, register, text, known=known))
 
 
 def check_register(register: str | None, track: bool) -> None:
@@ -152,25 +156,50 @@ def entry(
     register: str | None,
     config: str = "",
     did: str = "fit",
+    known: Path_ | None = None,
 ) -> Entry:
     """What the run of a fit is to say: names and digests, no paths."""
     from anomaly_ae.ops.pictures import score_histogram
 
     who = runs.Model(model.name, digest(model / "manifest.json"))
     record = runs.of_fit(detector, data, who, began, register, did)
+    if known is not None:
+        told_of = source(known)
+        tags = {"anomaly_ae.known": told_of.name, "anomaly_ae.known_digest": told_of.digest}
+        record = replace(record, tags={**record.tags, **tags})
     scores, threshold = detector.calibration_scores_, detector.threshold_.value_
     drawn = picture(lambda: score_histogram(scores, threshold, "Calibrate rows"))
     page = written(lambda: fit_page(detector, told(describe(detector)), model.name))
     return record, {"config.yaml": config or configuration.dumps(detector), **page, **drawn}, model
 
 
-def told_anomalies(detector: Any, known: Path_, dialect: Dialect | None, columns: Sequence[str]) -> Any:
-    """Rows of a table that are known for anomalies, for a detector that will learn from them."""
+def told_anomalies(
+    detector: Any, known: Path_, dialect: Dialect | None, data: Path_, X: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of a table that are known for anomalies, for a detector that will learn from them, and `X` without these.
+
+    Raises
+    ------
+    DataError
+        Where columns lack, or hold something else than those of `X`, which are of `data`.
+    """
     if detector.labels is None:
         detector.set_params(labels=KnownAnomalies())
     table = Table.open(known, dialect)
+    columns = [str(name) for name in X]
     table.require(columns, "--known")
-    return table.read(columns, BLOCK)
+    anomalies = table.read(columns, BLOCK)
+    for name in columns:
+        kinds = [pd.api.types.is_numeric_dtype(rows[name].dropna().infer_objects().dtype) for rows in (X, anomalies)]
+        if kinds[0] != kinds[1] and anomalies[name].notna().any():
+            raise DataError(
+                f"Known anomalies need columns as normal rows have them, however: {name!r} has "
+                f"{anomalies[name].dropna().iloc[0]!r} in {known}, and {X[name].dropna().iloc[0]!r} in {data}. Repair "
+                "it."
+            )
+    digests = pd.util.hash_pandas_object(pd.concat([X, anomalies], ignore_index=True), index=False).to_numpy()
+    both = np.isin(digests[: len(X)], digests[len(X) :])
+    return anomalies, X[~both]
 
 
 def learn(
@@ -253,7 +282,8 @@ def told_fit(s: FitSummary) -> str:
         f"model     {s.model}",
     ]
     if s.known_anomalies:
-        lines.insert(2, f"known     {s.known_anomalies:,} rows known for anomalies, from {s.known}")
+        left_out = f"; {s.left_out:,} of the normal rows are among them, and left out" if s.left_out else ""
+        lines.insert(2, f"known     {s.known_anomalies:,} rows known for anomalies, from {s.known}{left_out}")
     if s.constant_columns:
         lines.insert(2, f"note      constant in these rows: {listed(s.constant_columns)}")
     return "\n".join(lines + told_run(s))

@@ -128,15 +128,19 @@ def refit(
     detector = clone(before) if how == "new" else before
     if how == "new" and not is_series and detector.labels is not None and known is None:
         raise ConfigError(
-            f"A refit of a model that was told anomalies needs them, however: {name} does not keep their rows. Give "
-            "--known."
+            f"A refit of a model that was told anomalies needs their rows again, however: {name} holds only what it "
+            "made of them. Give --known."
         )
-    if known is not None and (how != "new" or is_series):
+    if known is not None and is_series:
+        raise ConfigError(f"Known anomalies need a model of rows, however: {name} is one of series. Leave --known out.")
+    if known is not None and how != "new":
         raise ConfigError(
-            f"Known anomalies need a model of rows that learns anew, however: {name} is one of series, or is to "
-            f"be had by {how!r}. Leave --known out."
+            f"Known anomalies need a model that learns anew, however: {how!r} was asked for. Leave --known or --how "
+            "out."
         )
-    anomalies = None if known is None else told_anomalies(detector, known, dialect, list(X))
+    anomalies = None
+    if known is not None:
+        anomalies, X = told_anomalies(detector, known, dialect, data, X)
     learn(detector, data, X, progress, how, anomalies)
     _refuse_others(before, detector, data)
     detector.lineage_ = lineage
@@ -156,7 +160,7 @@ def refit(
     )
     if not track:
         return summary
-    return tracked(summary, lambda: entry(detector, target, read, began, register, did=f"refit ({how})"))
+    return tracked(summary, lambda: entry(detector, target, read, began, register, did=f"refit ({how})", known=known))
 
 
 def _parent(name: str, was: str, how: str, data: Input, rows: int) -> dict[str, Any]:

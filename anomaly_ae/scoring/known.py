@@ -11,7 +11,7 @@ from anomaly_ae.ranges import COUNT, POSITIVE, check_range
 from anomaly_ae.scoring.fusion import Fused
 from anomaly_ae.scoring.neighbours import TINY, Remembering
 from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
-from anomaly_ae.scoring.search import rows_of
+from anomaly_ae.scoring.search import chunks, rows_of
 
 __all__ = ["KnownAnomalies"]
 
@@ -27,8 +27,8 @@ class KnownAnomalies(Remembering):
     with :math:`m_N` the mean distance to the nearest of the normal rows that the detector remembers, :math:`m_A` to the
     nearest of the anomalies that `fit` was told, both as `Neighbours` takes them, and :math:`\epsilon` a share of what
     normal rows lie apart. As `labels=KnownAnomalies()` it joins whatever else scores: what resembles known anomalies
-    becomes stranger, and what is strange otherwise stays so. They train no net and are no calibrate rows, so that the
-    promise of false alarms is as before. The memory holds them: it is stored with the model.
+    becomes stranger, and what is strange otherwise counts for a little less beside it. They train no net and are no
+    calibrate rows, so that the promise of false alarms is as before. The memory holds them, and the model's folder.
 
     **Shape**: a pass over `n` rows to `(n,)`, each above 0.
 
@@ -129,8 +129,9 @@ class KnownAnomalies(Remembering):
     def _resembled(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """Distances to the nearest known anomalies, which they are, and where all of them stand."""
         known = self._placed(self.anomalies)
-        distance, which = torch.cdist(self._places(p), known).topk(min(self._count(0), len(known)), largest=False)
-        return distance, which, known
+        k, places = min(self._count(0), len(known)), self._places(p)
+        found = [torch.cdist(some, known).topk(k, largest=False) for some in chunks(places, len(known))]
+        return torch.cat([near.values for near in found]), torch.cat([near.indices for near in found]), known
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Cells are to blame as far as they are nearer to known anomalies than to normal rows."""
