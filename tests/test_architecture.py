@@ -254,6 +254,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_module_can_be_the_first_that_is_imported():
     """Each in a process of its own: a cycle shows only to who comes first."""
     names = [f"anomaly_ae.{name_of(path)}" for path in FILES]

@@ -367,6 +367,7 @@ def test_missing_compares_the_three(data, tmp_path):
     assert f"| IsolationForest | {' | '.join(f'{number:.4f}' for number in numbers)} |" in told
 
 
+@pytest.mark.slow
 def test_labels_are_told_to_those_who_learn_from_them(tmp_path):
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [200, 90])

@@ -537,8 +537,8 @@ def test_with_json_an_error_is_an_object_as_well(place, tmp_path, job, code, fac
     [
         ("info {place}/model", "> /dev/full", 1),
         ("score {place}/model {place}/normal.csv --output {tmp}/out.csv --json", "> /dev/full", 1),
-        ("score {place}/model {place}/normal.csv --output - -q", "> /dev/full", 1),
-        ("score {place}/model {place}/normal.csv --output - -q", ">&-", 2),
+        pytest.param("score {place}/model {place}/normal.csv --output - -q", "> /dev/full", 1, marks=pytest.mark.slow),
+        pytest.param("score {place}/model {place}/normal.csv --output - -q", ">&-", 2, marks=pytest.mark.slow),
         ("score {place}/model - --output {tmp}/out.csv -q", "<&-", 2),
     ],
 )

@@ -128,6 +128,7 @@ def test_what_a_server_missed_it_gets_later_and_once(place, here, monkeypatch):
         assert np.array_equal(served, load("pump").anomaly_score(X))
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_does_not_hold_a_job_up(place, here, monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -98,7 +98,9 @@ def test_a_sensor_that_is_lost_is_the_one_to_blame(normal, detector):
 
 
 @pytest.mark.parametrize("detector", [LIVE, SeriesDetector(time="time", random_state=0)], ids=["live", "default"])
-@pytest.mark.parametrize(("usual", "other"), [(0, 1), (False, True), ("RUN", "FAULT"), (7.5, None)], ids=str)
+@pytest.mark.parametrize(
+    ("usual", "other"), [(0, 1), pytest.param(False, True, marks=pytest.mark.slow), ("RUN", "FAULT"), (7.5, None)]
+)
 def test_what_a_flag_never_held_is_an_event_if_it_lasts(normal, detector, usual, other):
     det = clone(detector).fit(normal[:4320].assign(state=usual))
     day = normal[4320:].reset_index(drop=True).assign(state=usual)

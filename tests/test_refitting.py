@@ -163,6 +163,7 @@ def test_a_fit_writes_its_page(place):
     assert f"{load(place / 'new').threshold_.value_:.4g}" in (place / "p.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_script_recalibrates(place):
     command = [sys.executable, ROOT / "pipelines" / "recalibrate.py", "model", "newer.csv", "second"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}

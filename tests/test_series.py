@@ -882,7 +882,8 @@ def test_a_run_has_the_table_of_events_where_it_was_asked_for_and_no_value_of_a_
             assert "77.125" not in told.read_text()
 
 
-@pytest.mark.parametrize("gaps", [pytest.param(0.15, marks=pytest.mark.slow), 0.3])
+@pytest.mark.slow
+@pytest.mark.parametrize("gaps", [0.15, 0.3])
 def test_complete_rows_are_as_normal_to_a_detector_that_learned_from_rows_with_gaps(gaps):
     """What fills gaps is what the others let expect: were it what leaves the least, whole rows would be strange."""
     rng = np.random.default_rng(1)

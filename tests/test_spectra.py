@@ -220,7 +220,7 @@ def test_the_sample_is_what_its_script_writes(bearing, tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(new, kept, atol=0.011, rtol=0)  # a rounding may fall the other way elsewhere
 
 
-@pytest.mark.parametrize("seed", [10_000, 20_000])
+@pytest.mark.parametrize("seed", [pytest.param(10_000, marks=pytest.mark.slow), 20_000])
 def test_planted_bursts_of_a_damaged_bearing_are_found_and_named(bearing, seed):
     """A minute with three bursts of strikes, cut into half seconds; learned from two minutes without any."""
     healthy = np.stack([bearing.vibration(0.5, 0.0, seed + i) for i in range(240)])
