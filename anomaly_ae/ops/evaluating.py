@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d
 
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_page, write_whole
@@ -227,13 +228,8 @@ def _near(judged: Judged, y: NDArray[np.int64]) -> NDArray[np.bool_]:
     machine = judged.clock.machine
     for one in [None] if machine is None else np.unique(machine):
         rows = judged.order if machine is None else judged.order[machine[judged.order] == one]
-        marked = np.flatnonzero(y[rows] == -1)
-        if len(marked):
-            here = np.arange(len(rows))
-            after = here - marked[np.clip(np.searchsorted(marked, here, side="right") - 1, 0, None)]
-            before = marked[np.clip(np.searchsorted(marked, here), None, len(marked) - 1)] - here
-            close = ((after >= 0) & (after < judged.length)) | ((before >= 0) & (before < judged.length))
-            near[rows] = close & (y[rows] == 1)
+        marked = (y[rows] == -1).astype(np.int8)
+        near[rows] = maximum_filter1d(marked, 2 * judged.length - 1, mode="constant").astype(bool) & (y[rows] == 1)
     return near
 
 
