@@ -142,6 +142,7 @@ def test_a_failure_is_a_line(data, tmp_path):
     assert lines["error"].notna().to_dict() == {"one": False, "three": True, "two": False}
 
 
+@pytest.mark.slow
 def test_pyod_peers_run(data, tmp_path):
     pytest.importorskip("pyod")
     pytest.importorskip("tqdm")
@@ -387,6 +388,7 @@ def test_labels_are_told_to_those_who_learn_from_them(tmp_path):
     assert f"| same | 20 | KnownAnomalies | {auroc['same', 'KnownAnomalies', 20]:.4f}" in told
 
 
+@pytest.mark.slow
 def test_speed_is_measured_in_a_process_of_its_own():
     told = run("speed", "--rows", 600, "--columns", 4, "--methods", "1-NN").stdout
     head, _, row = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if "|" in line]
@@ -397,6 +399,7 @@ def test_speed_is_measured_in_a_process_of_its_own():
     assert float(line["MiB at peak"]) >= float(line["MiB at start"]) > 50
 
 
+@pytest.mark.slow
 def test_the_bare_net_is_faster_than_scoring(quick, monkeypatch):
     lines = queue.SimpleQueue()
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)

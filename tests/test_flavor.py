@@ -205,6 +205,7 @@ def test_a_step_of_a_type_that_is_not_known_is_refused_and_nothing_is_written(tm
         save(twice, tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_models_of_other_flavors_are_named(store):
     with mlflow.start_run():
         info = mlflow.sklearn.log_model(StandardScaler().fit(np.eye(3)), name="other")

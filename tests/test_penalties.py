@@ -55,6 +55,7 @@ def test_l1_and_sparsity_have_their_formulas():
         assert KLSparsity(0.1)(Pass(Batch(z), Batch(z), torch.full_like(h, silent), (), None, None)).isfinite()
 
 
+@pytest.mark.slow
 def test_contraction_is_the_norm_of_the_jacobian():
     """Of one sigmoid layer, sum_j (h_j (1 - h_j))^2 |W_j|^2; of a code beyond it, autograd's."""
     x, draws = rows(5), 4000

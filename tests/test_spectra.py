@@ -258,6 +258,7 @@ def sounds(kind, n, seed):
     return np.stack(rows)
 
 
+@pytest.mark.slow
 def test_codes_of_sound_feed_a_classifier():
     X = np.concatenate([sounds("speech", 150, 0), sounds("music", 150, 1)])
     y = np.repeat(["speech", "music"], 150)
