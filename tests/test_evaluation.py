@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load
+from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, load, save
 from anomaly_ae.cli import app
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.evaluation import (
@@ -494,6 +494,13 @@ def test_labels_of_no_row_are_told(model, here):
     found = told(model, MIXED, "--labels", "more.csv", "--on", "patient", "--label", "malignant")
     assert found["notes"] == ["2 of 314 labels are of no row that was scored"]
     assert found["detection"] == told(model, MIXED, "--labels", LABELS, "--label", "malignant")["detection"]
+
+
+def test_a_pipeline_is_refused_in_a_sentence(here):
+    normal = pd.read_csv(SAMPLE / "breast_cancer_benign.csv")
+    save(make_pipeline(StandardScaler(), AutoencoderDetector(effort="fast", random_state=0)).fit(normal), "whole")
+    said = shell("whole", MIXED, "--labels", LABELS, "--label", "malignant", code=2).output
+    assert "is a pipeline" in said
 
 
 def test_standard_input_is_refused(model, here):

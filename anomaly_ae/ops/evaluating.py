@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
+from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_page, write_whole
 from anomaly_ae.data.streams import STDIN
@@ -26,7 +27,7 @@ from anomaly_ae.evaluation.events import EventDetection, evaluate_events
 from anomaly_ae.evaluation.intervals import Estimate, rate
 from anomaly_ae.evaluation.robustness import robustness_curves
 from anomaly_ae.folds import BLOCK
-from anomaly_ae.loading import load
+from anomaly_ae.loading import load, load_for_rows
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
@@ -98,7 +99,7 @@ def evaluate(
     page = None if report is None else check_page(report, input, labels.file)
     name = pinned(model)
     folder = resolve(name)
-    detector = load(folder)
+    detector = (load if storage.kind(folder) == "SeriesDetector" else load_for_rows)(folder)
     judge = _series if isinstance(detector, SeriesDetector) else _table
     judged = judge(detector, input, labels, dialect or Dialect(), progress)
     rows = judged.table.column("row").to_numpy()
