@@ -39,6 +39,11 @@ class EventDetection:
     vus_pr: float | None
 
     @property
+    def found(self) -> int:
+        """How many of the ranges."""
+        return sum(delay is not None for delay in self.delays)
+
+    @property
     def median_delay(self) -> float | None:
         """Rows, over the ranges that were found."""
         found = [delay for delay in self.delays if delay is not None]

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,9 +101,10 @@ def evaluate(
     folder = resolve(name)
     detector = (load if storage.kind(folder) == "SeriesDetector" else load_for_rows)(folder)
     judge = _series if isinstance(detector, SeriesDetector) else _table
-    judged = judge(detector, input, labels, dialect or Dialect(), progress)
+    dialect = dialect or Dialect()
+    judged = judge(detector, input, labels, dialect, progress)
     rows = judged.table.column("row").to_numpy()
-    y, kinds, cause, notes = labels.of(rows, judged.kept, judged.total, dialect or Dialect(), judged.clock)
+    y, kinds, cause, notes = labels.of(rows, judged.kept, judged.total, dialect, judged.clock)
     if without := int((y == 0).sum()) + judged.rejected:
         notes += (f"{without:,} rows are left out: {judged.rejected:,} are bad, the others have no label",)
     events = _events(judged, y, judged.table.column("anomaly_score").to_numpy())
@@ -147,10 +148,10 @@ def evaluate(
         seconds=time.perf_counter() - started,
     )
     codes = None if judged.order is not None or not hasattr(detector, "transform") else detector.transform(X)
-    drawn = partial(evaluation_page, known=y, score=score, codes=codes, of=y[places])
+    drawn = cache(partial(evaluation_page, summary, y, score, codes, y[places]))  # it names no path: a run has it too
     if page is not None:
         tell(progress, 0.95, "drawing")
-        write_whole(page, drawn(asdict(summary)))
+        write_whole(page, drawn())
     if not track:
         return summary
 
@@ -163,7 +164,7 @@ def evaluate(
             tags |= {"anomaly_ae.labels": told.name, "anomaly_ae.labels_digest": told.digest}
         record = runs.of_score(source(input), of, began, summary.metrics, tags, "evaluate")
         files = {"evaluation.json": json.dumps(plain, indent=1) + "\n"}
-        return record, {**files, **written(lambda: drawn(plain))}, None
+        return record, {**files, **written(drawn)}, None
 
     return tracked(summary, run)
 

@@ -120,7 +120,7 @@ def told(s: EvaluationSummary) -> str:
     if d.operating_points:
         lines += ["", "alarms at p <=    alarms   recall    false  precision"]
         lines += [
-            f"  {p.alpha:<12g} {p.alarms:>9,} {p.recall:>8.3f} {p.false_alarm_rate:>8.4f} {_share(p.precision):>10}"
+            f"  {p.alpha:<12g} {p.alarms:>9,} {p.recall:>8.3f} {p.false_alarm_rate:>8.4f} {shown(p.precision):>10}"
             for p in d.operating_points
         ]
     if s.robustness:
@@ -141,10 +141,9 @@ def told_promise(d: Detection) -> str:
 
 def told_events(e: EventDetection) -> str:
     """Events beside labelled ranges."""
-    found = sum(delay is not None for delay in e.delays)
     late = "" if e.median_delay is None else f", {e.median_delay:g} rows after they began (median)"
     vus = "" if e.vus_pr is None else f"; VUS-PR {e.vus_pr:.3f}"
-    return f"events    {found} of {e.ranges} ranges found{late}; {e.false_events} of {e.events} events are false{vus}"
+    return f"events    {e.found} of {e.ranges} ranges found{late}; {e.false_events} of {e.events} events are false{vus}"
 
 
 def told_range(one: Mapping[str, Any]) -> str:
@@ -154,5 +153,6 @@ def told_range(one: Mapping[str, Any]) -> str:
     return f"  {' '.join([*([one['group']] if 'group' in one else []), str(one['start'])])}  {one['label']}  {found}"
 
 
-def _share(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """A share, where there is one."""
     return "" if value is None else f"{value:.3f}"

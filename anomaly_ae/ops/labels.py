@@ -56,9 +56,7 @@ class Clock(NamedTuple):
         name = None if machines is None else str(machines.name)
         if times is None:
             return cls(np.arange(1.0, rows + 1), machine, name)
-        first = next(iter(times.dropna()), None)
-        zoned = bool(re.search(r"(Z|[+-]\d\d:?\d\d)$", first)) if isinstance(first, str) and len(first) > 10 else None
-        return cls(moments(times, str(times.name)), machine, name, zoned)
+        return cls(moments(times, str(times.name)), machine, name, next(iter(_zones(times[:1])), None))
 
 
 @dataclass(frozen=True)
@@ -220,13 +218,17 @@ def _ends(values: pd.Series) -> NDArray[np.float64]:
 
 def _refuse_other_zones(bounds: pd.DataFrame, clock: Clock, file: Any) -> None:
     """Refuse times of ranges with an offset from UTC beside rows without one, and the other way round."""
-    texts = [value for name in RANGE for value in bounds[name].dropna() if isinstance(value, str) and len(value) > 10]
-    zones = {bool(re.search(r"(Z|[+-]\d\d:?\d\d)$", text)) for text in texts}
-    if clock.zoned is not None and zones - {clock.zoned}:
+    if clock.zoned is not None and _zones(pd.concat([bounds[name] for name in RANGE])) - {clock.zoned}:
         raise DataError(
             f"Times need to be told alike, however: {file} has some {'without' if clock.zoned else 'with'} an offset "
             f"from UTC, and rows are {'with' if clock.zoned else 'without'} one. Write them as rows have them."
         )
+
+
+def _zones(times: pd.Series) -> set[bool]:
+    """Whether texts of times, longer than a day, are with an offset from UTC: what there is of both."""
+    texts = [time for time in times if isinstance(time, str) and len(time) > len("2026-01-01")]
+    return {bool(re.search(r"(Z|[+-]\d\d:?\d\d)$", text)) for text in texts}
 
 
 def named(cause: Any) -> set[str]:

@@ -114,7 +114,7 @@ def batch_page(
         sections.append(_beside(summary["challenger"]))
     if monitoring is not None:
         sections += _drift(monitoring)
-    return page(name, f"Scored by {_of_model(str(summary['model']))}", tiles, sections)
+    return page(name, f"Scored by {of_model(str(summary['model']))}", tiles, sections)
 
 
 def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) -> str:
@@ -138,10 +138,10 @@ def window_page(batches: Sequence[Mapping[str, Any]], model: str, asset: str) ->
     ]
     first, until = _when(batches[0]), _when(last)
     span = until if first == until else f"{first} to {until}"
-    return page(f"{asset or 'all rows'}, {_of_model(model)}", f"Monitoring, {span} (UTC)", tiles, sections)
+    return page(f"{asset or 'all rows'}, {of_model(model)}", f"Monitoring, {span} (UTC)", tiles, sections)
 
 
-def _of_model(name: str) -> str:
+def of_model(name: str) -> str:
     """A folder without where it is; a registered model by name and version."""
     registered = "models:/"
     return name.removeprefix(registered).replace("/", ", version ") if name.startswith(registered) else Path(name).name
@@ -202,7 +202,7 @@ def _beside(challenger: Mapping[str, Any]) -> Section:
         ["it does not", f"{challenger['challenger_only']:,}", f"{challenger['neither']:,}"],
     ]
     pieces: list[Any] = [
-        f"{_of_model(str(challenger['model']))}: {challenger['alarms']:,} alarms, above {challenger['threshold']:.4g}.",
+        f"{of_model(str(challenger['model']))}: {challenger['alarms']:,} alarms, above {challenger['threshold']:.4g}.",
         Table(["rows where", "the challenger alarms", "it does not"], counts, frozenset({1, 2}), whole=frozenset({0})),
     ]
     if challenger["disagreements"]:

@@ -9,9 +9,9 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes
 from anomaly_ae.ranges import COUNT, POSITIVE, check_range
 from anomaly_ae.scoring.fusion import Fused
-from anomaly_ae.scoring.neighbours import TINY, Remembering
-from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
-from anomaly_ae.scoring.search import chunks, rows_of
+from anomaly_ae.scoring.neighbours import TINY, Remembering, means
+from anomaly_ae.scoring.scorers import Scorer, weights_of
+from anomaly_ae.scoring.search import chunks
 
 __all__ = ["KnownAnomalies"]
 
@@ -123,8 +123,20 @@ class KnownAnomalies(Remembering):
         self.room = (self.softness * apart.median()).clamp(min=TINY).to(memory.dtype)
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:
+        return self._ratio(p, own, self._resembled(p)[0])
+
+    def _ratio(self, p: Pass, own: Tensor | None, like: Tensor) -> Tensor:
         normal = self._nearest(p, own)[0].mean(1)
-        return (normal + self.room) / (self._resembled(p)[0].mean(1).to(normal.dtype) + self.room)
+        return (normal + self.room) / (like.mean(1).to(normal.dtype) + self.room)
+
+    def _score_and_off(self, p: Pass) -> tuple[Tensor, Tensor]:
+        """Scores, and how much nearer cells are to known anomalies than to normal rows, by their squares."""
+        (distance, which, known), places = self._resembled(p), self._places(p)
+        off, like = (
+            (places - means(them.to(places.dtype), those)).square()
+            for them, those in ((self.memory, self._nearest(p, None)[1]), (known, which))
+        )
+        return self._ratio(p, None, distance), (off - like).clamp(min=0).sqrt()
 
     def _resembled(self, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """Distances to the nearest known anomalies, which they are, and where all of them stand."""
@@ -132,17 +144,3 @@ class KnownAnomalies(Remembering):
         k, places = min(self._count(0), len(known)), self._places(p)
         found = [torch.cdist(some, known).topk(k, largest=False) for some in chunks(places, len(known))]
         return torch.cat([near.values for near in found]), torch.cat([near.indices for near in found]), known
-
-    def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
-        """Cells are to blame as far as they are nearer to known anomalies than to normal rows."""
-        score, places = self(p), self._places(p)
-        _, which, known = self._resembled(p)
-        _, normal, _ = self._nearest(p, None)
-        off, like = (
-            places - rows_of(them.to(places.dtype), those).mean(1)
-            for them, those in ((self.memory, normal), (known, which))
-        )
-        if self.space == "code":
-            return score, Scorer.contributions(self, p)
-        cells = (off.square() - like.square()).clamp(min=0)[:, : p.batch.x[0].numel()]
-        return score, divided(score, cells.view_as(p.batch.x))

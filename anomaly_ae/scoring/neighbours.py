@@ -241,7 +241,7 @@ class Neighbours(Remembering):
 
     def _score_and_off(self, p: Pass) -> tuple[Tensor, Tensor]:
         score, which, memory = self._score(p, None), self._nearest(p, None)[1], self.memory.to(p.batch.x.dtype)
-        return score, _means(memory, which) - self._places(p)
+        return score, means(memory, which) - self._places(p)
 
 
 class LocalDenoiser(Remembering):
@@ -354,6 +354,6 @@ def _bent(cells: Tensor) -> Tensor:
     return torch.from_numpy(np.arcsinh(cells.numpy())) if cells.device.type == "cpu" else cells.asinh()
 
 
-def _means(memory: Tensor, which: Tensor) -> Tensor:
+def means(memory: Tensor, which: Tensor) -> Tensor:
     """Means of the rows of `memory` that `which` `(n, k)` names: `(n, width)`."""
     return torch.cat([rows_of(memory, some).mean(1) for some in chunks(which, which.shape[1] * memory.shape[1])])
