@@ -17,6 +17,7 @@ from anomaly_ae import AutoencoderDetector, Mahalanobis, SeriesDetector, View, l
 from anomaly_ae.cli import app
 from anomaly_ae.cli.app import Gate
 from anomaly_ae.errors import ConfigError, DataError, OutputError
+from anomaly_ae.mlflow.outbox import Input
 from anomaly_ae.monitoring.history import GATES
 from anomaly_ae.ops.describe import describe, told
 from anomaly_ae.ops.fitting import fit, learn
@@ -179,7 +180,8 @@ def test_a_fit_tells_how_far_it_is(tmp_path):
     X = np.random.default_rng(0).normal(size=(300, 2))
     for det in (AutoencoderDetector(effort="fast", max_epochs=3, random_state=0), series):
         heard.clear()
-        learn(det, "rows.csv", X, lambda share, what: heard.append((share, what)))
+        read = Input("rows.csv", "a digest")
+        learn(det, "rows.csv", read, X, lambda share, what: heard.append((share, what)))
         shares = [share for share, _ in heard]
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1)

@@ -100,10 +100,9 @@ def fit(
     if not columns:
         raise DataError(f"A model needs a column, however: all of {data} are left out. Leave fewer out.")
     X = table.read(columns, BLOCK, lambda share: tell(progress, 0.1 * share, "reading"))
-    anomalies, rows = None, len(X)
-    if known is not None:
-        anomalies, X = told_anomalies(detector, known, dialect, data, X)
-    learn(detector, data, X, progress, anomalies=anomalies)
+    rows, read = len(X), source(data)
+    anomalies, X = told_anomalies(detector, known, dialect, data, X)
+    learn(detector, data, read, X, progress, anomalies=anomalies)
     publish_model(detector, target, overwrite, page)
     summary = FitSummary(
         model=str(target),
@@ -125,7 +124,7 @@ def fit(
     )
     if not track:
         return summary
-    return tracked(summary, lambda: entry(detector, target, source(data), began, register, text, known=known))
+    return tracked(summary, lambda: entry(detector, target, read, began, register, text, known=known))
 
 
 def check_register(register: str | None, track: bool) -> None:
@@ -174,15 +173,19 @@ def entry(
 
 
 def told_anomalies(
-    detector: Any, known: Path_, dialect: Dialect | None, data: Path_, X: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    detector: Any, known: Path_ | None, dialect: Dialect | None, data: Path_, X: pd.DataFrame
+) -> tuple[pd.DataFrame | None, pd.DataFrame]:
     """Rows of a table that are known for anomalies, for a detector that will learn from them, and `X` without these.
+
+    Without a table there are none.
 
     Raises
     ------
     DataError
         Where columns lack, or hold something else than those of `X`, which are of `data`.
     """
+    if known is None:
+        return None, X
     if detector.labels is None:
         detector.set_params(labels=KnownAnomalies())
     table = Table.open(known, dialect)
@@ -205,12 +208,13 @@ def told_anomalies(
 def learn(
     detector: Any,
     data: Path_,
+    read: Input,
     X: Any,
     progress: Progress | None = None,
     how: str = "new",
     anomalies: Any = None,
 ) -> None:
-    """Have a detector learn from the rows of a file: a "new" fit, a "warm" one, or one of the "threshold" alone.
+    """Have a detector learn from rows, of the file `read`: a "new" fit, a "warm" one, or one of the "threshold" alone.
 
     A new fit may be told `anomalies`, rows that are known for such.
 
@@ -226,8 +230,7 @@ def learn(
     """
     if len(X) < MIN_ROWS:
         raise DataError(f"A model needs {MIN_ROWS} rows or more, however: {data} has {len(X)}. Give it more.")
-    mine = digest(Path(data))
-    if how == "threshold" and mine in detector.files_:
+    if how == "threshold" and read.digest in detector.files_:
         warn(
             f"A threshold needs rows that no fit has seen, however: the model learned from {data}. It will be too low, "
             "and alarms of new rows more than promised: take others."
@@ -245,7 +248,7 @@ def learn(
     finally:
         detector.set_callbacks()
     if how != "threshold":
-        detector.files_ = [*detector.files_, mine]
+        detector.files_ = [*detector.files_, read.digest]
 
 
 class _FitProgress:

@@ -138,10 +138,8 @@ def refit(
             f"Known anomalies need a model that learns anew, however: {how!r} was asked for. Leave --known or --how "
             "out."
         )
-    anomalies = None
-    if known is not None:
-        anomalies, X = told_anomalies(detector, known, dialect, data, X)
-    learn(detector, data, X, progress, how, anomalies)
+    anomalies, X = told_anomalies(detector, known, dialect, data, X)
+    learn(detector, data, read, X, progress, how, anomalies)
     _refuse_others(before, detector, data)
     detector.lineage_ = lineage
     publish_model(detector, target, overwrite, page)

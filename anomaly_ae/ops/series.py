@@ -89,7 +89,8 @@ def fit(
     if detector.group is not None:
         X[detector.group] = table.texts([detector.group], BLOCK)[detector.group]
     check_groups(detector, X, data)
-    learn(detector, data, X, progress)
+    file = source(data)
+    learn(detector, data, file, X, progress)
     publish_model(detector, target, overwrite, page)
     summary = SeriesFitSummary(
         model=str(target),
@@ -109,7 +110,7 @@ def fit(
     )
     if not track:
         return summary
-    return tracked(summary, lambda: entry(detector, target, source(data), began, register, text))
+    return tracked(summary, lambda: entry(detector, target, file, began, register, text))
 
 
 def score(
