@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.divergences import *
     from anomaly_ae.nn.graphs import *
     from anomaly_ae.nn.hierarchy import *
+    from anomaly_ae.nn.information import *
     from anomaly_ae.nn.latents import *
     from anomaly_ae.nn.likelihoods import *
     from anomaly_ae.nn.penalties import *

@@ -74,13 +74,13 @@ class Fold:
         parts = {axis: parts.get(axis) for axis in (*Net.AXES, "scorer")}  # a model of before has not all axes
         check_compatible(parts)
         scorer = parts["scorer"]
-        shape, groups, told = (encoding.width,), encoding.groups, encoding.told
+        shape, groups, told, context = (encoding.width,), encoding.groups, encoding.told, len(encoding.context)
         with put_together(parts, device), seeded(seed):
             nets = nn.ModuleList()
             for number in range(members):
                 own = parts if number == 0 else {axis: part and clone(part) for axis, part in parts.items()}
-                nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, told, groups))
-            scorer.build(Sizes(shape, told, context=len(encoding.context), groups=groups))
+                nets.append(Net(**{axis: own[axis] for axis in Net.AXES}).build(shape, told, groups, context))
+            scorer.build(Sizes(shape, told, context=context, groups=groups))
             for piece in scorer.pieces():
                 piece.join(nets[0])
             nets[0].rehearse()  # type: ignore[operator]
@@ -262,8 +262,9 @@ class Fold:
         """Codes `(n, d)` of `n` new rows; where some columns are a condition, as those of rows `given`, in turns."""
         given = None if given is None else given[np.arange(n) % len(given)]
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
-            z = self.net.latent.sample(n, self.net.prior)
-            x = self.net.likelihood.sample(self.net.decode(z, self._told(n, given)))
+            told = self._told(n, given)
+            z = self.net.latent.sample(n, self.net.prior_given(told))
+            x = self.net.likelihood.sample(self.net.decode(z, told))
         x = x.double().cpu().numpy()
         return self.encoding.inverse_transform(x) if given is None else self._back(x, given)
 

@@ -47,6 +47,7 @@ ROOMS = (
     "nn.divergences",
     "nn.graphs",
     "nn.hierarchy",
+    "nn.information",
     "nn.latents",
     "nn.likelihoods",
     "nn.penalties",

@@ -47,6 +47,9 @@ class Drawn(torch.nn.Module):
         super().__init__()
         self.prior = prior
 
+    def prior_given(self, condition):
+        return self.prior
+
 
 def normal(*shape, seed=0):
     return torch.tensor(np.random.default_rng(seed).normal(size=shape))

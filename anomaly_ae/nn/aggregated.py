@@ -334,7 +334,7 @@ def _codes(p: Pass) -> Tensor:
 
 def _drawn(p: Pass) -> Tensor:
     """As many draws from the prior."""
-    return _some(p.net.prior.sample(p.levels[-1].z))
+    return _some(p.net.prior_given(p.batch.condition).sample(p.levels[-1].z))
 
 
 def _posteriors(p: Pass) -> tuple[Tensor, Tensor]:

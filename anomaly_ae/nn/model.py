@@ -40,6 +40,7 @@ class Net(nn.Module):
     penalty: Any
     encoder: Any
     decoder: Any
+    tells: bool
 
     def __init__(self, **parts: Part | None) -> None:
         super().__init__()
@@ -47,9 +48,15 @@ class Net(nn.Module):
         for axis in self.AXES:
             setattr(self, axis, parts.get(axis))
 
-    def build(self, shape: tuple[int, ...], condition: int = 0, groups: tuple[tuple[str, int], ...] = ()) -> Net:
+    def build(
+        self,
+        shape: tuple[int, ...],
+        condition: int = 0,
+        groups: tuple[tuple[str, int], ...] = (),
+        context: int = 0,
+    ) -> Net:
         """Make all tensors for rows of `shape`, whose columns or channels are of the kinds that `groups` says."""
-        sizes = Sizes(shape, condition, groups=groups)
+        sizes = Sizes(shape, condition, context=context, groups=groups)
         self.encoder = self.backbone.encoder(sizes)
         sizes = replace(sizes, features=self.encoder.features, steps=self.encoder.steps)
         for part in self.parts():
@@ -57,7 +64,10 @@ class Net(nn.Module):
             if part is self.latent:
                 # of a hierarchy it is the top that faces the prior
                 self.sizes = sizes = replace(sizes, code=getattr(part, "faced", part.width))
-        self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, sizes)
+        # a condition that codes bring along is not told a second time
+        self.tells = "contexts" not in getattr(self.prior, "offers", ())
+        told = sizes if self.tells else replace(sizes, condition=0)
+        self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, told)
         for part in self.parts():
             part.join(self)
         return self
@@ -83,7 +93,12 @@ class Net(nn.Module):
 
     def decode(self, z: Tensor, condition: Tensor | None = None) -> Distribution:
         """The likelihood that a code stands for."""
-        return self.likelihood(self.decoder(z, condition))
+        return self.likelihood(self.decoder(z, condition if self.tells else None))
+
+    def prior_given(self, condition: Tensor | None) -> Any:
+        """The prior of rows of this condition, which may be the same whatever it is."""
+        given = getattr(self.prior, "given", None)
+        return self.prior if given is None else given(condition)
 
     def forward(self, batch: Batch, clock: Clock | None = None) -> Pass:
         corrupt = self.corruption is not None and self.corruption.training

@@ -1,11 +1,13 @@
 """Priors: what codes are expected.
 
-A prior gives a distribution of codes, and draws some of the shape of others by `sample(like)`.
+A prior gives a distribution of codes, and draws some of the shape of others by `sample(like)`. One that is another for
+rows of another condition has `given(condition)`, which draws those of some.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +16,14 @@ from torch import Tensor, nn
 from torch.distributions.kl import register_kl
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, draw, spread
+from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, draw, drawn, spread
+from anomaly_ae.nn.densities import normal
+from anomaly_ae.nn.layers import Perceptron
 from anomaly_ae.ranges import COUNT, check_range
 
-__all__ = ["Flow", "Mixture", "StandardNormal", "Vamp"]
+__all__ = ["ConditionalPrior", "Flow", "Mixture", "StandardNormal", "Vamp"]
 
+UNIT = math.log(math.e - 1)  # softplus makes it 1
 STEEPEST = 2.0  # by which a coupling stretches at most, as a logarithm
 
 
@@ -265,7 +270,82 @@ class Flow(Part):
         return torch.cat([given, moved] if turn % 2 == 0 else [moved, given], dim=-1)
 
 
+class ConditionalPrior(Part):
+    r"""Codes that are as the context of a row lets expect: the identifiable VAE's.
+
+    .. math:: p(z \,|\, c) = N(\mu(c), \mathrm{diag}\,\sigma(c)^2)
+
+    with :math:`c` the columns of `preprocessing=Conditional([...])`, and a perceptron for :math:`\mu` and
+    :math:`\sigma`. The encoder is told the context, the decoder is not: what a context does to a row, it does by the
+    code. Sources that are independent given a context, and whose means or spreads differ enough between contexts
+    (segments of time, machines, classes), are then found but for their order and a stretching of each, which no VAE
+    without contexts can promise.
+
+    **Shape**: a batch with a condition `(n, condition)` to a distribution of codes `(n, dim)`.
+
+    Parameters
+    ----------
+    hidden : int >= 1, default=64
+        Width of the perceptron's hidden layer.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when the width is out of range, or no column is a condition.
+    IncompatiblePartsError
+        At `fit`, when codes are points.
+
+    References
+    ----------
+    Khemakhem et al. (2020), Variational autoencoders and nonlinear ICA: a unifying framework, arXiv:1907.04809.
+
+    Examples
+    --------
+    >>> from anomaly_ae import Conditional, ConditionalPrior, VAEDetector
+    >>> VAEDetector(preprocessing=Conditional(["segment"]), prior=ConditionalPrior(hidden=32)).prior
+    ConditionalPrior(hidden=32)
+    """
+
+    offers = frozenset({"density", "contexts"})
+    needs = {"latent": "posterior"}  # points are compared with the prior all together, whatever their contexts
+
+    def __init__(self, hidden: int = 64) -> None:
+        self.hidden = hidden
+
+    def build(self, sizes: Sizes) -> None:
+        check_range(self, COUNT, "hidden")
+        if not sizes.context:
+            raise ConfigError(
+                "ConditionalPrior needs columns that are a condition, however: there are none. Name them by "
+                "preprocessing=Conditional([...]), or take another prior."
+            )
+        last = nn.Linear(self.hidden, 2 * sizes.code)
+        nn.init.zeros_(last.weight)  # it starts as the standard normal
+        with torch.no_grad():
+            last.bias.copy_(torch.cat([torch.zeros(sizes.code), torch.full((sizes.code,), UNIT)]))
+        self.layers = nn.Sequential(Perceptron([sizes.condition, self.hidden], "leaky_relu"), last)
+
+    def forward(self, batch: Batch) -> D.Distribution:
+        assert batch.condition is not None
+        return normal(self.layers(batch.condition))
+
+    def given(self, condition: Tensor) -> Drawer:
+        """Codes of rows of this condition, to be drawn by `sample`."""
+        return Drawer(normal(self.layers(condition)))
+
+
 # --- distributions, and how far a code's posterior is from them ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Codes of some rows, a distribution for each, as a prior that can be drawn from."""
+
+    p: D.Distribution
+
+    def sample(self, like: Tensor) -> Tensor:
+        """Codes drawn, one a row."""
+        return drawn(self.p)
 
 
 class Unit(D.Normal):
