@@ -55,9 +55,9 @@ def evaluation_page(
     if summary.robustness:
         figure = pictures.robustness(summary.robustness)
         sections.append(Section("Spoilt rows", [drawn(figure, "AUROC by how far rows are spoilt"), SPOILT]))
-    if codes is not None and codes.shape[1] > 1:
+    if codes is not None and codes.shape[1] > 1 and (codes != codes[0]).any():
         figure = pictures.codes(codes, of)
-        sections.append(Section("Codes", [drawn(figure, "Codes of rows, two principal components")]))
+        sections.append(Section("Codes", [drawn(figure, "Codes of rows, by principal components and by t-SNE")]))
     for title, mistakes in (("Missed anomalies", summary.missed), ("False alarms", summary.false_alarms)):
         if mistakes:
             sections.append(_mistakes(title, mistakes))

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from anomaly_ae.ops.pictures import bins, finished, scale
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 NORMAL, ANOMALY, UNKNOWN = "#4878a8", "#c8553d", "#5d6875"
+EMBEDDED = 500  # codes, which t-SNE places in a few seconds
 MARGINS = {"left": 0.1, "right": 0.98, "bottom": 0.14, "top": 0.95, "wspace": 0.22}
 
 
@@ -89,16 +91,40 @@ def robustness(curve: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def codes(z: Floats, of: NDArray[np.int64]) -> Figure:
-    """Draw codes on their first two principal components, by label; far ones are held at the edge."""
+    """Draw codes by label: on their first two principal components, and so that neighbours stay together (t-SNE)."""
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4))
+    left, right = figure.subplots(1, 2, gridspec_kw=MARGINS)
+    _labelled(left, _plane(z, of), of)
+    left.set(xlabel="first principal component of normal codes", ylabel="second")
+    some = np.linspace(0, len(z) - 1, min(len(z), EMBEDDED)).astype(np.intp)
+    _labelled(right, _neighbourhoods(z[some]), of[some])
+    right.set(xlabel="t-SNE: neighbours stay together", xticks=[], yticks=[])
+    return finished(figure)
+
+
+def _plane(z: Floats, of: NDArray[np.int64]) -> Floats:
+    """Codes on the first two principal components of normal ones; far ones are held at the edge."""
     from sklearn.decomposition import PCA
 
     known = z[of == 1] if (of == 1).sum() > 2 else z
     plane = PCA(2).fit(known).transform(z)
     middle, reach = np.median(plane, axis=0), 6 * np.std(PCA(2).fit_transform(known), axis=0) + 1e-12
-    plane = np.clip(plane, middle - reach, middle + reach)
-    figure = Figure(figsize=(8, 4))
-    axes = figure.subplots(gridspec_kw=MARGINS)
+    return np.clip(plane, middle - reach, middle + reach)
+
+
+def _neighbourhoods(z: Floats) -> Floats:
+    """Places of codes in a plane in which neighbours are together (van der Maaten and Hinton 2008, JMLR 9)."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    perplexity = min(30, (len(z) - 1) / 3)
+    with threadpool_limits(1):  # of few points threads spend their time on waiting for each other
+        return TSNE(2, init="pca", perplexity=perplexity, random_state=0).fit_transform(z)
+
+
+def _labelled(axes: Axes, plane: Floats, of: NDArray[np.int64]) -> None:
     for label, colour, mark, name in (
         (0, UNKNOWN, "x", "no label"),
         (1, NORMAL, "o", "normal rows"),
@@ -107,5 +133,3 @@ def codes(z: Floats, of: NDArray[np.int64]) -> Figure:
         if (of == label).any():
             points = plane[of == label]
             axes.plot(points[:, 0], points[:, 1], mark, color=colour, markersize=3, alpha=0.6, label=name)
-    axes.set(xlabel="first principal component of normal codes", ylabel="second")
-    return finished(figure)
