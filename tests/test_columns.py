@@ -420,6 +420,17 @@ def test_one_far_value_among_few_rows_does_not_flatten_the_others():
     assert 0.5 < of_numbers(X).transform(X).x[:59].std() < 2
 
 
+@pytest.mark.parametrize("value", [3.3, 0.1, 230.4, 19.99, -1e9 / 3])
+@pytest.mark.parametrize("rows", [1000, 20_000])
+def test_a_column_that_hardly_ever_changes_has_the_same_cells_whatever_its_value(value, rows):
+    """Of values that binary numbers do not hold, a mean is not the value itself."""
+    changes = np.zeros((rows, 1))
+    changes[::400] = 1.0
+    told, expected = (of_numbers(of).transform(of).x for of in (value + changes * abs(value), changes))
+    np.testing.assert_allclose(told, expected, rtol=1e-6)
+    assert np.abs(told).max() < 100
+
+
 def test_a_column_whose_squares_are_infinite_is_named():
     X = np.random.default_rng(0).normal(size=(20, 3))
     X[::2, 1] = 1e200

@@ -400,11 +400,11 @@ def _moments(raw: Array, rule: Preprocessing) -> dict[str, Array]:
 
 def _usual(raw: Array) -> Array:
     """Columns as they are; those whose few values far out would more than triple the deviation without their tails."""
-    # values that occur: between the bulk and one outlier lies nothing
+    # values that occur: between the bulk and one outlier lies nothing; a bulk of one value spreads by rounding alone
     tails = np.nanquantile(raw, 0.01, axis=0, method="higher"), np.nanquantile(raw, 0.99, axis=0, method="lower")
     inner = np.clip(raw, *tails)
-    spread = np.nanstd(inner, axis=0)
-    return np.where((spread > 0) & ~(np.nanstd(raw, axis=0) <= 3 * spread), inner, raw)
+    tripled = ~(np.nanstd(raw, axis=0) <= 3 * np.nanstd(inner, axis=0))
+    return np.where((tails[0] < tails[1]) & tripled, inner, raw)
 
 
 def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool, dtype: Type = np.float64) -> Any:
