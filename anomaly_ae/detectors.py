@@ -36,11 +36,12 @@ def _efforts(own: Scorer, **fast: Any) -> dict[str, dict[str, Any]]:
     """Defaults of each effort: the net's own scorer, alone or beside others that know what it does not."""
     fused = [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)]
     best = [own, LocalDenoiser(), LocalDenoiser(k=80), Neighbours(k=1, p=1), Neighbours(k=10, p=1, correction=0.5)]
-    guards = [Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis())]
+    guards = [Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis()]
+    denser, denser_p1 = Neighbours(k=10, correction=1), Neighbours(k=10, p=1, correction=1)
     return {
         "fast": {"scorer": own, **fast},
-        "default": {"scorer": Fused(fused, weights=[0.3, 2, 1, 1], guards=guards)},
-        "best": {"scorer": Fused(best, weights=[0.3, 1, 1, 1, 1], guards=guards)},
+        "default": {"scorer": Fused(fused, weights=[0.3, 2, 1, 1], guards=[*guards, denser])},
+        "best": {"scorer": Fused(best, weights=[0.3, 1, 1, 1, 1], guards=[*guards, denser_p1])},
     }
 
 
@@ -55,7 +56,8 @@ class AutoencoderDetector(Detector):
     Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
     `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis())])`. With
+    weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
+    Neighbours(k=10, correction=1)])`. With
     `effort="fast"` `backbone=RandomFeatures()` where the likelihood of numbers is a squared error,
     `corruption=GaussianNoise(0.5)`, `scorer=StandardizedError()`.
 
@@ -103,7 +105,8 @@ class VAEDetector(Detector):
     where the latent has its own), `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`,
     `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
-    weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis())])`, and with
+    weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
+    Neighbours(k=10, correction=1)])`, and with
     `effort="fast"` `scorer=NegativeELBO()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}

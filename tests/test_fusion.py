@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
 
 from anomaly_ae import (
@@ -372,6 +373,38 @@ def test_one_wrong_sensor_among_many_is_heard_and_named(detector):
     assert heard > max(0.7, drowned + 0.1)
     assert (det.explain(wrong).argmax(1) == 3).mean() > 0.9
     assert (det.predict(new) == -1).mean() < 0.1
+
+
+def modes(rng, n):
+    """A mode that hardly varies, and one that varies much."""
+    still = rng.random(n) < 0.5
+    return np.where(still[:, None], 0.1 * rng.normal(size=(n, 4)), 8 + 3 * rng.normal(size=(n, 4)))
+
+
+def off_the_still_mode(rng, n):
+    off = 0.1 * rng.normal(size=(n, 4))
+    off[:, 0] += 1.5 * rng.choice([-1, 1], n)
+    return off
+
+
+def factors(rng, n, noise=0.3):
+    return rng.normal(size=(n, 3)) @ np.random.default_rng(9).normal(size=(3, 60)) + noise * rng.normal(size=(n, 60))
+
+
+@pytest.mark.parametrize(
+    ("usual", "strange", "guard"),
+    [(modes, off_the_still_mode, Neighbours), (factors, lambda rng, n: factors(rng, n, 0.4), Mahalanobis)],
+    ids=["beside a dense crowd", "a little off in all columns"],
+)
+def test_each_guard_hears_what_the_others_do_not(usual, strange, guard):
+    rng = np.random.default_rng(0)
+    X, rows = usual(rng, 2000), np.concatenate([usual(rng, 1000), strange(rng, 100)])
+    det = AutoencoderDetector(random_state=0).fit(X)
+    guards = [one for one in det.parts()["scorer"].guards if not isinstance(one, guard)]
+    without = clone(det).set_params(scorer__guards=guards).fit(X)
+    heard, drowned = (average_precision_score([0] * 1000 + [1] * 100, d.anomaly_score(rows)) for d in (det, without))
+    assert heard > drowned + (0.1 if guard is Neighbours else 0.02)
+    assert (det.predict(rows[:1000]) == -1).mean() < 0.08
 
 
 def test_weights_say_how_much_each_counts(net):

@@ -121,7 +121,7 @@ def test_labels_join_whatever_scores():
     assert repr(alone) == repr(Fused([Neighbours(k=1), part], weights=[1.0, 2.0]))
     usual = AutoencoderDetector(labels=part).parts()["scorer"]
     assert usual.weights == [0.3, 2, 1, 1, pytest.approx(8.6)]
-    assert len(usual.guards) == 2
+    assert len(usual.guards) == 4
     assert "labels" not in AutoencoderDetector(labels=part).parts()
     fast = AutoencoderDetector(effort="fast", labels=part).parts()["scorer"]
     assert [type(scorer) for scorer in fast.scorers] == [StandardizedError, KnownAnomalies]
