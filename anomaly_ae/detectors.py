@@ -37,11 +37,10 @@ def _efforts(own: Scorer, **fast: Any) -> dict[str, dict[str, Any]]:
     fused = [own, LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)]
     best = [own, LocalDenoiser(), LocalDenoiser(k=80), Neighbours(k=1, p=1), Neighbours(k=10, p=1, correction=0.5)]
     guards = [Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis()]
-    denser, denser_p1 = Neighbours(k=10, correction=1), Neighbours(k=10, p=1, correction=1)
     return {
         "fast": {"scorer": own, **fast},
-        "default": {"scorer": Fused(fused, weights=[0.3, 2, 1, 1], guards=[*guards, denser])},
-        "best": {"scorer": Fused(best, weights=[0.3, 1, 1, 1, 1], guards=[*guards, denser_p1])},
+        "default": {"scorer": Fused(fused, weights=[0.3, 2, 1, 1], guards=[*guards, Neighbours(correction=1)])},
+        "best": {"scorer": Fused(best, weights=[0.3, 1, 1, 1, 1], guards=[*guards, Neighbours(p=1, correction=1)])},
     }
 
 
@@ -57,7 +56,7 @@ class AutoencoderDetector(Detector):
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
     `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
     weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
-    Neighbours(k=10, correction=1)])`. With
+    Neighbours(correction=1)])`. With
     `effort="fast"` `backbone=RandomFeatures()` where the likelihood of numbers is a squared error,
     `corruption=GaussianNoise(0.5)`, `scorer=StandardizedError()`.
 
@@ -106,7 +105,7 @@ class VAEDetector(Detector):
     `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
     weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
-    Neighbours(k=10, correction=1)])`, and with
+    Neighbours(correction=1)])`, and with
     `effort="fast"` `scorer=NegativeELBO()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}

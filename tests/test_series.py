@@ -446,7 +446,9 @@ def test_what_a_flag_never_held_is_charged_to_it(flag, other):
     odd.loc[100:149, flag] = other
     one, two = det.assess(new), det.assess(odd if isinstance(other, str) else odd.astype({flag: float}))
     at = det.contract_.names.index(flag)
-    most = det.fold_.channels.most(np.arange(1, 51))  # the longer, the more, up to a window
+    lasted = np.arange(1, 51)
+    beyond = (lasted > 1) & (other is None)  # no gap lasted for two rows
+    most = det.fold_.channels.most(lasted, beyond)  # the longer, the more, up to a window
     assert most[0] < most[7] == most[-1]
     np.testing.assert_allclose(two.anomaly_score[100:150] - one.anomaly_score[100:150], most)
     np.testing.assert_allclose(two.contributions[100:150, at], most)
@@ -461,6 +463,28 @@ def test_a_sensor_that_stands_still_is_strange_and_blamed():
     verdict = det.assess(new)
     assert verdict.is_anomaly[115:160].all()
     assert (verdict.contributions[120:160].argmax(axis=1) == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("gaps_at_fit", "channels"), [(False, 1), pytest.param(True, 4, marks=pytest.mark.slow), (False, 4)]
+)
+def test_a_sensor_that_is_lost_for_long_makes_an_event_and_is_blamed(gaps_at_fit, channels):
+    X = plant(2000)[:, :channels]
+    if gaps_at_fit:
+        for first in range(0, 2000, 150):
+            X[first : first + 4, 0] = np.nan
+    det = SeriesDetector(random_state=0).fit(X)
+    new = plant(1200, seed=1)[:, :channels]
+    assert not det.events(new)["start"].between(300, 1000).any()
+    new[500:900, 0] = np.nan
+    events = det.events(new)
+    (event,) = events[events["start"].between(300, 1000)].to_dict("records")
+    assert 495 <= event["start"] <= 600
+    assert 895 <= event["end"] <= 1000
+    assert event["channel_1"] == "x0"
+    channels = det.fold_.channels
+    surprise = channels.encode(new)[0].surprise
+    assert surprise.max() == pytest.approx(3 * np.log(channels.encoding.state["rows"][0] + 1))  # and no more and more
 
 
 def test_a_constant_channel_that_changes_is_strange():

@@ -16,10 +16,14 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.series.windows import ending
 
 Array = NDArray[np.float64]
+LASTING = 3  # by how much more than what was never seen it costs to be gone for a window
 
 
 class Standing(NamedTuple):
-    """What each channel last held, for how many rows by now, and for how many it cost something: each `(d,)`."""
+    """What each channel last held (NaN of a gap), for how many rows by now, and for how many it cost something.
+
+    Each `(d,)`.
+    """
 
     value: Array
     rows: Array
@@ -52,7 +56,9 @@ class Channels:
     an unexpected gap) is charged to any column, at most as much as something that was never seen,
     :math:`\\ln (n r / L + 1)` for `n` fit rows, of which `L`, the rows of a window, are worth one, for they are alike,
     and `r` is 1, or of flags and gaps, of which no window tells how long they last, for how many rows they have cost
-    something, at most `L`. So is a measured channel that stands still for longer than it ever did at fit.
+    something, at most `L`. A measured channel that stands still, and any that has a gap, for longer than it ever did at
+    fit is charged for each row more, up to that; a gap that has lasted for `L` rows up to `LASTING` times that: to be
+    lost is an event, while many a sensor stands still for a while.
     """
 
     length = 1  # rows of a window; the fold that looks through windows sets it
@@ -81,20 +87,34 @@ class Channels:
         flag = (np.isin(fit, (0, 1)) | np.isnan(fit)).all(axis=0) & (fit == 0).any(axis=0)
         measured = np.flatnonzero(numeric & ~flag[encoding.owner])
         used = measured if len(measured) else np.arange(encoding.width)
-        longest = np.ones(encoding.columns)
-        repeats = np.zeros(encoding.columns)
-        for first, last in runs:
-            stood = standing(rows[first:last], None)
-            longest = np.maximum(longest, stood.max(axis=0))
-            repeats += (stood > 1).sum(axis=0)
-        price = -np.log((repeats + 1) / (len(fit) + 2))
+        told = [(np.isnan(rows[first:last]), standing(rows[first:last], None)) for first, last in runs]
+        own = {"used": used}
+        for kind, of_gaps in (("", False), ("gap_", True)):
+            lasted = [np.where(gone == of_gaps, stood, 0) for gone, stood in told]
+            repeats = np.sum([(stood > 1).sum(axis=0) for stood in lasted], axis=0)
+            own[f"{kind}longest"] = np.max(
+                [np.ones(encoding.columns), *(stood.max(axis=0) for stood in lasted)], axis=0
+            )
+            own[f"{kind}price"] = -np.log((repeats + 1) / (len(fit) + 2))
         if len(measured):
-            price[np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
-        return cls(encoding, {"used": used, "longest": longest, "price": price})
+            own["price"][np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
+        return cls(encoding, own)
 
-    def most(self, lasted: Array) -> Array:
-        """What a row's column costs by itself, at most, where it has cost something for so many rows."""
-        return np.log(self.encoding.state["rows"][0] * np.minimum(lasted, self.length) / self.length + 1)
+    def most(self, lasted: Array, beyond: NDArray[np.bool_]) -> Array:
+        """What a row's column costs by itself, at most, where it has cost something for so many rows.
+
+        `beyond` says where it has a gap for longer than it ever did.
+        """
+        share = np.minimum(lasted, self.length) / self.length
+        return np.log(self.encoding.state["rows"][0] * share + 1) * np.where(beyond, 1 + (LASTING - 1) * share, 1)
+
+    def _beyond(self, rows: Array, stood: Array) -> Array:
+        """What it costs, in nats, that channels have stood still, or had gaps, for longer than they ever did."""
+        gone = np.isnan(rows)
+        still = np.where(gone, 0, np.maximum(stood - self.own["longest"], 0) * self.own["price"])
+        if "gap_longest" not in self.own:  # models of before do not know
+            return still
+        return np.where(gone, np.maximum(stood - self.own["gap_longest"], 0) * self.own["gap_price"], still)
 
     @property
     def flags(self) -> NDArray[np.intp]:
@@ -117,11 +137,11 @@ class Channels:
         cells = self.encoding.transform(rows)
         before = before or Standing(np.full(self.columns, np.nan), *np.zeros((2, self.columns)))
         stood = standing(rows, before)
-        still = np.maximum(stood - self.own["longest"], 0) * self.own["price"]
-        asked = cells.surprise + still
+        beyond = self._beyond(rows, stood)
+        asked = cells.surprise + beyond
         costly = _unbroken(asked <= 0, before.costly)
         lasted = np.where(np.isnan(rows) | self.is_flag, costly, 1)  # of others windows tell how long
-        surprise = np.minimum(asked, self.most(lasted))
+        surprise = np.minimum(asked, self.most(lasted, (beyond > 0) & np.isnan(rows)))
         held = cells.x
         if len(self.fixed):  # a net never saw them change, but windows tell by how much they do
             column = self.encoding.owner[self.fixed]
@@ -148,9 +168,10 @@ class Channels:
 
 
 def standing(rows: Array, before: Standing | None) -> Array:
-    """For how many rows each channel has held what it holds, `(T, d)`."""
+    """For how many rows each channel has held what it holds, a value or a gap, `(T, d)`."""
     value, held = (np.nan, 0.0) if before is None else before[:2]
-    changed = np.vstack([rows[:1] != value, rows[1:] != rows[:-1]])  # a gap ends what stood
+    earlier = np.vstack([np.broadcast_to(value, rows[:1].shape), rows[:-1]])
+    changed = (rows != earlier) & ~(np.isnan(rows) & np.isnan(earlier))
     return _unbroken(changed, held - 1) + 1
 
 
