@@ -487,6 +487,18 @@ def test_a_sensor_that_is_lost_for_long_makes_an_event_and_is_blamed(gaps_at_fit
     assert surprise.max() == pytest.approx(3 * np.log(channels.encoding.state["rows"][0] + 1))  # and no more and more
 
 
+@pytest.mark.parametrize(("period", "noise", "rows"), [(50, 0.001, 5000), (50, 0.01, 8000), (36, 0.002, 6000)])
+def test_cycles_nearly_without_noise_raise_few_alarms(period, noise, rows):
+    """Windows that are learned from must show all parts of a cycle, whatever number of them is taken."""
+    turn = np.arange(rows + 2000) % period / period
+    shape = turn if noise < 0.01 else np.where(turn < 0.3, turn / 0.3, np.where(turn < 0.8, 1, 0.3))
+    X = shape[:, None] + np.random.default_rng(2).normal(0, noise, (len(turn), 1))
+    det = SeriesDetector(random_state=0).fit(X[:rows])
+    told = det.assess(X[rows:])
+    assert told.is_anomaly.mean() < 0.1
+    assert len(det.events(X[rows:])) <= 1
+
+
 def test_a_constant_channel_that_changes_is_strange():
     X = np.column_stack([plant(), np.full(1200, 3.0)])
     det = SeriesDetector(views=QUICK, random_state=0).fit(X)

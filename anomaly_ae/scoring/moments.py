@@ -14,9 +14,9 @@ from anomaly_ae.overlap import one_thread
 
 __all__ = ["Moments", "centred_rows", "moments_of", "spread"]
 
-ROWS = 2048  # fit rows that components are taken from, at most
+ROWS = ((256, 16384), (1024, 2048))  # of so many columns at most, fit rows that components are taken from
+FEWEST = 1024  # of more columns: the time it takes grows with the cube
 FILLS, FILLED = 60, 1e-12  # steps by which absent cells are filled, at most, and of what there was to do, what is left
-WIDE = 1024  # at most, where rows are wider than that: the time it takes grows with the cube
 
 _known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
 
@@ -38,11 +38,14 @@ class Moments(NamedTuple):
 
 
 def moments_of(p: Pass) -> Moments:
-    """Of the rows of a pass, at most 2,048 of them."""
+    """Of the rows of a pass: all, or many that are spread evenly.
+
+    Of windows over a cycle without much noise those that are left out may be all that show some part of it.
+    """
     if (kept := _known.get("moments")) is not None and kept[0]() is p.batch.x:
         return kept[1]
     x = p.batch.x.flatten(1)
-    x = x[spread(p, ROWS if x.shape[1] <= WIDE else WIDE)].double()
+    x = x[spread(p, next((rows for width, rows in ROWS if x.shape[1] <= width), FEWEST))].double()
     mean = x.mean(0)
     centred = x - mean
     # the smaller of the two matrices of products has all that is to be known
