@@ -21,6 +21,7 @@ from anomaly_ae import (
     KLScore,
     Mahalanobis,
     Neighbours,
+    Preprocessing,
     PrincipalComponents,
     PrincipalNeighbours,
     Quantile,
@@ -485,6 +486,16 @@ def test_a_sensor_that_is_lost_for_long_makes_an_event_and_is_blamed(gaps_at_fit
     channels = det.fold_.channels
     surprise = channels.encode(new)[0].surprise
     assert surprise.max() == pytest.approx(3 * np.log(channels.encoding.state["rows"][0] + 1))  # and no more and more
+
+
+def test_of_gaps_that_are_ignored_a_long_one_costs_nothing_either():
+    X, new = plant(), plant(300, seed=1)
+    X[::50, 0] = np.nan
+    new[100:250, 0] = np.nan
+    for missing, costs in (("ignore", False), ("score", True)):
+        net = AutoencoderDetector(preprocessing=Preprocessing(missing=missing))
+        det = SeriesDetector(net, views=QUICK, random_state=0).fit(X)
+        assert (det.fold_.channels.encode(new)[0].surprise[100:250, 0] > 0).any() == costs
 
 
 @pytest.mark.parametrize(("period", "noise", "rows"), [(50, 0.001, 5000), (50, 0.01, 8000), (36, 0.002, 6000)])

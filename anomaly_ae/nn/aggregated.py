@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, draw, spread
-from anomaly_ae.nn.layers import Perceptron
+from anomaly_ae.nn.layers import reader
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, check_range
 
@@ -313,8 +313,7 @@ class Adversarial(Term):
             raise ConfigError(
                 f'Adversarial needs of to be "prior" or "independence", however: {self.of!r}. Choose one.'
             )
-        body = Perceptron([sizes.code, self.hidden, self.hidden], "leaky_relu")
-        self.critic = nn.Sequential(body, nn.Linear(self.hidden, 1))
+        self.critic = reader(sizes.code, self.hidden, 1)
 
     def forward(self, p: Pass) -> Tensor:
         z = _codes(p)

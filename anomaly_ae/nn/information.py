@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly_ae.nn.core import Pass, Sizes, draw, row_sum
 from anomaly_ae.nn.densities import normal
-from anomaly_ae.nn.layers import Perceptron
+from anomaly_ae.nn.layers import reader
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import COUNT, NOT_NEGATIVE, check_range
 
@@ -59,15 +59,15 @@ class MutualInformation(Term):
     def build(self, sizes: Sizes) -> None:
         check_range(self, NOT_NEGATIVE, "weight")
         check_range(self, COUNT, "hidden")
-        body = Perceptron([prod(sizes.shape), self.hidden, self.hidden], "leaky_relu")
         self.codes = (2 * sizes.code, *sizes.steps)
-        self.reader = nn.Sequential(body, nn.Linear(self.hidden, prod(self.codes)))
+        self.reader = reader(prod(sizes.shape), self.hidden, prod(self.codes))
 
     def forward(self, p: Pass) -> Tensor:
         condition = p.batch.condition
         z = p.net.latent.sample(len(p.batch), p.net.prior_given(condition))
         px = p.net.decode(z, condition)
+        mean = px.mean
         spread = px.variance.detach().nan_to_num(posinf=1.0).sqrt()  # of heavy tails that of a standardized column
-        x = px.mean + spread * draw(px.mean)
+        x = mean + spread * draw(mean)
         r = normal(self.reader(x).unflatten(1, self.codes))
         return -self.weight * row_sum(r.log_prob(z[:, -(self.codes[0] // 2) :]))

@@ -99,3 +99,8 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.layers(flat(x, condition))
+
+
+def reader(before: int, hidden: int, after: int) -> nn.Sequential:
+    """What looks at codes or rows beside the net: two hidden layers and a linear map, `(n, before)` to `(n, after)`."""
+    return nn.Sequential(Perceptron([before, hidden, hidden], "leaky_relu"), nn.Linear(hidden, after))

@@ -109,8 +109,9 @@ def _plane(z: Floats, of: NDArray[np.int64]) -> Floats:
     from sklearn.decomposition import PCA
 
     known = z[of == 1] if (of == 1).sum() > 2 else z
-    plane = PCA(2).fit(known).transform(z)
-    middle, reach = np.median(plane, axis=0), 6 * np.std(PCA(2).fit_transform(known), axis=0) + 1e-12
+    components = PCA(2).fit(known)
+    plane, spread = components.transform(z), np.std(components.transform(known), axis=0)
+    middle, reach = np.median(plane, axis=0), 6 * spread + 1e-12
     return np.clip(plane, middle - reach, middle + reach)
 
 

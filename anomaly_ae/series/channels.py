@@ -87,17 +87,15 @@ class Channels:
         flag = (np.isin(fit, (0, 1)) | np.isnan(fit)).all(axis=0) & (fit == 0).any(axis=0)
         measured = np.flatnonzero(numeric & ~flag[encoding.owner])
         used = measured if len(measured) else np.arange(encoding.width)
-        told = [(np.isnan(rows[first:last]), standing(rows[first:last], None)) for first, last in runs]
+        stood = np.concatenate([standing(rows[first:last], None) for first, last in runs])
         own = {"used": used}
-        for kind, of_gaps in (("", False), ("gap_", True)):
-            lasted = [np.where(gone == of_gaps, stood, 0) for gone, stood in told]
-            repeats = np.sum([(stood > 1).sum(axis=0) for stood in lasted], axis=0)
-            own[f"{kind}longest"] = np.max(
-                [np.ones(encoding.columns), *(stood.max(axis=0) for stood in lasted)], axis=0
-            )
-            own[f"{kind}price"] = -np.log((repeats + 1) / (len(fit) + 2))
+        for kind, lasted in (("", np.where(np.isnan(fit), 0, stood)), ("gap_", np.where(np.isnan(fit), stood, 0))):
+            own[f"{kind}longest"] = np.maximum(lasted.max(axis=0), 1)
+            own[f"{kind}price"] = -np.log(((lasted > 1).sum(axis=0) + 1) / (len(fit) + 2))
         if len(measured):
             own["price"][np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
+        if rule.missing == "ignore":
+            own["gap_price"][:] = 0
         return cls(encoding, own)
 
     def most(self, lasted: Array, beyond: NDArray[np.bool_]) -> Array:
@@ -107,14 +105,6 @@ class Channels:
         """
         share = np.minimum(lasted, self.length) / self.length
         return np.log(self.encoding.state["rows"][0] * share + 1) * np.where(beyond, 1 + (LASTING - 1) * share, 1)
-
-    def _beyond(self, rows: Array, stood: Array) -> Array:
-        """What it costs, in nats, that channels have stood still, or had gaps, for longer than they ever did."""
-        gone = np.isnan(rows)
-        still = np.where(gone, 0, np.maximum(stood - self.own["longest"], 0) * self.own["price"])
-        if "gap_longest" not in self.own:  # models of before do not know
-            return still
-        return np.where(gone, np.maximum(stood - self.own["gap_longest"], 0) * self.own["gap_price"], still)
 
     @property
     def flags(self) -> NDArray[np.intp]:
@@ -130,18 +120,20 @@ class Channels:
     def from_state(cls, rule: Preprocessing, state: Mapping[str, NDArray[Any]]) -> Channels:
         """The channels that `state` was taken from."""
         own = {name.removeprefix("channels."): array for name, array in state.items() if name.startswith("channels.")}
-        return cls(Encoding(rule, state), own)
+        before = {f"gap_{name}": np.zeros_like(own["price"]) for name in ("longest", "price")}  # as models did not know
+        return cls(Encoding(rule, state), before | own)
 
     def encode(self, rows: Array, before: Standing | None = None) -> tuple[Encoded, Standing]:
         """Rows `(T, d)` that follow each other, as cells; `before` is how the channels stood, if rows came before."""
         cells = self.encoding.transform(rows)
         before = before or Standing(np.full(self.columns, np.nan), *np.zeros((2, self.columns)))
-        stood = standing(rows, before)
-        beyond = self._beyond(rows, stood)
+        stood, gone = standing(rows, before), np.isnan(rows)
+        longest, price = (np.where(gone, self.own[f"gap_{name}"], self.own[name]) for name in ("longest", "price"))
+        beyond = np.maximum(stood - longest, 0) * price
         asked = cells.surprise + beyond
         costly = _unbroken(asked <= 0, before.costly)
-        lasted = np.where(np.isnan(rows) | self.is_flag, costly, 1)  # of others windows tell how long
-        surprise = np.minimum(asked, self.most(lasted, (beyond > 0) & np.isnan(rows)))
+        lasted = np.where(gone | self.is_flag, costly, 1)  # of others windows tell how long
+        surprise = np.minimum(asked, self.most(lasted, gone & (beyond > 0)))
         held = cells.x
         if len(self.fixed):  # a net never saw them change, but windows tell by how much they do
             column = self.encoding.owner[self.fixed]
