@@ -1,10 +1,10 @@
 """A model as a folder, without pickle: JSON for what it is, safetensors for its numbers, digests for trust.
 
 `manifest.json` holds the format's version and the SHA-256 of every other file; `config.json` the constructor call as
-a tree and the fitted facts; `weights.safetensors` the nets; `arrays.safetensors` everything else with a shape;
-`history.csv` the learning curves. Scorers that remember rows (`Neighbours`, `LocalDenoiser`) store them, standardised
-and bent; nothing else of the training rows is in it but each column's range and categories, and the names of groups of
-series. Loading runs no code from the folder.
+a tree and the fitted facts; `weights.safetensors` the nets, equal tensors once, its metadata naming the others;
+`arrays.safetensors` everything else with a shape; `history.csv` the learning curves. Scorers that remember rows
+(`Neighbours`, `LocalDenoiser`) store them, standardised and bent; nothing else of the training rows is in it but each
+column's range and categories, and the names of groups of series. Loading runs no code from the folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from anomaly_ae.data.drafts import sync, written_to
 from anomaly_ae.errors import ConfigError, ModelFolderError, OutputError
 
 FORMAT = "anomaly_ae model"
-VERSION = 1
+VERSION = 2  # 1 wrote equal tensors several times
 FILES = ("config.json", "weights.safetensors", "arrays.safetensors", "history.csv")
 ROOMS = (
     "data.context",
@@ -203,16 +203,37 @@ def save(path: str | os.PathLike[str], stored: Stored, overwrite: bool = False) 
 
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(stored.config, indent=2, sort_keys=True) + "\n")
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()}
+        weights, same = _once({name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()})
         arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
         try:
-            safetensors.torch.save_file(weights, folder / "weights.safetensors")
+            safetensors.torch.save_file(weights, folder / "weights.safetensors", metadata=same)
             safetensors.numpy.save_file(arrays, folder / "arrays.safetensors")
         except safetensors.SafetensorError as error:  # what it makes of a full disk
             raise OSError(str(error)) from error
         stored.history.to_csv(folder / "history.csv", index=False)
 
     return save_folder(path, write, FORMAT, overwrite)
+
+
+def _once(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, and by the name of any other the name of the one that it equals: scorers remember alike."""
+    kept: dict[str, Tensor] = {}
+    same: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in weights.items():
+        told = tensor.dtype, tensor.shape, hashlib.sha256(tensor.numpy().tobytes()).digest()
+        one = first.setdefault(told, name)
+        if one == name:
+            kept[name] = tensor
+        else:
+            same[name] = one
+    return kept, same
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    with safetensors.safe_open(file, "pt") as opened:
+        kept = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return kept | {name: kept[one] for name, one in (opened.metadata() or {}).items() if one in kept}
 
 
 def save_folder(
@@ -278,7 +299,7 @@ def load(path: str | os.PathLike[str]) -> Stored:
     try:
         return Stored(
             config=json.loads((path / "config.json").read_text()),
-            weights=safetensors.torch.load_file(path / "weights.safetensors"),
+            weights=_weights(path / "weights.safetensors"),
             arrays=safetensors.numpy.load_file(path / "arrays.safetensors"),
             history=pd.read_csv(path / "history.csv"),
         )

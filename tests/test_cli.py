@@ -326,7 +326,7 @@ DAMAGE = {  # of copies of the model
     "flipped": ("weights.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
     "short": ("arrays.safetensors", lambda data: data[:-9]),
     "bare": ("manifest.json", lambda data: b""),
-    "newer": ("manifest.json", lambda data: data.replace(b'"version": 1', b'"version": 999')),
+    "newer": ("manifest.json", lambda data: data.replace(b'"version": ', b'"version": 999')),
 }
 JOBS = [
     (SCORE + "old.csv", ["old.csv", "exists"]),

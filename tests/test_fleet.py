@@ -362,7 +362,7 @@ def test_many_alarms_without_an_event_are_explained(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("every", "guessed"), [(1000, True), (100, False)])
+@pytest.mark.parametrize(("every", "guessed"), [(10_000, True), (100, False)])
 def test_a_fit_tells_where_events_open_by_a_guess(tmp_path, every, guessed):
     table(400).to_csv(tmp_path / "X.csv", index=False)
     (tmp_path / "c.yaml").write_text(
@@ -370,7 +370,7 @@ def test_a_fit_tells_where_events_open_by_a_guess(tmp_path, every, guessed):
     )
     done = series.fit(tmp_path / "X.csv", tmp_path / "m", tmp_path / "c.yaml")
     rows = len(load(tmp_path / "m").calibration_scores_)
-    told = f"note      events open where one in 1,000 rows would, a guess from {rows:,} held-out rows; "
+    told = f"note      that one event in 10,000 normal rows is false is a guess from {rows:,} held-out rows; "
     assert (told in told_fit(done)) == guessed
 
 

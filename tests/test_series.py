@@ -291,10 +291,20 @@ def test_long_series_are_learned_as_densely_at_each_turn_as_at_last():
 def test_relations_are_looked_at_where_several_channels_are_measured():
     X = plant(600)
     alone = np.column_stack([X[:, 0], X[:, 1] > 0, np.zeros(600)])  # a flag and a constant are not measured
-    for rows, related in ((X, True), (X[:, :1], False), (alone, False)):
+    for rows, related, cells in ((X, True, 4), (X[:, :1], False, 1), (alone, False, 2)):
         det = SeriesDetector(random_state=0).fit(rows)
-        assert any(isinstance(view.scorer, Mahalanobis) for view in det.views_) == related
-        assert repr(det.views_) == repr(usual_views(rows.shape[1] if related else 1))
+        assert any(isinstance(view.scorer, Mahalanobis) and view.of != "all" for view in det.views_) == related
+        assert repr(det.views_) == repr(usual_views(*((4, 4) if related else (1, cells)), 600))
+
+
+@pytest.mark.parametrize(("rows", "sees"), [(559, False), (560, True)])
+def test_flags_are_looked_at_where_rows_are_enough_for_their_relations(rows, sees):
+    """Ten for each cell of 8 rows of a number, a flag, and a word's three levels and two: a constant has none."""
+    X = pd.DataFrame({"x": plant(rows)[:, 0], "up": np.arange(rows) // 50 % 2, "trip": 0, "made": "in series"})
+    X["mode"] = np.array(["idle", "run", "stop"])[np.arange(rows) // 30 % 3]
+    X["door"] = np.where(np.arange(rows) % 200 < 20, "open", "shut")
+    det = SeriesDetector(random_state=0).fit(X)
+    assert sum(view.of == "all" for view in det.views_) == 2 * sees
 
 
 def test_the_window_is_the_period_where_one_shows():
@@ -433,6 +443,26 @@ def test_flags_do_not_drown_what_is_measured():
     assert np.allclose(plain.anomaly_score(new), flagged.anomaly_score(some))
     only = SeriesDetector(views=[View(Neighbours(k=1, exact=1))], window=4, random_state=0).fit(flags)
     assert len(np.unique(only.anomaly_score(some[:, 4:]))) > 10  # all are flags: then they are looked at
+
+
+@pytest.mark.parametrize("kind", [float, bool, "text"])
+def test_a_flag_that_does_not_go_with_the_rest_is_strange_and_blamed(kind):
+    def table(X, wrong=slice(0)):
+        on = X[:, 0] > 0.3
+        on[wrong] = ~on[wrong]
+        made = np.where(on, "on", "off") if kind == "text" else on.astype(kind)
+        return pd.DataFrame(X).add_prefix("x").assign(pump=made)
+
+    wrong, new = slice(200, 260), plant(400, seed=1)
+    views = [View(Mahalanobis(ridge=1e-3), window=8, channels=1)]
+    blind = SeriesDetector(views=views, random_state=0).fit(table(plant(3000)))
+    assert (blind.anomaly_score(table(new, wrong)) == blind.anomaly_score(table(new))).all()
+    det = SeriesDetector(random_state=0).fit(table(plant(3000)))
+    told = det.assess(table(new, wrong))
+    strange = told.anomaly_score > det.events_.level_
+    assert strange[wrong].mean() > 0.3  # not where it is about to change anyway
+    assert (told.contributions[wrong][strange[wrong]].argmax(axis=1) == det.contract_.names.index("pump")).mean() > 0.8
+    assert det.events(table(new, wrong))["channel_1"].tolist() == ["pump"]
 
 
 @pytest.mark.parametrize(("flag", "other"), [("trip", 1), ("run", 7), ("valve", "stuck"), ("run", None)])
@@ -580,7 +610,7 @@ TRAINED = {"max_epochs": 2, "steps_per_epoch": 10}
 )
 def test_the_parts_of_both_detectors_work_on_windows(inner, tmp_path):
     det = SeriesDetector(inner, window=16, random_state=0).fit(plant(600))
-    assert len(det.views_) == len(usual_views(measured=3)) + 1
+    assert len(det.views_) == len(usual_views(4, 4, 600)) + 1
     new = plant(200, seed=1)
     new[100:120, 1] += 4
     score = det.anomaly_score(new)
@@ -723,6 +753,28 @@ def test_an_event_amid_rows_that_were_filled_in_is_one():
     assert (events["rows"] > 0).all()
 
 
+@pytest.mark.parametrize("memory", [0, 0.9, 0.97])
+@pytest.mark.parametrize("every", [1000, 5000])
+def test_about_one_event_is_false_in_as_many_normal_rows_as_asked(every, memory):
+    """However long strange rows are together; of every fourth calibrate row as well, if with more care."""
+    rng = np.random.default_rng(0)
+
+    def scores(n):
+        noise = rng.normal(size=(n + 1000, 2))
+        state = lfilter([(1 - memory**2) ** 0.5], [1, -memory], noise, axis=0)[1000:]
+        return np.exp(0.5 * np.abs(state).max(axis=1))
+
+    runs, new = [scores(4000) for _ in range(5)], scores(400_000)
+    rule = Events(every=every, shortest=1 if memory == 0 else 3)
+    found = []
+    for step in (1, 4):
+        thinned = [run[::step] for run in runs]
+        rule.fit(np.concatenate(thinned), rule.together(thinned, step))
+        found.append(len(rule.spans(new)) * every / len(new))
+    assert 0.3 < found[0] < 1.5
+    assert 0.05 < found[1] < 1.5
+
+
 @pytest.mark.parametrize(
     ("rule", "fewer"),
     [(Events(every=10**9), True), (Events(shortest=50), True), (Events(merge=0), False), (Events(hysteresis=1), False)],
@@ -802,7 +854,8 @@ def test_bad_rows_are_refused_with_their_place(case):
     [([], "needs views"), ([Mahalanobis()], "needs views"), ([View()], "needs a scorer"),
      ([View(Mahalanobis(), window=0)], "a window of 1"), ([View(Mahalanobis(), window=1.5)], "a share"),
      ([View(Mahalanobis(), window="auto")], "a share"), ([View(Mahalanobis(), window=True)], "a share"),
-     ([View(Mahalanobis(), channels="some")], "channels"),
+     ([View(Mahalanobis(), channels="some")], "channels"), ([View(Mahalanobis(), of="flags")], "of="),
+     ([View(StandardizedError(), of="all")], "does not read the net"),
      ([View(Mahalanobis(ridge=-1))], "ridge"), ([View(PrincipalComponents(keep=2))], "keep"),
      ([View(PrincipalNeighbours(k=0))], "needs k to be an int"), ([View(PrincipalNeighbours(epsilon=0))], "epsilon"),
      ([View(PrincipalNeighbours(components=0))], "components"), ([View(PrincipalNeighbours(sample=0))], "sample"),

@@ -12,6 +12,8 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from anomaly_ae import (
     AutoencoderDetector,
@@ -26,6 +28,7 @@ from anomaly_ae import (
     ReconstructionError,
     VAEDetector,
     load,
+    storage,
 )
 from anomaly_ae.config import dumps, loads
 from anomaly_ae.data.drafts import write_whole
@@ -255,6 +258,22 @@ def test_a_newer_model_is_refused_with_both_versions(copy):
     path.write_text(json.dumps({**manifest, "version": manifest["version"] + 41}))
     with pytest.raises(ModelFolderError, match=rf"{manifest['version']}\b.*\b{manifest['version'] + 41}\b"):
         load(copy)
+
+
+def test_what_scorers_remember_alike_is_stored_once(model):
+    remembered = [name for name in storage.load(model).weights if name.endswith(".memory")]
+    with safe_open(model / "weights.safetensors", "pt") as file:
+        written = [name for name in remembered if name in file.keys()]  # noqa: SIM118
+    assert len(remembered) == 4 * len(written) > 0  # of four scorers
+
+
+def test_a_folder_of_the_format_before_is_read(copy):
+    before, path = load(copy), copy / "weights.safetensors"
+    save_file({name: tensor.clone() for name, tensor in storage.load(copy).weights.items()}, path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest |= {"version": 1, "sha256": manifest["sha256"] | {path.name: storage.digest(path)}}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert (load(copy).anomaly_score(X) == before.anomaly_score(X)).all()
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{}", "null", '{"format": "other", "version": 1, "sha256": {}}', "\xff"])

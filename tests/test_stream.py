@@ -401,7 +401,7 @@ def test_an_event_goes_on_where_a_watch_was_stopped_within_it(model, tmp_path):
 )
 def test_events_that_unfold_row_by_row_are_those_of_all_rows(levels, shortest, merge, hysteresis):
     rule = Events(shortest=shortest, merge=merge, hysteresis=hysteresis)
-    rule.level_ = 1.0
+    rule.level_, rule.closes_ = 1.0, hysteresis
     expected = [None] * len(levels)
     for first, last in rule.spans(np.array(levels)):
         opens = first + np.flatnonzero(np.array(levels[first:last]) > 1)[shortest - 1]

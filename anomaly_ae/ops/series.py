@@ -105,7 +105,7 @@ def fit(
         event_level=detector.events_.level_,
         promised_false_alarm_rate=promised(detector),
         seconds=time.perf_counter() - started,
-        flag_columns=[detector.contract_.names[place] for place in detector.fold_.channels.flags],
+        flag_columns=[detector.contract_.names[place] for place in detector.fold_.unseen],
         notes=[*told_dropped(detector, X, laid(detector, X)), *told_guess(detector)],
     )
     if not track:

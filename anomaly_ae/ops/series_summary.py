@@ -35,7 +35,7 @@ class SeriesFitSummary:
     event_level: float
     promised_false_alarm_rate: float | None
     seconds: float
-    flag_columns: list[str]  # flags beside measured channels: no window holds them
+    flag_columns: list[str]  # flags that no view looks at
     notes: list[str]  # what a person has to know of the rows
     run_id: str | None = None
     tracking_uri: str | None = None
@@ -80,11 +80,11 @@ class SeriesScoreSummary:
 def told_guess(detector: SeriesDetector) -> list[str]:
     """That the level of events is an extrapolation, where it is one."""
     every, rows = detector.events_.every, len(detector.calibration_scores_)
-    if every <= rows:
+    if not detector.events_.guessed_:
         return []
     return [
-        f"events open where one in {every:,} rows would, a guess from {rows:,} held-out rows; fit on more rows, or "
-        "lower `every` of the event rule"
+        f"that one event in {every:,} normal rows is false is a guess from {rows:,} held-out rows; fit on more rows, "
+        "or lower `every` of the event rule"
     ]
 
 

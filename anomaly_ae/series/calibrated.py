@@ -26,12 +26,14 @@ USUAL = 0.99  # share of calibrate rows on which a channel contributes no more t
 class Calibrated:
     """One way from windows to rows, calibrated by `scores` `(m,)` of held-out rows; `usual` `(d,)` of channels.
 
-    `held_out` are their readings run by run, there only right after learning.
+    `together` of the strangest of them make an event. `held_out` are their readings run by run, there only right after
+    learning.
     """
 
     rarities: list[Rarity]
     scores: Array
     usual: Array
+    together: float
     threshold: Any
     events: Events
     smoothing: int
@@ -43,11 +45,12 @@ class Calibrated:
         fold: SeriesFold,
         rarities: list[Rarity],
         held_out: Sequence[Raw],
+        step: int,
         threshold: BaseEstimator,
         events: Events,
         smoothing: int,
     ) -> Self:
-        """From what was said of runs of held-out rows."""
+        """From what was said of runs of held-out rows, of every `step`-th."""
         told = [smoothed(fold.fuse(raw, rarities), smoothing) for raw in held_out]
         columns = np.concatenate([one.columns for one in told if one.columns is not None])
         scores = np.sort(np.concatenate([one.scores for one in told]))
@@ -57,11 +60,12 @@ class Calibrated:
                 "the detector's learning_rate."
             )
         usual = np.quantile(columns, USUAL, axis=0)
-        return cls(rarities, scores, usual, threshold, events, smoothing, told)._set()
+        together = events.together([one.scores for one in told], step)
+        return cls(rarities, scores, usual, together, threshold, events, smoothing, told)._set()
 
     def _set(self) -> Self:
         self.threshold = clone(self.threshold).fit(self.scores)
-        self.events = clone(self.events).fit(self.scores)
+        self.events = clone(self.events).fit(self.scores, self.together)
         return self
 
     def reading(self, fold: SeriesFold, raw: Raw) -> Reading:
@@ -79,6 +83,7 @@ class Calibrated:
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything learned, as arrays."""
         found: dict[str, NDArray[Any]] = {"scores": self.scores, "usual": self.usual}
+        found["together"] = np.array([self.together])
         for number, rarity in enumerate(self.rarities):
             found[f"{number}.usual"] = rarity.usual
             for kind, tails in (("channels", rarity.channels), ("rows", rarity.rows)):
@@ -95,7 +100,8 @@ class Calibrated:
             Rarity(state[f"{number}.usual"], *(_tails(state, f"{number}.{kind}.") for kind in ("channels", "rows")))
             for number in range(views)
         ]
-        return cls(rarities, state["scores"], state["usual"], threshold, events, smoothing)._set()
+        together = float(state.get("together", [1])[0])  # as it was taken to be before
+        return cls(rarities, state["scores"], state["usual"], together, threshold, events, smoothing)._set()
 
 
 def _tails(state: Mapping[str, Any], prefix: str) -> Tails | None:

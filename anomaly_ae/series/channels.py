@@ -51,14 +51,15 @@ class Channels:
     """What a row's `Encoding` becomes for windows.
 
     Channels of 0 and 1 alone are flags (commands, states, one-hot levels), and so are booleans and categories; all
-    others are measured. Windows hold measured channels alone, for flags would drown them, and all where none is
-    measured. What a row costs by itself (another value in a constant column, a value beyond all seen, an unseen level,
-    an unexpected gap) is charged to any column, at most as much as something that was never seen,
-    :math:`\\ln (n r / L + 1)` for `n` fit rows, of which `L`, the rows of a window, are worth one, for they are alike,
-    and `r` is 1, or of flags and gaps, of which no window tells how long they last, for how many rows they have cost
-    something, at most `L`. A measured channel that stands still, and any that has a gap, for longer than it ever did at
-    fit is charged for each row more, up to that; a gap that has lasted for `L` rows up to `LASTING` times that: to be
-    lost is an event, while many a sensor stands still for a while.
+    others are measured. Most views look at measured channels alone, for flags would drown them, and at all where none
+    is measured; `used` are the cells of both, those that never change left out of flags. What a row costs by itself
+    (another value in a constant column, a value beyond all seen, an unseen level, an unexpected gap) is charged to any
+    column, at most as much as something that was never seen, :math:`\\ln (n r / L + 1)` for `n` fit rows, of which `L`,
+    the rows of a window, are worth one, for they are alike, and `r` is 1, or of flags and gaps, of which no window
+    tells how long they last, for how many rows they have cost something, at most `L`. A measured channel that stands
+    still, and any that has a gap, for longer than it ever did at fit is charged for each row more, up to that; a gap
+    that has lasted for `L` rows up to `LASTING` times that: to be lost is an event, while many a sensor stands still
+    for a while.
     """
 
     length = 1  # rows of a window; the fold that looks through windows sets it
@@ -66,10 +67,8 @@ class Channels:
     def __init__(self, encoding: Encoding, state: Mapping[str, NDArray[Any]]) -> None:
         self.encoding, self.own = encoding, dict(state)
         self.used = self.own["used"]
-        self.width, self.columns = len(self.used), encoding.columns
-        kinds = [kind for kind, width in encoding.groups for _ in range(width)]
-        whole = len(self.used) == encoding.width
-        self.groups = encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used)
+        self.measured = np.arange(int(self.own["measured"][0]))  # of these, what most views look at
+        self.columns = encoding.columns
         self.is_flag = np.isin(np.arange(self.columns), self.flags)
         numeric = np.arange(len(encoding.numeric), dtype=np.intp)
         self.fixed = numeric[np.isfinite(encoding.state["fixed"][encoding.owner[numeric]])]
@@ -86,9 +85,11 @@ class Channels:
         numeric = np.arange(encoding.width) < len(encoding.numeric)
         flag = (np.isin(fit, (0, 1)) | np.isnan(fit)).all(axis=0) & (fit == 0).any(axis=0)
         measured = np.flatnonzero(numeric & ~flag[encoding.owner])
-        used = measured if len(measured) else np.arange(encoding.width)
+        varied = np.flatnonzero(~np.isfinite(encoding.state["fixed"])[encoding.owner])
+        flags = np.setdiff1d(varied, measured)
+        used = np.concatenate([measured, flags]) if len(measured) else np.arange(encoding.width)
         stood = np.concatenate([standing(rows[first:last], None) for first, last in runs])
-        own = {"used": used}
+        own = {"used": used, "measured": np.array([len(measured) or len(used)])}
         for kind, lasted in (("", np.where(np.isnan(fit), 0, stood)), ("gap_", np.where(np.isnan(fit), stood, 0))):
             own[f"{kind}longest"] = np.maximum(lasted.max(axis=0), 1)
             own[f"{kind}price"] = -np.log(((lasted > 1).sum(axis=0) + 1) / (len(fit) + 2))
@@ -108,8 +109,8 @@ class Channels:
 
     @property
     def flags(self) -> NDArray[np.intp]:
-        """The columns that no window holds."""
-        return np.setdiff1d(np.arange(self.columns), self.encoding.owner[self.used])
+        """The columns that are flags beside measured ones."""
+        return np.setdiff1d(np.arange(self.columns), self.encoding.owner[self.used[self.measured]])
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
@@ -121,7 +122,7 @@ class Channels:
         """The channels that `state` was taken from."""
         own = {name.removeprefix("channels."): array for name, array in state.items() if name.startswith("channels.")}
         before = {f"gap_{name}": np.zeros_like(own["price"]) for name in ("longest", "price")}  # as models did not know
-        return cls(Encoding(rule, state), before | own)
+        return cls(Encoding(rule, state), before | {"measured": np.array([len(own["used"])])} | own)
 
     def encode(self, rows: Array, before: Standing | None = None) -> tuple[Encoded, Standing]:
         """Rows `(T, d)` that follow each other, as cells; `before` is how the channels stood, if rows came before."""
@@ -144,19 +145,36 @@ class Channels:
         mask = None if cells.mask is None else torch.from_numpy(np.ascontiguousarray(cells.mask[:, self.used]))
         return Encoded(x, mask, surprise), Standing(*(told[-1].copy() for told in (rows, stood, costly)))
 
-    def by_column(self, cells: Array) -> Array:
-        """Channels `(n, channels)` added up to the columns that own them: `(n, d)`."""
+    def seen(self, of: str) -> NDArray[np.intp]:
+        """Which of the cells in use a view looks at, of "measured" channels or of "all"."""
+        return self.measured if of == "measured" else np.arange(len(self.used))
+
+    def groups(self, seen: NDArray[np.intp]) -> tuple[tuple[str, int], ...]:
+        """Of which kind these cells are, as likelihoods ask for it."""
+        kinds = [kind for kind, width in self.encoding.groups for _ in range(width)]
+        whole = len(seen) == self.encoding.width
+        return self.encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used[seen])
+
+    def by_column(self, cells: Array, seen: NDArray[np.intp]) -> Array:
+        """Cells `(n, channels)` that were seen, added up to the columns that own them: `(n, d)`."""
         whole = np.zeros((len(cells), self.encoding.width))
-        whole[:, self.used] = cells
+        whole[:, self.used[seen]] = cells
         return self.encoding.by_column(whole)
 
-    def inverse_transform(self, cells: Array) -> Array:
-        """Channels `(n, channels)` back to codes `(n, d)`, NaN where a column is in no window."""
+    def inverse_transform(self, cells: Array, seen: NDArray[np.intp]) -> Array:
+        """Cells `(n, channels)` that were seen back to codes `(n, d)`, NaN of flags beside measured channels."""
         whole = np.zeros((len(cells), self.encoding.width))
-        whole[:, self.used] = cells
+        whole[:, self.used[seen]] = cells
         codes = self.encoding.inverse_transform(whole)
         codes[:, self.flags] = np.nan
         return codes
+
+
+def told_apart(numbers: NDArray[np.bool_], rows: Array) -> tuple[NDArray[np.bool_], int]:
+    """Which columns are numbers of more than two values, `(d,)`, and how many cells those have that vary."""
+    values = np.array([len(np.unique(column[~np.isnan(column)])) for column in rows.T])
+    measured = numbers & (values > 2)
+    return measured, int(np.where(numbers, 1, values)[values > 1].sum())
 
 
 def standing(rows: Array, before: Standing | None) -> Array:

@@ -31,7 +31,7 @@ from anomaly_ae.nn.divergences import warn_of_collapse
 from anomaly_ae.promise import warn_of_few, warn_of_learned
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
-from anomaly_ae.series.channels import Channels
+from anomaly_ae.series.channels import Channels, told_apart
 from anomaly_ae.series.events import Events
 from anomaly_ae.series.fold import Rarity, Raw, SeriesFold
 from anomaly_ae.series.learning import Learning, check_inner
@@ -61,11 +61,11 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     net sees windows as well.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 alone (so also one
-    that was always 0), booleans and text are flags: no window holds them as long as others are measured. What a flag
-    never held costs by itself, as does a measured channel beyond all that was seen, or one that stands still for longer
-    than it ever did. No window reaches over a gap in time or from one group into another. Where a series begins, or is
-    shorter than a window, windows are filled up with its mirror image, and what they say counts for as many rows as
-    they have, or less: held-out rows tell what mirror images add.
+    that was always 0), booleans and text are flags: as long as others are measured, only views `of="all"` look at those
+    that vary. What a flag never held costs by itself, as does a measured channel beyond all that was seen, or one that
+    stands still for longer than it ever did. No window reaches over a gap in time or from one group into another. Where
+    a series begins, or is shorter than a window, windows are filled up with its mirror image, and what they say counts
+    for as many rows as they have, or less: held-out rows tell what mirror images add.
 
     Without a net, three blocks of rows take turns in being held out, and the views then learn from all rows, or from
     five sixths where one of them needs rows to validate with. With a net, blocks of 60 % train, 20 % validate and 20 %
@@ -85,7 +85,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         What looks at windows. `None` is `PrincipalComponents(inside=False)` at 0.99 of the variance, and at 0.9 and
         `window=24`, the five strangest channels; `PrincipalNeighbours()`; where several channels are measured,
         `Mahalanobis(ridge=1e-3)` at `window=32`, the strangest one; where one is, `PrincipalNeighbours()` at
-        `window=0.5` and components at 0.95 and `window=0.25`; and, with a detector, its own scorer.
+        `window=0.5` and components at 0.95 and `window=0.25`; where there are ten rows for each cell of its windows,
+        `Mahalanobis(ridge=1e-3)` at `window=8` of all channels, the strangest one, and if flags are among them
+        `PrincipalNeighbours()` at `window=1`; and, with a detector, its own scorer.
     window : int >= 1 (rows) or "auto", default="auto"
         Window of the net and of views without one of their own. "auto" is an eighth of the rows, at least 16 and at
         most 128; or, if longer, the dominant period of fit rows by their autocorrelation, at most 256.
@@ -205,8 +207,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         own = {} if self.threshold is None else {"threshold": clone(self.threshold)}
         return self._inner().composed(self._defaults) | own
 
-    def _views(self, measured: int) -> list[View]:
-        views = usual_views(measured) if self.views is None else [clone(view) for view in self.views]
+    def _views(self, measured: int, cells: int, rows: int) -> list[View]:
+        given = self.views
+        views = usual_views(measured, cells, rows) if given is None else [clone(view) for view in given]
         if self.views is None and self.detector is not None:
             views.append(View(clone(self.parts_["scorer"])))
         if not views or not all(isinstance(view, View) for view in views):
@@ -241,8 +244,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         self.groups_ = named_groups(taken.groups)
         line = self._timeline(taken, longest_fill=0)
         rows = line.rows(taken.codes)
-        measured = self._measured(rows)
-        self.views_ = self._views(int(measured.sum()))
+        numbers = np.array([column.kind == "number" for column in self.contract_.columns])
+        measured, cells = told_apart(numbers, rows)
+        self.views_ = self._views(int(measured.sum()), cells, len(rows))
         rng = check_random_state(self.random_state if self.random_state is not None else inner.random_state)
         needs_net = any(view.scorer.reads_net for view in self.views_)
         by_turns = inner.calibration == "cross" or (inner.calibration == "auto" and not needs_net)
@@ -273,8 +277,8 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
             seen = told
             if len(folds) == 1 and len(divided[0].validate):  # with a single division none is held out for two ends
                 seen = self._raw(self.fold_, line, rows, line.over(divided[0].validate), reduce)
-            step = 1 if reduce == "mean" else self._step(len(rows))
-            self._calibrate(reduce, self.fold_.rarities(seen, step), told)
+            step = self._step(reduce, len(rows))
+            self._calibrate(reduce, self.fold_.rarities(seen, step), told, step)
         held_out = sum(int((kinds.calibrate[:, 1] - kinds.calibrate[:, 0]).sum()) for kinds in divided)
         self._learn_profile(taken.codes[line.order], held_out, len(divided) > 1)
         learning.end()
@@ -299,7 +303,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         before = self.calibration_scores_
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
-            self._calibrate(reduce, self._calibrated(reduce).rarities, told)
+            self._calibrate(reduce, self._calibrated(reduce).rarities, told, self._step(reduce, len(rows)))
         warn_of_learned(self, self.calibration_scores_, before)
         self._learn_profile(taken.codes[line.order], len(taken.codes), False)
         return self
@@ -309,8 +313,9 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         """From windows to rows: as asked for, and as a stream does it."""
         return list(dict.fromkeys([self.reduce, "last"]))
 
-    def _calibrate(self, reduce: str, rarities: list[Rarity], told: list[Raw]) -> None:
-        mine = Calibrated.learn(self.fold_, rarities, told, self.parts_["threshold"], self._events_rule, self.smoothing)
+    def _calibrate(self, reduce: str, rarities: list[Rarity], told: list[Raw], step: int) -> None:
+        rules = self.parts_["threshold"], self._events_rule
+        mine = Calibrated.learn(self.fold_, rarities, told, step, *rules, self.smoothing)
         self.calibrated_ = self.calibrated_ | {reduce: mine}
 
     def _learn_profile(self, codes: Array, held_out: int, by_turns: bool) -> None:
@@ -337,11 +342,6 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     def _events_rule(self) -> Events:
         return self.event_rule if self.event_rule is not None else Events()
 
-    def _measured(self, rows: Array) -> NDArray[np.bool_]:
-        """Which columns are numbers of more than two values: `(d,)`."""
-        numbers = np.array([column.kind == "number" for column in self.contract_.columns])
-        return numbers & np.array([len(np.unique(column[~np.isnan(column)])) > 2 for column in rows.T])
-
     def _window(self, measured: Array, fit: Places) -> int:
         return automatic(measured, fit, len(measured)) if self.window == "auto" else given(self.window, len(measured))
 
@@ -358,19 +358,19 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         longest = longest_window(self.n_rows_seen_)
         return SeriesFold(parts, views, channels, self.window_, longest, inner._device(), seed, inner._dtype())
 
-    def _step(self, rows: int) -> int:
+    def _step(self, reduce: str, rows: int) -> int:
         """Of so many rows, each of so many is enough to calibrate by "last"."""
-        return max(1, rows // ENOUGH_ROWS) if self.smoothing == 1 else 1
+        return max(1, rows // ENOUGH_ROWS) if reduce == "last" and self.smoothing == 1 else 1
 
     def _raw(self, fold: SeriesFold, line: Timeline, rows: Array, runs: Places, reduce: str) -> list[Raw]:
-        """What views say of held-out runs of a timeline: of all given rows, by "last" of some if there are many."""
-        told = []
+        """What views say of held-out runs of a timeline: of all given rows, by "last" of every `_step`-th."""
+        told, step = [], self._step(reduce, len(rows))
         for first, last in runs:
             run, given = rows[first:last], np.flatnonzero(line.source[first:last] >= 0)
             if reduce == "mean" or len(run) < 2 * fold.length:
-                told.append(fold.raw(run, reduce, self.stride).at(given))
+                told.append(fold.raw(run, reduce, self.stride).at(given[::step]))
             else:
-                ends = given[given >= fold.length - 1][:: self._step(len(rows))]
+                ends = given[given >= fold.length - 1][::step]
                 told.append(fold.raw_at(fold.channels.encode(run)[0], ends))
         return told
 

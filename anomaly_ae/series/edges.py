@@ -71,7 +71,7 @@ class Look:
         strange = np.flatnonzero(scores > rule.level_)
         if not len(strange):
             return None
-        goes_on = rule.hysteresis * rule.level_
+        goes_on = rule.closes_
         calm = np.flatnonzero(scores[: strange[0]] <= goes_on)
         if not len(calm):
             return int(at[0])

@@ -19,25 +19,27 @@ __all__ = ["Events"]
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 EXTREME = 50  # rows that the tail is told from, at most a tenth of all
+COMMON = 0.5  # share of calibrate rows that are beyond any level
 BLAMED = 3  # channels named an event
 
 
 class Events(BaseEstimator):
     r"""When strange rows make an event.
 
-    .. math:: \text{open where } s_t > u, \quad \text{closed where } s_t \le h u, \qquad \hat P(S > u) = 1 / m
+    .. math:: \text{open where } s_t > u, \quad \text{closed where } s_t \le q + h (u - q), \qquad
+        \hat P(S > u) = r / m
 
     with the tail of calibrate rows' 50 largest scores (the largest tenth, if fewer; of many, one in `m`) taken as
     exponential in the logarithm, so that `u` can be for rates that no calibrate row has shown. Rows in a row are
-    strange together, so that there are fewer false events than one in `m` rows.
+    strange together: `r` is how many of these largest there are for each event that they make. `q` is the median.
 
     Parameters
     ----------
-    every : int >= 2 (rows), default=1000
-        `m`: at most one false event in so many normal rows is aimed at. It is no promise, and of more rows than there
-        are calibrate rows an extrapolation.
+    every : int >= 2 (rows), default=5000
+        `m`: one false event in so many normal rows is aimed at. It is no promise, and of more rows than there are
+        calibrate rows an extrapolation.
     hysteresis : float in (0, 1], default=0.5
-        `h`: an event goes on until the score is below this share of where it opens.
+        `h`: an event goes on until the score has fallen to this share of the way from what is usual to where it opens.
     shortest : int >= 1 (rows), default=3
         Fewer strange rows, one isolated row say, make no event.
     merge : int >= 0 (rows), default=30
@@ -45,8 +47,10 @@ class Events(BaseEstimator):
 
     Attributes
     ----------
-    level_ : float
-        `u`.
+    level_, closes_ : float
+        `u`, and the score at which an event closes.
+    guessed_ : bool
+        Whether `u` is beyond what calibrate rows have shown.
 
     Raises
     ------
@@ -56,7 +60,8 @@ class Events(BaseEstimator):
     References
     ----------
     Canny (1986), A computational approach to edge detection, IEEE TPAMI 8 (hysteresis); Siffer et al. (2017), Anomaly
-    detection in streams with extreme value theory, KDD.
+    detection in streams with extreme value theory, KDD; Leadbetter (1983), Extremes and local dependence in stationary
+    sequences (the extremal index, 1 / r).
 
     Examples
     --------
@@ -69,26 +74,54 @@ class Events(BaseEstimator):
     """
 
     level_: float
+    closes_: float
+    guessed_: bool
 
-    def __init__(self, every: int = 1000, hysteresis: float = 0.5, shortest: int = 3, merge: int = 30) -> None:
+    def __init__(self, every: int = 5000, hysteresis: float = 0.5, shortest: int = 3, merge: int = 30) -> None:
         self.every = every
         self.hysteresis = hysteresis
         self.shortest = shortest
         self.merge = merge
 
-    def fit(self, scores: Array) -> Events:
-        """Set the level from the scores of calibrate rows, `(m,)`."""
+    def fit(self, scores: Array, together: float = 1.0) -> Events:
+        """Set the level from the scores of calibrate rows `(m,)`, `together` of which make an event."""
+        self.check()
+        share = min(COMMON, together / self.every)
+        self._open_at(self._tails(scores).exceeded_by(share), scores)
+        self.guessed_ = share * len(scores) < 1
+        return self
+
+    def together(self, runs: Sequence[Array], step: int = 1) -> float:
+        """`r` of runs of calibrate rows, each of the scores of every `step`-th of rows that follow each other.
+
+        Of an event that only one of these rows is in, it counts this row alone, so that `r` is rather too small.
+        """
+        self.check()
+        scores = np.concatenate(runs)
+        level = self._tails(scores).last_seen
+        thinned = Events(hysteresis=self.hysteresis, shortest=-(-self.shortest // step), merge=self.merge // step)
+        thinned._open_at(level, scores)
+        events = sum(len(thinned.spans(run)) for run in runs)
+        rows = float((scores > level).sum()) / max(events, 1)
+        return max(1.0, 1 + step * (rows - 1))
+
+    def check(self) -> None:
+        """Refuse hyperparameters that are out of range."""
         for name, low in (("every", 2), ("shortest", 1), ("merge", 0)):
             check_range(self, whole(low), name)
         check_range(self, NOT_NONE, "hysteresis")
-        column = np.asarray(scores, dtype=np.float64)[:, None]
-        top = max(TOP, min(1 - EXTREME / len(column), 1 - 1 / self.every))
-        self.level_ = Tails.learn(column, top=top).exceeded_by(1 / self.every)
-        return self
+
+    def _open_at(self, level: float, scores: Array) -> None:
+        usual = float(np.median(scores))
+        self.level_, self.closes_ = level, usual + self.hysteresis * (level - usual)
+
+    def _tails(self, scores: Array) -> Tails:
+        top = max(TOP, min(1 - EXTREME / len(scores), 1 - 1 / self.every))
+        return Tails.learn(np.asarray(scores, dtype=np.float64)[:, None], top=top)
 
     def spans(self, scores: Array) -> Places:
         """Events among rows that follow each other: first row and last row + 1, `(k, 2)`."""
-        strange, goes_on = scores > self.level_, scores > self.hysteresis * self.level_
+        strange, goes_on = scores > self.level_, scores > self.closes_
         first = np.flatnonzero(goes_on & ~np.append(False, goes_on[:-1]))
         last = np.flatnonzero(goes_on & ~np.append(goes_on[1:], False)) + 1
         # an event begins where it opens; that it was above the lower level before is told by its channels
@@ -166,7 +199,7 @@ class Unfolding:
         before = self.strange
         if score > rule.level_:
             self.strange, self.quiet = self.strange + 1, 0
-        elif self.strange and (self.quiet or score <= rule.hysteresis * rule.level_):
+        elif self.strange and (self.quiet or score <= rule.closes_):
             self.quiet += 1
         if self.quiet > rule.merge:
             return "closes" if self.end(rule) else None

@@ -31,6 +31,7 @@ class Eye:
     length: int
     net: Net | None
     top: int | None  # channels that count; None: the scorer's own score
+    seen: NDArray[np.intp]  # the cells that it looks at, of those in use
     # (length,): what a window counts for of which only so many rows are known, and the rest is their mirror image
     begun: NDArray[np.float64] = field(init=False)
 

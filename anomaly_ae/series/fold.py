@@ -98,16 +98,18 @@ class SeriesFold:
                 axes = {axis: parts.get(axis) for axis in Net.AXES}
                 for view in views:
                     check_compatible(axes | {"scorer": view.scorer})
-                net = Net(**axes).build((channels.width, window), groups=channels.groups)
+                seen = channels.measured
+                net = Net(**axes).build((len(seen), window), groups=channels.groups(seen))
                 self.net = net.to(self.device)
             for view in views:
                 scorer, reads = view.scorer, view.scorer.reads_net
                 length = view.length(window, longest)
-                scorer.build(Sizes((channels.width, length), groups=channels.groups))
+                seen = channels.seen(view.of)
+                scorer.build(Sizes((len(seen), length), groups=channels.groups(seen)))
                 for piece in scorer.pieces() if reads else ():
                     piece.join(self.net)
                 top = None if view.channels == "all" else int(view.channels)
-                self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top))
+                self.eyes.append(Eye(scorer.to(self.device), length, self.net if reads else None, top, seen))
             if self.net is not None:
                 self.net.rehearse()
         channels.length = self.length
@@ -117,6 +119,12 @@ class SeriesFold:
     def length(self) -> int:
         """Rows that a score depends on."""
         return max(eye.length for eye in self.eyes)
+
+    @property
+    def unseen(self) -> Places:
+        """The columns that no view looks at."""
+        seen = self.channels.used[np.concatenate([eye.seen for eye in self.eyes])]
+        return np.setdiff1d(np.arange(self.channels.columns), self.channels.encoding.owner[seen])
 
     @property
     def unit(self) -> float:
@@ -144,7 +152,7 @@ class SeriesFold:
 
         Of windows that are too many, scorers learn from that `share` of what they learn from in the end.
         """
-        with few_threads(self.channels.width * self.length):
+        with few_threads(max(len(eye.seen) * eye.length for eye in self.eyes)):
             return self._learn(rows, kinds, recipe, seed, on_epoch, share)
 
     def _learn(
@@ -159,8 +167,9 @@ class SeriesFold:
         encoded = self.channels.encode(rows)[0]
         history: list[dict[str, float]] = []
         if self.net is not None:
-            length = next(eye.length for eye in self.eyes if eye.net is not None)
-            fit, watched = (self._windows(encoded, some, length) for some in (kinds.fit, kinds.validate))
+            eye = next(eye for eye in self.eyes if eye.net is not None)
+            length = eye.length
+            fit, watched = (self._windows(encoded, eye, some) for some in (kinds.fit, kinds.validate))
             if self.net.encoder.steps == (length,):
                 recipe = replace(recipe, batch_size=min(recipe.batch_size, max(1, BATCH_ROWS // length)))
             with seeded(seed, self.device):
@@ -168,12 +177,12 @@ class SeriesFold:
                 watched_ = watched.batch(self.device, torch.float32) if len(watched) else None
                 history = train(Stack([self.net]), fit.batch(self.device, torch.float32), watched_, recipe, on_epoch)
         self.settle()
-        passes: dict[tuple[int, bool, bool], list[Pass]] = {}  # views of the same windows share them
+        passes: dict[tuple[int, bool, bool, int], list[Pass]] = {}  # views of the same windows share them
         for number, eye in enumerate(self.eyes):
-            key = eye.length, eye.net is not None, eye.warm_up is None
+            key = eye.length, eye.net is not None, eye.warm_up is None, len(eye.seen)
             with torch.inference_mode(), seeded(seed + number, self.device):
                 if key not in passes:
-                    fit, watched = (self._windows(encoded, some, eye.length) for some in kinds[:2])
+                    fit, watched = (self._windows(encoded, eye, some) for some in kinds[:2])
                     watched = watched if len(watched) else fit
                     most = LEARN_WINDOWS if eye.warm_up is None else WATCHED_WINDOWS
                     some = fit.thinned(most), watched.thinned(WATCHED_WINDOWS)
@@ -216,12 +225,13 @@ class SeriesFold:
         for mine, told in zip(self.eyes, other.eyes, strict=True):
             mine.begun = told.begun
 
-    def _windows(self, encoded: Encoded, runs: Places, length: int) -> Windows:
-        most = max(FEWEST_WINDOWS, FIT_CELLS // max(1, self.channels.width * length))
+    def _windows(self, encoded: Encoded, eye: Eye, runs: Places) -> Windows:
+        length = eye.length
+        most = max(FEWEST_WINDOWS, FIT_CELLS // max(1, len(eye.seen) * length))
         where = starts(runs, length, most)
         if not len(where) and len(runs):  # every run is shorter: their mirror images fill windows up
             where = np.concatenate([first + ending(last - first - 1, 1, length) for first, last in runs])
-        return Windows(encoded.x, encoded.mask, length, where)
+        return self._over(encoded, eye, where)
 
     def rarities(self, told: Sequence[Raw], step: int = 1) -> list[Rarity]:
         """What rare means to each view, by what folds said of rows that they never saw, every `step`-th of them."""
@@ -308,16 +318,16 @@ class SeriesFold:
         n, length = len(rows), eye.length
         first = np.append(np.arange(0, max(n - length, 0), length), max(n - length, 0))
         windows = self._over(encoded, eye, first if n >= length else ending(n - 1, 1, length))
-        cells = np.empty((max(n, length), self.channels.width))
+        cells = np.empty((max(n, length), len(eye.seen)))
         place = 0
-        with few_threads(self.channels.width * eye.length), torch.inference_mode():
+        with few_threads(len(eye.seen) * eye.length), torch.inference_mode():
             for some in eye.blocks(windows):
                 p = eye.see(self._batch(some))
                 told = eye.scorer.expected(p) if hasattr(eye.scorer, "expected") else p.px.mean
                 for window in told.double().cpu().numpy():
                     cells[first[place] : first[place] + length] = window.T
                     place += 1
-        return self.channels.inverse_transform(cells[-n:])
+        return self.channels.inverse_transform(cells[-n:], eye.seen)
 
     def _read(self, eye: Eye, encoded: Encoded, reduce: str, stride: int | str, explained: bool) -> Reading:
         """What one view says of rows, in its scorer's own units."""
@@ -348,11 +358,12 @@ class SeriesFold:
             for score, cells in eye.looks(windows, self.device, self.dtype, explained):
                 scores.append(score.double().cpu().numpy())
                 if cells is not None:
-                    columns.append(self.channels.by_column(cells.double().cpu().numpy()))
+                    columns.append(self.channels.by_column(cells.double().cpu().numpy(), eye.seen))
         return Reading(np.concatenate(scores), np.concatenate(columns) if explained else None)
 
     def _over(self, encoded: Encoded, eye: Eye, where: slice | Places) -> Windows:
-        return Windows(encoded.x, encoded.mask, eye.length, where)
+        seen = slice(None) if len(eye.seen) == encoded.x.shape[1] else eye.seen
+        return Windows(encoded.x[:, seen], None if encoded.mask is None else encoded.mask[:, seen], eye.length, where)
 
     def _batch(self, windows: Windows) -> Batch:
         return windows.batch(self.device, self.dtype)

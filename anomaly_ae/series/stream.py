@@ -285,7 +285,7 @@ class Stream:
     def _next(self, key: str, rows: Array, explained: bool) -> Reading:
         """Rows that follow those of a series so far."""
         fold, calibrated = self.detector.fold_, self.calibrated
-        tail = self.tails.get(key) or Tail(np.empty((0, fold.channels.width)), columns=np.empty((0, rows.shape[1])))
+        tail = self.tails.get(key) or Tail(np.empty((0, len(fold.channels.used))), columns=np.empty((0, rows.shape[1])))
         encoded, tail.standing = fold.channels.encode(rows, tail.standing)
         fresh = encoded.x.numpy() if encoded.mask is None else np.where(encoded.mask.numpy(), encoded.x.numpy(), np.nan)
         cells = np.vstack([tail.cells, fresh])
@@ -336,7 +336,7 @@ class Stream:
             fits = fits and state["columns"] == self.detector.contract_.names
             fits = fits and state["rows"] == self.detector.fold_.length and state["model"] == self._model
             note = dict(state["note"])
-            widths = self.detector.fold_.channels.width, len(state["columns"])
+            widths = len(self.detector.fold_.channels.used), len(state["columns"])
             tails = {key: Tail.from_state(tail, *widths) for key, tail in state["series"].items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(

@@ -65,6 +65,11 @@ class Tails:
         return float(np.exp(log) + self.origin[0])
 
     @property
+    def last_seen(self) -> float:
+        """The score of the first column from which on its tail is told by the mean excess."""
+        return float(np.exp(self.knots[0, -1]) + self.origin[0])
+
+    @property
     def state(self) -> dict[str, Array]:
         """What was learned, as arrays."""
         return {"knots": self.knots, "last": np.array([self.last]), "excess": self.excess, "origin": self.origin}

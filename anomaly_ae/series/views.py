@@ -12,6 +12,9 @@ from anomaly_ae.scoring.scorers import Scorer
 
 __all__ = ["View"]
 
+BRIEF = 8  # rows of the windows that find what is short
+ROWS_A_CELL = 10  # of such a window, so that relations among its cells are no chance
+
 
 class View(Part):
     r"""A scorer that looks at windows of its own length, and how channels become a row's score.
@@ -32,6 +35,9 @@ class View(Part):
         at most a sixth of them. A scorer that reads the net has the detector's.
     channels : {"all"} or int >= 1, default="all"
         How many channels count, the strangest ones.
+    of : {"measured", "all"}, default="measured"
+        Channels that windows hold: measured ones, or flags (booleans, text, channels of 0 and 1 alone) as well, unless
+        they never change. Where none is measured, all. A scorer that reads the net looks at measured ones.
 
     Raises
     ------
@@ -49,10 +55,13 @@ class View(Part):
     View(channels=1, scorer=Mahalanobis(), window=16)
     """
 
-    def __init__(self, scorer: Any = None, window: float | None = None, channels: str | int = "all") -> None:
+    def __init__(
+        self, scorer: Any = None, window: float | None = None, channels: str | int = "all", of: str = "measured"
+    ) -> None:
         self.scorer = scorer
         self.window = window
         self.channels = channels
+        self.of = of
 
     def length(self, window: int, longest: int) -> int:
         """Rows a window, where the detector's has so many and none is to be longer than `longest`."""
@@ -76,18 +85,32 @@ class View(Part):
                 f"View needs window=None where its scorer reads the net, however: {self!r}. The net's windows are as "
                 "long as `window` of the detector."
             )
+        if self.of not in ("measured", "all") or (self.of == "all" and self.scorer.reads_net):
+            raise ConfigError(
+                f'View needs of="measured", or "all" where its scorer does not read the net, however: {self!r}. Leave '
+                "it out."
+            )
         if self.channels != "all" and (not isinstance(self.channels, Integral) or self.channels < 1):
             raise ConfigError(f'View needs channels to be "all" or 1 or more, however: {self.channels!r}. Try 1.')
 
 
-def usual_views(measured: int) -> list[View]:
-    """The views that look at so many measured channels unless others are asked for."""
+def usual_views(measured: int, cells: int, rows: int) -> list[View]:
+    """The views that look at so many measured channels unless others are asked for.
+
+    `cells` are those of all channels that vary, flags too, and there are so many rows to learn from.
+    """
     views = [
         View(PrincipalComponents(keep=0.99, inside=False)),
         View(PrincipalNeighbours()),  # next to it, for both need the same eigenvectors
         View(PrincipalComponents(keep=0.9, inside=False), window=24, channels=5),
     ]
     if measured > 1:
-        return [*views, View(Mahalanobis(ridge=1e-3), window=32, channels=1)]
-    shorter = View(PrincipalComponents(keep=0.95, inside=False), window=0.25, channels=5)
-    return [*views, View(PrincipalNeighbours(), window=0.5), shorter]
+        views.append(View(Mahalanobis(ridge=1e-3), window=32, channels=1))
+    else:
+        views.append(View(PrincipalNeighbours(), window=0.5))
+        views.append(View(PrincipalComponents(keep=0.95, inside=False), window=0.25, channels=5))
+    if cells > 1 and rows >= ROWS_A_CELL * BRIEF * cells:
+        views.append(View(Mahalanobis(ridge=1e-3), window=BRIEF, channels=1, of="all"))
+        if cells > measured:  # a flag goes with the rest in ways that are not linear
+            views.append(View(PrincipalNeighbours(), window=1, of="all"))
+    return views
