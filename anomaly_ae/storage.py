@@ -35,6 +35,7 @@ from anomaly_ae.errors import ConfigError, ModelFolderError, OutputError
 
 FORMAT = "anomaly_ae model"
 VERSION = 2  # 1 wrote equal tensors several times
+SAME = "same"  # in the metadata of weights: which names stand for which tensor
 FILES = ("config.json", "weights.safetensors", "arrays.safetensors", "history.csv")
 ROOMS = (
     "data.context",
@@ -206,7 +207,7 @@ def save(path: str | os.PathLike[str], stored: Stored, overwrite: bool = False) 
         weights, same = _once({name: tensor.detach().cpu().contiguous() for name, tensor in stored.weights.items()})
         arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
         try:
-            safetensors.torch.save_file(weights, folder / "weights.safetensors", metadata=same)
+            safetensors.torch.save_file(weights, folder / "weights.safetensors", {SAME: json.dumps(same)})
             safetensors.numpy.save_file(arrays, folder / "arrays.safetensors")
         except safetensors.SafetensorError as error:  # what it makes of a full disk
             raise OSError(str(error)) from error
@@ -233,7 +234,8 @@ def _once(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 def _weights(file: Path) -> dict[str, Tensor]:
     with safetensors.safe_open(file, "pt") as opened:
         kept = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return kept | {name: kept[one] for name, one in (opened.metadata() or {}).items() if one in kept}
+        same = json.loads((opened.metadata() or {}).get(SAME, "{}"))
+        return kept | {name: kept[one] for name, one in same.items()}
 
 
 def save_folder(
@@ -303,7 +305,7 @@ def load(path: str | os.PathLike[str]) -> Stored:
             arrays=safetensors.numpy.load_file(path / "arrays.safetensors"),
             history=pd.read_csv(path / "history.csv"),
         )
-    except (ValueError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ModelFolderError(_damaged(path, str(error))) from error
 
 
