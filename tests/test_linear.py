@@ -251,6 +251,19 @@ def test_many_absent_cells_of_many_columns_are_told_as_well(scorer):
     assert filled.max() < 3 * whole.max()
 
 
+@pytest.mark.parametrize("scorer", [Mahalanobis(ridge=1e-9), PrincipalComponents(0.999999, inside=False)])
+def test_gaps_are_filled_where_there_is_no_noise_and_axes_are_rounded(scorer):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 12))
+    scorer.build(Sizes((12,)))
+    scorer.double().learn(seen(X[:300]), seen(X[300:]))
+    scorer.float().double()  # as it is stored
+    x, mask = torch.from_numpy(X), torch.from_numpy(rng.random((400, 12)) > 0.4)
+    mask[:, :3] = True  # so that the rest is told
+    gappy = Pass(Batch(torch.where(mask, x, 0.0), mask), Batch(x), x, (), None, None)
+    torch.testing.assert_close(scorer._centred(gappy) + scorer.mean, x, rtol=0, atol=1e-3)
+
+
 def test_other_weights_are_other_memories():
     one, two = (learned(PrincipalNeighbours(), n=n) for n in (300, 400))
     new = seen(rows(50, 2))

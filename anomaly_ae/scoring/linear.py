@@ -85,7 +85,7 @@ class Quadratic(Scorer):
         return self.axes.dtype == torch.float64
 
     def _centred(self, p: Pass) -> Tensor:
-        return centred_rows(p, self.mean, self._pull, self._off)
+        return centred_rows(p, self.mean, self.axes, self.weights, self.rest)
 
     def _pull(self, x: Tensor) -> Tensor:
         """`M x` of centred rows."""
@@ -402,7 +402,7 @@ class PrincipalNeighbours(Searching, Scorer):
 
         Cells that are absent are what a Gaussian of the same components lets expect of the others.
         """
-        x = centred_rows(p, self.mean, lambda x: x - ((1 - self.shrink.square()) * (x @ self.axes.T)) @ self.axes)
+        x = centred_rows(p, self.mean, self.axes, self.shrink.square(), self.shrink.new_ones(()))
         u = x @ self.axes.T
         return x, u, self.shrink * u
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ __all__ = ["Moments", "centred_rows", "moments_of", "spread"]
 
 ROWS = ((256, 16384), (1024, 2048))  # of so many columns at most, fit rows that components are taken from
 FEWEST = 1024  # of more columns: the time it takes grows with the cube
-FILLS, FILLED = 60, 1e-12  # steps by which absent cells are filled, at most, and of what there was to do, what is left
+CELLS = 2**22  # of rows whose absent cells are filled together: 32 MiB
 
 _known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
 
@@ -71,36 +70,37 @@ def spread(p: Pass, most: int) -> Tensor:
     return torch.linspace(0, rows - 1, max(1, min(rows, round(most * p.share))), device=p.batch.x.device).round().long()
 
 
-def centred_rows(
-    p: Pass, mean: Tensor, pull: Callable[[Tensor], Tensor], ease: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
+def centred_rows(p: Pass, mean: Tensor, axes: Tensor, weights: Tensor, rest: Tensor) -> Tensor:
     r"""Rows less their mean; cells that are absent are what the others let expect: they have no say.
 
-    Those under which :math:`x^T M x` is least, where `pull` says :math:`M x`: by conjugate gradients, which `ease`
-    helps by what is nearly :math:`M^{-1} x`. A row's are its own, whatever rows come with it.
+    Those under which :math:`x^T M x` is least, :math:`M_{aa} x_a = -M_{ap} x_p`, with `M` the `weights` of orthonormal
+    `axes` (rows) and, of what is off them, `rest`. A row's are its own, whatever rows come with it.
     """
     x = p.batch.x.flatten(1) - mean
     if p.batch.mask is None:
         return x
-    mask = p.batch.mask.flatten(1)
-    gappy = ~mask.all(1)
-    x[gappy] = _filled(torch.where(mask, x, 0.0)[gappy], ~mask[gappy], pull, ease or (lambda left: left))
+    absent = ~p.batch.mask.flatten(1)
+    x[absent] = 0
+    v, w, a = axes.T.double(), weights.double(), rest.double()
+    least = torch.minimum(w.min(), a) if len(w) else a  # of the eigenvalues of M, and so of any block of it
+    missing = absent.sum(1)
+    for m in missing[missing > 0].unique().tolist():
+        for some in (missing == m).nonzero().flatten().split(max(1, CELLS // (m * v.shape[1] + m * m + 1))):
+            cells = absent[some].nonzero()[:, 1].view(len(some), m)
+            va = v[cells]
+            pulled = (w - a) * (x[some].double() @ v)
+            block = (va * (w - a)) @ va.mT
+            block.diagonal(dim1=1, dim2=2).add_(a)
+            filled = _solved(block, -(va @ pulled[:, :, None]), least)
+            x[some] = x[some].scatter(1, cells, filled[:, :, 0].to(x.dtype))
     return x
 
 
-def _filled(x: Tensor, absent: Tensor, pull: Callable[[Tensor], Tensor], ease: Callable[[Tensor], Tensor]) -> Tensor:
-    left = torch.where(absent, -pull(x), 0.0)
-    eased = torch.where(absent, ease(left), 0.0)
-    step, size = eased, (left * eased).sum(1)
-    enough = FILLED * size
-    for _ in range(FILLS):
-        if not (size > enough).any():
-            break
-        pulled = torch.where(absent, pull(step), 0.0)
-        bend = (step * pulled).sum(1)
-        far = torch.where((size > enough) & (bend > 0), size / bend, 0.0)[:, None]  # a row that is done stays as it is
-        x, left = x + far * step, left - far * pulled
-        eased = torch.where(absent, ease(left), 0.0)
-        size, before = (left * eased).sum(1), size
-        step = eased + torch.where(before > enough, size / before, 0.0)[:, None] * step
-    return x
+def _solved(block: Tensor, right: Tensor, least: Tensor) -> Tensor:
+    """Solutions of symmetric systems with eigenvalues of `least` or more, where rounding may have made some smaller."""
+    factor, failed = torch.linalg.cholesky_ex(block)
+    solved = torch.cholesky_solve(right, factor)
+    for one in failed.nonzero().flatten().tolist():
+        values, vectors = torch.linalg.eigh(block[one])
+        solved[one] = vectors @ ((vectors.T @ right[one]) / values.clamp(min=least)[:, None])
+    return solved
