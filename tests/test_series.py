@@ -747,6 +747,36 @@ def test_an_event_has_its_own_edges_wherever_it_lies(first, last, gap):
     assert (pd.to_datetime(events["peak"]) <= pd.to_datetime(events["end"])).all()
 
 
+@pytest.mark.parametrize("reduce", ["mean", "last"])
+def test_an_event_says_what_was_measured_and_what_was_expected(fitted, reduce):
+    new = plant(600, seed=1)
+    odd = new.copy()
+    odd[300:340, 1] += 3
+    (event,) = fitted[reduce].events(odd).to_dict("records")
+    held, low, high = re.fullmatch(r"x1 (\S+), expected (\S+) to (\S+)", event["reason"]).groups()
+    assert float(held) == pytest.approx(odd[event["peak"], 1], abs=0.01)
+    assert float(low) - 0.3 < new[event["peak"], 1] < float(high) + 0.3
+    assert 0.1 < float(high) - float(low) < 1  # noise of .1
+
+
+def test_an_event_says_for_how_long_a_sensor_stood_still_or_was_lost():
+    det = SeriesDetector(random_state=0).fit(plant(3000))
+    odd = plant(900, seed=1)
+    odd[200:320, 1], odd[600:720, 2] = odd[200, 1], np.nan
+    still, lost = det.events(odd).to_dict("records")
+    assert still["reason"] == f"x1 {odd[200, 1]:.4f} for {still['end'] - 199} rows"
+    assert lost["reason"] == f"x2 missing for {lost['end'] - 599} rows"
+
+
+def test_an_event_says_what_word_it_was_that_no_row_had():
+    def words(X, word):
+        return pd.DataFrame(X).add_prefix("x").assign(valve=np.where(np.arange(len(X)) % 200 < 100, "open", word))
+
+    det = SeriesDetector(views=QUICK, random_state=0).fit(words(plant(), "shut"))
+    events = det.events(words(plant(300, seed=1), "stuck"))
+    assert events["reason"].tolist() == ["valve stuck"]
+
+
 def test_an_event_amid_rows_that_were_filled_in_is_one():
     det = SeriesDetector(time="time", on_gap="fill", random_state=0).fit(table(1500))
     events = det.events(table(900, seed=1).drop(index=range(300, 490)))
@@ -980,6 +1010,10 @@ def test_a_run_has_the_table_of_events_where_it_was_asked_for_and_no_value_of_a_
             there = pd.read_csv(told)
             assert there["channel_1"].tolist() == pd.read_parquet(events)["channel_1"].tolist() != []
             assert "77.125" not in told.read_text()
+            assert "sensor_2 77.12 for " in str(pd.read_parquet(events)["reason"].tolist())
+        told = Path(client.download_artifacts(done.run_id, "summary.json", "."))
+        assert "sensor_2" in told.read_text()
+        assert "77.1" not in told.read_text()
 
 
 @pytest.mark.slow

@@ -225,15 +225,16 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> Section:
-    several = "group" in events[0]
+    several, told_why = "group" in events[0], "reason" in events[0]
     told = [
         [
             str(number), *([str(event["group"])] if several else []), str(event["start"]), str(event["end"]),
-            f"{event['severity']:.3g}", "; ".join(blamed(event)),
+            f"{event['severity']:.3g}", *([event["reason"]] if told_why else []), "; ".join(blamed(event)),
         ]
         for number, event in enumerate(events, 1)
     ]  # fmt: skip
-    names = ["", *(["machine or group"] if several else []), "start", "end", "severity", "channels to blame"]
+    why = ["at its peak"] if told_why else []
+    names = ["", *(["machine or group"] if several else []), "start", "end", "severity", *why, "channels to blame"]
     first = names.index("start")
     table = Table(names, told, frozenset({0, first + 2}), whole=frozenset({first, first + 1})).cut(50)
     return Section("Events", [table, "Severity: the highest score, in units of the level at which an event opens."])

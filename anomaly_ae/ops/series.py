@@ -211,7 +211,7 @@ def score(
         numbers |= {"rows": summary.rows, "seconds": summary.seconds}
         record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, place.tags(drift))
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
-        texts |= {"events.csv": listed.to_csv(index=False)} if listing is not None else {}
+        texts |= {"events.csv": listed.drop(columns="reason").to_csv(index=False)} if listing is not None else {}
         texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
         texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))
         drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference, summary.rows))

@@ -66,7 +66,7 @@ class SeriesScoreSummary:
     tracking_uri: str | None = None
 
     def in_a_run(self) -> dict[str, Any]:
-        """What a run may hold of it: names of files instead of paths."""
+        """What a run may hold of it: names of files instead of paths, and no value of a row."""
         names: dict[str, Any] = {
             "model": nameless(self.model),
             "input": Path(self.input).name,
@@ -74,6 +74,7 @@ class SeriesScoreSummary:
         }
         names["events_output"] = self.events_output and Path(self.events_output).name
         own = ("run_id", "tracking_uri")
+        names["events"] = [{name: told for name, told in event.items() if name != "reason"} for event in self.events]
         return {name: value for name, value in vars(self).items() if name not in own} | names
 
 
@@ -142,7 +143,7 @@ def told_score(s: SeriesScoreSummary) -> str:
     for event in s.events[:20]:
         of = f"{event['group']}  " if "group" in event else ""
         when, severity = f"{event['start']} to {event['end']}", f"severity {event['severity']:.2g}"
-        lines.append(f"  {of}{when}  {severity}  {'; '.join(blamed(event))}")
+        lines.append(f"  {of}{when}  {severity}  {'; '.join([event['reason'], *blamed(event)])}")
     if len(s.events) > 20:
         lines.append(f"  and {len(s.events) - 20} more")
     return "\n".join(lines)

@@ -97,6 +97,7 @@ class Channels:
             own["price"][np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
         if rule.missing == "ignore":
             own["gap_price"][:] = 0
+        own["margin"] = np.zeros(encoding.columns)  # how far off what is expected of columns may be
         return cls(encoding, own)
 
     def most(self, lasted: Array, beyond: NDArray[np.bool_]) -> Array:
@@ -121,16 +122,16 @@ class Channels:
     def from_state(cls, rule: Preprocessing, state: Mapping[str, NDArray[Any]]) -> Channels:
         """The channels that `state` was taken from."""
         own = {name.removeprefix("channels."): array for name, array in state.items() if name.startswith("channels.")}
-        before = {f"gap_{name}": np.zeros_like(own["price"]) for name in ("longest", "price")}  # as models did not know
-        return cls(Encoding(rule, state), before | {"measured": np.array([len(own["used"])])} | own)
+        none = np.zeros_like(own["price"])  # as models did not know
+        before = {"gap_longest": none, "gap_price": none, "margin": none, "measured": np.array([len(own["used"])])}
+        return cls(Encoding(rule, state), before | own)
 
     def encode(self, rows: Array, before: Standing | None = None) -> tuple[Encoded, Standing]:
         """Rows `(T, d)` that follow each other, as cells; `before` is how the channels stood, if rows came before."""
         cells = self.encoding.transform(rows)
         before = before or Standing(np.full(self.columns, np.nan), *np.zeros((2, self.columns)))
         stood, gone = standing(rows, before), np.isnan(rows)
-        longest, price = (np.where(gone, self.own[f"gap_{name}"], self.own[name]) for name in ("longest", "price"))
-        beyond = np.maximum(stood - longest, 0) * price
+        beyond = self._beyond(rows, stood)
         asked = cells.surprise + beyond
         costly = _unbroken(asked <= 0, before.costly)
         lasted = np.where(gone | self.is_flag, costly, 1)  # of others windows tell how long
@@ -154,6 +155,17 @@ class Channels:
         kinds = [kind for kind, width in self.encoding.groups for _ in range(width)]
         whole = len(seen) == self.encoding.width
         return self.encoding.groups if whole else tuple((kinds[cell], 1) for cell in self.used[seen])
+
+    def lasting(self, rows: Array) -> Array:
+        """For how many rows channels have held what they hold, `(T, d)`, where that is for longer than ever; else 0."""
+        stood = standing(rows, None)
+        return np.where(self._beyond(rows, stood) > 0, stood, 0)
+
+    def _beyond(self, rows: Array, stood: Array) -> Array:
+        """What it costs that they have held it for so long, `(T, d)`."""
+        gone = np.isnan(rows)
+        longest, price = (np.where(gone, self.own[f"gap_{name}"], self.own[name]) for name in ("longest", "price"))
+        return np.maximum(stood - longest, 0) * price
 
     def by_column(self, cells: Array, seen: NDArray[np.intp]) -> Array:
         """Cells `(n, channels)` that were seen, added up to the columns that own them: `(n, d)`."""

@@ -261,7 +261,7 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         self.fold_ = folds[0]
         if last:
             self.fold_ = learning.fold(kinds_in_time(line.bounds, last).spaced(line.bounds, self._longest))
-        folds[0].learn_begun(rows, divided[0].calibrate)
+        learning.check_up(folds[0], divided[0].calibrate)
         for fold in (*folds[1:], self.fold_):
             fold.begin_as(folds[0])
         warn_of_collapse(learning.records, type(self).__name__)

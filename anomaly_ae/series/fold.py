@@ -221,7 +221,8 @@ class SeriesFold:
         return told.scores[:, None] if eye.top is None or told.columns is None else told.columns
 
     def begin_as(self, other: SeriesFold) -> None:
-        """Trust windows that have just begun as another fold does."""
+        """Trust windows that have just begun as another fold does, and what is expected as much."""
+        self.channels.own["margin"] = other.channels.own["margin"]
         for mine, told in zip(self.eyes, other.eyes, strict=True):
             mine.begun = told.begun
 
