@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from anomaly_ae import (
@@ -560,3 +560,24 @@ def test_scores_that_overflow_are_the_strangest():
     det = AutoencoderDetector(preprocessing=Preprocessing(standardize=False), effort="fast", max_epochs=2)
     det.fit(rows(100))
     assert det.predict([[1e40, 0, 0, 0]]) == [-1]
+
+
+def test_where_rows_are_fewer_than_columns_guards_are_heard_of_all_rows(tmp_path):
+    """Distances between rows say little there; relations among columns do."""
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(5, 200))
+
+    def few_factors(n, noise=1.0):
+        return rng.normal(size=(n, 5)) @ mix + noise * rng.normal(size=(n, 200))
+
+    X, new, odd = few_factors(150), few_factors(200), few_factors(100, noise=1.25)
+    aurocs = []
+    for scorer in (Fused([Neighbours(k=1)], guards=[Mahalanobis()]), Fused([Neighbours(k=1)])):
+        det = AutoencoderDetector(scorer=scorer, max_epochs=1, calibration="split", random_state=0).fit(X)
+        aurocs.append(roc_auc_score(np.repeat([0, 1], [200, 100]), det.anomaly_score(np.vstack([new, odd]))))
+        det.save(tmp_path / "model", overwrite=True)
+        assert (load(tmp_path / "model").anomaly_score(odd) == det.anomaly_score(odd)).all()
+    assert aurocs[0] > 0.9 > aurocs[1] + 0.1
+    fused = Fused([Neighbours(k=1)], guards=[Mahalanobis()])
+    det = AutoencoderDetector(scorer=fused, max_epochs=1, calibration="split", random_state=0).fit(few_factors(2000))
+    assert not det.folds_[0].scorer.wide

@@ -23,6 +23,7 @@ FEWEST = 10  # but no fewer than so many rows
 SMALLEST = 1e-9  # scores below it are alike, and
 ALIKE = 1e-3  # those below this share of the smallest above 0 on validate rows: rounding, not distance
 UNHEARD, LOUD = math.log(100), 0.5  # nats up to which guards say nothing, and how much each counts beyond
+WIDE = 4.0  # how much it counts of all rows, where fit rows are fewer than their cells
 UNLIKE = 0.3  # what a nat of a gap or an unseen level counts beside nats of a tail, in a table with categories
 STEEPEST = 1e-2  # mean excess in log-score; a tail that falls faster is taken to fall as fast
 
@@ -52,7 +53,8 @@ class Fused(Scorer):
         How much each scorer's nats count; `None` is 1 for each.
     guards : sequence of scorers, default=()
         Scorers that are heard only where a row is stranger to them than 99 of 100 validate rows: what they are sure of
-        counts, and what they think of other rows blurs nothing.
+        counts, and what they think of other rows blurs nothing. Where there are fewer fit rows than numbers in a row,
+        distances between rows tell little: guards are heard of all rows then, and count 4.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Fused(Scorer):
     excess: Tensor
     origin: Tensor
     floor: Tensor
+    wide: Tensor
 
     def __init__(
         self,
@@ -110,11 +113,12 @@ class Fused(Scorer):
                 guards = [guard for guard in guards if not guard.numbers_only]
             guards = [_OfNumbers(guard) if guard.numbers_only else guard for guard in guards]
         judges = [*(scorer for scorer, _ in pairs), *guards]
-        self.judges = nn.ModuleList(judges)
+        self.judges, self.told = nn.ModuleList(judges), len(pairs)
         self.counts = [float(weight) for _, weight in pairs] + [LOUD] * len(guards)
         self.unheard = [0.0] * len(pairs) + [UNHEARD] * len(guards)
         for scorer in judges:
             scorer.build(sizes)
+        self.is_mixed = mixed
         usual = UNLIKE if mixed else 1.0
         self.unit = usual * sum(self.counts[: len(pairs)]) if len(judges) > 1 else judges[0].unit
         self.register_buffer("knots", torch.zeros(len(judges), KNOTS))
@@ -122,6 +126,7 @@ class Fused(Scorer):
         self.register_buffer("excess", torch.ones(len(judges)))
         self.register_buffer("origin", torch.zeros(len(judges)))
         self.register_buffer("floor", torch.full((len(judges),), SMALLEST))
+        self.register_buffer("wide", torch.zeros((), dtype=torch.bool))
 
     def teach(self, known: Pass) -> None:
         for judge in self.judges:
@@ -130,6 +135,7 @@ class Fused(Scorer):
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         if len(self.judges) == 1:
             return self.judges[0].learn(fit, validate)
+        self.wide.fill_(not self.is_mixed and len(fit.batch.x) < fit.batch.x[0].numel())
         scores = [scorer.learn(fit, validate) for scorer in self.judges]
         for i, scorer in enumerate(self.judges):
             if scorer.signed:
@@ -177,7 +183,13 @@ class Fused(Scorer):
         along = ((logs - knots[right - 1]) / gap).clamp(0, 1)
         inside = torch.lerp(levels[right - 1], levels[right], along)
         nats = inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
+        if i >= self.told and self.wide:
+            return WIDE * nats
         return self.counts[i] * (nats - self.unheard[i]).clamp(min=0)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        state.setdefault(f"{prefix}wide", torch.zeros((), dtype=torch.bool))  # which models did not have
+        super()._load_from_state_dict(state, prefix, *args)
 
     def _log(self, i: int, scores: Tensor) -> Tensor:
         return torch.maximum(scores - self.origin[i], self.floor[i]).log()
