@@ -290,7 +290,7 @@ def test_long_series_are_learned_as_densely_at_each_turn_as_at_last():
 
 def test_relations_are_looked_at_where_several_channels_are_measured():
     X = plant(600)
-    alone = np.column_stack([X[:, 0], X[:, 1] > 0, np.zeros(600)])  # a flag and a constant are not measured
+    alone = np.column_stack([X[:, 0], np.arange(600) // 30 % 2, np.zeros(600)])  # a flag, a constant
     for rows, related, cells in ((X, True, 4), (X[:, :1], False, 1), (alone, False, 2)):
         det = SeriesDetector(random_state=0).fit(rows)
         assert any(isinstance(view.scorer, Mahalanobis) and view.of != "all" for view in det.views_) == related
@@ -300,9 +300,9 @@ def test_relations_are_looked_at_where_several_channels_are_measured():
 @pytest.mark.parametrize(("rows", "sees"), [(559, False), (560, True)])
 def test_flags_are_looked_at_where_rows_are_enough_for_their_relations(rows, sees):
     """Ten for each cell of 8 rows of a number, a flag, and a word's three levels and two: a constant has none."""
-    X = pd.DataFrame({"x": plant(rows)[:, 0], "up": np.arange(rows) // 50 % 2, "trip": 0, "made": "in series"})
-    X["mode"] = np.array(["idle", "run", "stop"])[np.arange(rows) // 30 % 3]
-    X["door"] = np.where(np.arange(rows) % 200 < 20, "open", "shut")
+    X = pd.DataFrame({"x": plant(rows)[:, 0], "up": np.arange(rows) // 40 % 2, "trip": 0, "made": "in series"})
+    X["mode"] = np.array(["idle", "run", "stop"])[np.arange(rows) // 20 % 3]
+    X["door"] = np.where(np.arange(rows) % 80 < 5, "open", "shut")
     det = SeriesDetector(random_state=0).fit(X)
     assert sum(view.of == "all" for view in det.views_) == 2 * sees
 
@@ -463,6 +463,24 @@ def test_a_flag_that_does_not_go_with_the_rest_is_strange_and_blamed(kind):
     assert strange[wrong].mean() > 0.3  # not where it is about to change anyway
     assert (told.contributions[wrong][strange[wrong]].argmax(axis=1) == det.contract_.names.index("pump")).mean() > 0.8
     assert det.events(table(new, wrong))["channel_1"].tolist() == ["pump"]
+
+
+@pytest.mark.parametrize("kind", [float, "text"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_a_flag_held_a_few_times_is_no_event(kind, times):
+    """No row held out says what is usual of it."""
+
+    def table(X, *begins):
+        up = np.isin(np.arange(len(X)), np.add.outer(begins, np.arange(15)))
+        busy = np.arange(len(X)) // 50 % 2
+        lamp = np.where(up, "on", "off") if kind == "text" else up.astype(kind)
+        return pd.DataFrame(X).add_prefix("x").assign(lamp=lamp, busy=busy)
+
+    X = table(plant(6000), *np.linspace(1500, 4500, times).astype(int))
+    det = SeriesDetector(random_state=0).fit(X)
+    assert [det.contract_.names[j] for j in det.fold_.unseen] == ["lamp"]
+    assert sum(view.of == "all" for view in det.views_) == 2
+    assert not len(det.events(table(plant(900, seed=1), 200, 450, 700)))
 
 
 @pytest.mark.parametrize(("flag", "other"), [("trip", 1), ("run", 7), ("valve", "stuck"), ("run", None)])

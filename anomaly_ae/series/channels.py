@@ -16,6 +16,7 @@ from anomaly_ae.errors import ConfigError
 from anomaly_ae.series.windows import ending
 
 Array = NDArray[np.float64]
+OFTEN = 6  # stretches of rows, so that what is learned from and what is held out have some
 LASTING = 3  # by how much more than what was never seen it costs to be gone for a window
 
 
@@ -52,7 +53,8 @@ class Channels:
 
     Channels of 0 and 1 alone are flags (commands, states, one-hot levels), and so are booleans and categories; all
     others are measured. Most views look at measured channels alone, for flags would drown them, and at all where none
-    is measured; `used` are the cells of both, those that never change left out of flags. What a row costs by itself
+    is measured; `used` are the cells of both, of flags those that took either state in `OFTEN` stretches or more: of
+    what came once, no row held out says what is usual. What a row costs by itself
     (another value in a constant column, a value beyond all seen, an unseen level, an unexpected gap) is charged to any
     column, at most as much as something that was never seen, :math:`\\ln (n r / L + 1)` for `n` fit rows, of which `L`,
     the rows of a window, are worth one, for they are alike, and `r` is 1, or of flags and gaps, of which no window
@@ -85,8 +87,9 @@ class Channels:
         numeric = np.arange(encoding.width) < len(encoding.numeric)
         flag = (np.isin(fit, (0, 1)) | np.isnan(fit)).all(axis=0) & (fit == 0).any(axis=0)
         measured = np.flatnonzero(numeric & ~flag[encoding.owner])
-        varied = np.flatnonzero(~np.isfinite(encoding.state["fixed"])[encoding.owner])
-        flags = np.setdiff1d(varied, measured)
+        flags = np.setdiff1d(np.flatnonzero(~np.isfinite(encoding.state["fixed"])[encoding.owner]), measured)
+        cells = encoding.transform(rows).x[:, flags]
+        flags = flags[[stretches(up).min() >= OFTEN for up in (cells > cells.mean(axis=0)).T]]
         used = np.concatenate([measured, flags]) if len(measured) else np.arange(encoding.width)
         stood = np.concatenate([standing(rows[first:last], None) for first, last in runs])
         own = {"used": used, "measured": np.array([len(measured) or len(used)])}
@@ -183,10 +186,20 @@ class Channels:
 
 
 def told_apart(numbers: NDArray[np.bool_], rows: Array) -> tuple[NDArray[np.bool_], int]:
-    """Which columns are numbers of more than two values, `(d,)`, and how many cells those have that vary."""
-    values = np.array([len(np.unique(column[~np.isnan(column)])) for column in rows.T])
-    measured = numbers & (values > 2)
-    return measured, int(np.where(numbers, 1, values)[values > 1].sum())
+    """Which columns are numbers of more than two values, `(d,)`, and how many cells views `of="all"` look at."""
+    counts = [stretches(column) for column in rows.T]
+    measured = numbers & np.array([len(count) > 2 for count in counts])
+    often = [
+        (len(count) == 2 and count.min() >= OFTEN) if number else (count >= OFTEN).sum()
+        for number, count in zip(numbers, counts, strict=True)
+    ]
+    return measured, int(np.where(measured, 1, often).sum())
+
+
+def stretches(column: NDArray[Any]) -> NDArray[np.intp]:
+    """In how many stretches of rows each value comes that is no gap."""
+    begins = np.append(True, column[1:] != column[:-1])
+    return np.unique(column[begins & ~np.isnan(column)], return_counts=True)[1]
 
 
 def standing(rows: Array, before: Standing | None) -> Array:
