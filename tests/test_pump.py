@@ -112,10 +112,15 @@ def test_what_a_flag_never_held_is_an_event_if_it_lasts(normal, detector, usual,
     assert pd.Timestamp(event["start"]) <= pd.Timestamp(day["time"][620])
 
 
+@pytest.fixture(scope="module")
+def three_days(normal):
+    return SeriesDetector(time="time", random_state=0).fit(normal[:4320])
+
+
 @pytest.mark.parametrize("channel", ["speed_rpm", "discharge_bar", "winding_c"])
-def test_an_event_begins_and_ends_where_it_did(normal, channel):
+def test_an_event_begins_and_ends_where_it_did(normal, three_days, channel):
     """Though means over windows are strange before and after."""
-    det = SeriesDetector(time="time", random_state=0).fit(normal[:4320])
+    det = three_days
     day = normal[4320:].reset_index(drop=True).astype({channel: float})
     day.loc[600:839, channel] += 4 * normal[channel].std()
     (event,) = det.events(day).to_dict("records")

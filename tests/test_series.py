@@ -445,7 +445,7 @@ def test_flags_do_not_drown_what_is_measured():
     assert len(np.unique(only.anomaly_score(some[:, 4:]))) > 10  # all are flags: then they are looked at
 
 
-@pytest.mark.parametrize("kind", [float, bool, "text"])
+@pytest.mark.parametrize("kind", [float, pytest.param(bool, marks=pytest.mark.slow), "text"])
 def test_a_flag_that_does_not_go_with_the_rest_is_strange_and_blamed(kind):
     def table(X, wrong=slice(0)):
         on = X[:, 0] > 0.3
@@ -465,8 +465,8 @@ def test_a_flag_that_does_not_go_with_the_rest_is_strange_and_blamed(kind):
     assert det.events(table(new, wrong))["channel_1"].tolist() == ["pump"]
 
 
-@pytest.mark.parametrize("kind", [float, "text"])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("kind", [float, pytest.param("text", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_a_flag_held_a_few_times_is_no_event(kind, times):
     """No row held out says what is usual of it."""
 
@@ -747,14 +747,17 @@ def test_a_channel_that_is_always_noisy_is_not_blamed_for_it():
     assert (det.explain(new)[604:616].argmax(axis=1) == 0).all()
 
 
+@pytest.fixture(scope="module", params=["split", "fill"])
+def over_gaps(request):
+    return SeriesDetector(time="time", on_gap=request.param, random_state=0).fit(table(1500))
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 40), (300, 301), (300, 340), (560, 600), (0, 600)])
-@pytest.mark.parametrize("gap", ["split", "fill"])
-def test_an_event_has_its_own_edges_wherever_it_lies(first, last, gap):
-    det = SeriesDetector(time="time", on_gap=gap, random_state=0).fit(table(1500))
+def test_an_event_has_its_own_edges_wherever_it_lies(over_gaps, first, last):
     new = table(600, seed=1).drop(index=range(200, 205)).reset_index(drop=True)  # a gap
     row = new["time"].isin(table(600)["time"][first:last]).to_numpy()
     new.loc[row, "sensor_1"] += 3.0
-    _, events, rows = det.assess_events(new)
+    _, events, rows = over_gaps.assess_events(new)
     strange = np.concatenate(rows)
     assert len(np.unique(strange)) == len(strange)
     assert row[strange].mean() > 0.9

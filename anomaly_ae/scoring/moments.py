@@ -84,15 +84,16 @@ def centred_rows(p: Pass, mean: Tensor, axes: Tensor, weights: Tensor, rest: Ten
     v, w, a = axes.T.double(), weights.double(), rest.double()
     least = torch.minimum(w.min(), a) if len(w) else a  # of the eigenvalues of M, and so of any block of it
     missing = absent.sum(1)
-    for m in missing[missing > 0].unique().tolist():
-        for some in (missing == m).nonzero().flatten().split(max(1, CELLS // (m * v.shape[1] + m * m + 1))):
-            cells = absent[some].nonzero()[:, 1].view(len(some), m)
-            va = v[cells]
-            pulled = (w - a) * (x[some].double() @ v)
-            block = (va * (w - a)) @ va.mT
-            block.diagonal(dim1=1, dim2=2).add_(a)
-            filled = _solved(block, -(va @ pulled[:, :, None]), least)
-            x[some] = x[some].scatter(1, cells, filled[:, :, 0].to(x.dtype))
+    with one_thread():  # of many small systems, each is too small for more
+        for m in missing[missing > 0].unique().tolist():
+            for some in (missing == m).nonzero().flatten().split(max(1, CELLS // (m * v.shape[1] + m * m + 1))):
+                cells = absent[some].nonzero()[:, 1].view(len(some), m)
+                va = v[cells]
+                pulled = (w - a) * (x[some].double() @ v)
+                block = (va * (w - a)) @ va.mT
+                block.diagonal(dim1=1, dim2=2).add_(a)
+                filled = _solved(block, -(va @ pulled[:, :, None]), least)
+                x[some] = x[some].scatter(1, cells, filled[:, :, 0].to(x.dtype))
     return x
 
 

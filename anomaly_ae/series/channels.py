@@ -54,14 +54,13 @@ class Channels:
     Channels of 0 and 1 alone are flags (commands, states, one-hot levels), and so are booleans and categories; all
     others are measured. Most views look at measured channels alone, for flags would drown them, and at all where none
     is measured; `used` are the cells of both, of flags those that took either state in `OFTEN` stretches or more: of
-    what came once, no row held out says what is usual. What a row costs by itself
-    (another value in a constant column, a value beyond all seen, an unseen level, an unexpected gap) is charged to any
-    column, at most as much as something that was never seen, :math:`\\ln (n r / L + 1)` for `n` fit rows, of which `L`,
-    the rows of a window, are worth one, for they are alike, and `r` is 1, or of flags and gaps, of which no window
-    tells how long they last, for how many rows they have cost something, at most `L`. A measured channel that stands
-    still, and any that has a gap, for longer than it ever did at fit is charged for each row more, up to that; a gap
-    that has lasted for `L` rows up to `LASTING` times that: to be lost is an event, while many a sensor stands still
-    for a while.
+    what came once, no row held out says what is usual. What a row costs by itself (another value in a constant column,
+    a value beyond all seen, an unseen level, an unexpected gap) is charged to any column, at most as much as something
+    that was never seen, :math:`\\ln (n r / L + 1)` for `n` fit rows, of which `L`, the rows of a window, are worth one,
+    for they are alike, and `r` is 1, or of flags and gaps, of which no window tells how long they last, for how many
+    rows they have cost something, at most `L`. A measured channel that stands still, and any that has a gap, for longer
+    than it ever did at fit is charged for each row more, up to that; a gap that has lasted for `L` rows up to `LASTING`
+    times that: to be lost is an event, while many a sensor stands still for a while.
     """
 
     length = 1  # rows of a window; the fold that looks through windows sets it
@@ -88,8 +87,9 @@ class Channels:
         flag = (np.isin(fit, (0, 1)) | np.isnan(fit)).all(axis=0) & (fit == 0).any(axis=0)
         measured = np.flatnonzero(numeric & ~flag[encoding.owner])
         flags = np.setdiff1d(np.flatnonzero(~np.isfinite(encoding.state["fixed"])[encoding.owner]), measured)
-        cells = encoding.transform(rows).x[:, flags]
-        flags = flags[[stretches(up).min() >= OFTEN for up in (cells > cells.mean(axis=0)).T]]
+        if len(flags):
+            cells = encoding.transform(rows).x[:, flags]
+            flags = flags[[stretches(up).min() >= OFTEN for up in (cells > cells.mean(axis=0)).T]]
         used = np.concatenate([measured, flags]) if len(measured) else np.arange(encoding.width)
         stood = np.concatenate([standing(rows[first:last], None) for first, last in runs])
         own = {"used": used, "measured": np.array([len(measured) or len(used)])}

@@ -61,11 +61,11 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
     net sees windows as well.
 
     Rows come in order of time, an array or a DataFrame, and each gets one score. Channels of 0 and 1 alone (so also one
-    that was always 0), booleans and text are flags: as long as others are measured, only views `of="all"` look at those
-    that vary. What a flag never held costs by itself, as does a measured channel beyond all that was seen, or one that
-    stands still for longer than it ever did. No window reaches over a gap in time or from one group into another. Where
-    a series begins, or is shorter than a window, windows are filled up with its mirror image, and what they say counts
-    for as many rows as they have, or less: held-out rows tell what mirror images add.
+    that was always 0), booleans and text are flags: where others are measured, only views `of="all"` look at those that
+    change often. What a flag never held costs by itself, as does a measured channel beyond all that was seen, or one
+    that stands still for longer than it ever did. No window reaches over a gap in time or from one group into another.
+    Where a series begins, or is shorter than a window, windows are filled up with its mirror image, and what they say
+    counts for as many rows as they have, or less: held-out rows tell what mirror images add.
 
     Without a net, three blocks of rows take turns in being held out, and the views then learn from all rows, or from
     five sixths where one of them needs rows to validate with. With a net, blocks of 60 % train, 20 % validate and 20 %

@@ -109,8 +109,7 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
     def expected(self, X: ArrayLike) -> Array:
         """What each column would be if it did what all others let expect, `(n, n_features)`, in the column's units.
 
-        NaN of flags and categories. Windows lie side by side, and of each channel its whole
-        window is left out.
+        NaN of flags and categories. Windows lie side by side, and of each channel its whole window is left out.
         """
         taken = self._taken(X)
         line = self._timeline(taken)

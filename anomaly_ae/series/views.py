@@ -36,8 +36,9 @@ class View(Part):
     channels : {"all"} or int >= 1, default="all"
         How many channels count, the strangest ones.
     of : {"measured", "all"}, default="measured"
-        Channels that windows hold: measured ones, or flags (booleans, text, channels of 0 and 1 alone) as well, unless
-        they never change. Where none is measured, all. A scorer that reads the net looks at measured ones.
+        Channels that windows hold: measured ones, or flags (booleans, text, channels of 0 and 1 alone) as well, if they
+        took either state in six stretches of rows or more. Where none is measured, all. A scorer that reads the net
+        looks at measured ones.
 
     Raises
     ------
