@@ -35,7 +35,7 @@ from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, 
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.series_picture import of_events
-from anomaly_ae.ops.series_summary import SeriesFitSummary, SeriesScoreSummary, told_guess, told_unopened
+from anomaly_ae.ops.series_summary import VALUES, SeriesFitSummary, SeriesScoreSummary, told_guess, told_unopened
 from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_begun, told_dropped, told_unseen
 from anomaly_ae.ops.tally import SAMPLE, nameless
@@ -211,7 +211,7 @@ def score(
         numbers |= {"rows": summary.rows, "seconds": summary.seconds}
         record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, place.tags(drift))
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
-        texts |= {"events.csv": listed.drop(columns="reason").to_csv(index=False)} if listing is not None else {}
+        texts |= {"events.csv": listed.drop(columns=VALUES).to_csv(index=False)} if listing is not None else {}
         texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
         texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))
         drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference, summary.rows))

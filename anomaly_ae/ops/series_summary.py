@@ -16,6 +16,7 @@ from anomaly_ae.ops.tracking import told_run
 from anomaly_ae.promise import promised
 from anomaly_ae.series.detector import SeriesDetector
 
+VALUES = ["reason"]  # columns of the table of events that hold what was measured, for no run
 MANY = 0.05  # share of alarms from which on it is asked why there is no event, where nothing is promised of them
 
 
@@ -74,7 +75,7 @@ class SeriesScoreSummary:
         }
         names["events_output"] = self.events_output and Path(self.events_output).name
         own = ("run_id", "tracking_uri")
-        names["events"] = [{name: told for name, told in event.items() if name != "reason"} for event in self.events]
+        names["events"] = [{name: told for name, told in event.items() if name not in VALUES} for event in self.events]
         return {name: value for name, value in vars(self).items() if name not in own} | names
 
 

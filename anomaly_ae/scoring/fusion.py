@@ -113,7 +113,7 @@ class Fused(Scorer):
                 guards = [guard for guard in guards if not guard.numbers_only]
             guards = [_OfNumbers(guard) if guard.numbers_only else guard for guard in guards]
         judges = [*(scorer for scorer, _ in pairs), *guards]
-        self.judges, self.told = nn.ModuleList(judges), len(pairs)
+        self.judges = nn.ModuleList(judges)
         self.counts = [float(weight) for _, weight in pairs] + [LOUD] * len(guards)
         self.unheard = [0.0] * len(pairs) + [UNHEARD] * len(guards)
         for scorer in judges:
@@ -183,7 +183,7 @@ class Fused(Scorer):
         along = ((logs - knots[right - 1]) / gap).clamp(0, 1)
         inside = torch.lerp(levels[right - 1], levels[right], along)
         nats = inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
-        if i >= self.told and self.wide:
+        if self.unheard[i] and self.wide:
             return WIDE * nats
         return self.counts[i] * (nats - self.unheard[i]).clamp(min=0)
 

@@ -100,7 +100,7 @@ class Channels:
             own["price"][np.setdiff1d(np.arange(encoding.columns), encoding.owner[measured])] = 0
         if rule.missing == "ignore":
             own["gap_price"][:] = 0
-        own["margin"] = np.zeros(encoding.columns)  # how far off what is expected of columns may be
+        own["margin"] = np.zeros(encoding.columns)
         return cls(encoding, own)
 
     def most(self, lasted: Array, beyond: NDArray[np.bool_]) -> Array:
@@ -115,6 +115,15 @@ class Channels:
     def flags(self) -> NDArray[np.intp]:
         """The columns that are flags beside measured ones."""
         return np.setdiff1d(np.arange(self.columns), self.encoding.owner[self.used[self.measured]])
+
+    @property
+    def margin(self) -> Array:
+        """How far off what is expected of columns is in 95 of 100 rows that were not learned from, `(d,)`."""
+        return self.own["margin"]
+
+    @margin.setter
+    def margin(self, margin: Array) -> None:
+        self.own["margin"] = margin
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
@@ -134,7 +143,7 @@ class Channels:
         cells = self.encoding.transform(rows)
         before = before or Standing(np.full(self.columns, np.nan), *np.zeros((2, self.columns)))
         stood, gone = standing(rows, before), np.isnan(rows)
-        beyond = self._beyond(rows, stood)
+        beyond = self._beyond(stood, gone)
         asked = cells.surprise + beyond
         costly = _unbroken(asked <= 0, before.costly)
         lasted = np.where(gone | self.is_flag, costly, 1)  # of others windows tell how long
@@ -162,11 +171,10 @@ class Channels:
     def lasting(self, rows: Array) -> Array:
         """For how many rows channels have held what they hold, `(T, d)`, where that is for longer than ever; else 0."""
         stood = standing(rows, None)
-        return np.where(self._beyond(rows, stood) > 0, stood, 0)
+        return np.where(self._beyond(stood, np.isnan(rows)) > 0, stood, 0)
 
-    def _beyond(self, rows: Array, stood: Array) -> Array:
-        """What it costs that they have held it for so long, `(T, d)`."""
-        gone = np.isnan(rows)
+    def _beyond(self, stood: Array, gone: NDArray[np.bool_]) -> Array:
+        """What it costs that channels have held a value, or been `gone`, for so long, `(T, d)`."""
         longest, price = (np.where(gone, self.own[f"gap_{name}"], self.own[name]) for name in ("longest", "price"))
         return np.maximum(stood - longest, 0) * price
 

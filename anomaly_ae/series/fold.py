@@ -222,7 +222,7 @@ class SeriesFold:
 
     def begin_as(self, other: SeriesFold) -> None:
         """Trust windows that have just begun as another fold does, and what is expected as much."""
-        self.channels.own["margin"] = other.channels.own["margin"]
+        self.channels.margin = other.channels.margin
         for mine, told in zip(self.eyes, other.eyes, strict=True):
             mine.begun = told.begun
 

@@ -60,15 +60,12 @@ class Learning:
         return fold
 
     def check_up(self, fold: SeriesFold, runs: NDArray[np.intp]) -> None:
-        """What a fold makes of runs `(k, 2)` of rows that it has not learned from.
-
-        How far to trust windows that have just begun, and how far off what is expected of columns is in 95 of 100 rows.
-        """
+        """How far to trust windows that have just begun and what is expected, by runs `(k, 2)` not learned from."""
         fold.learn_begun(self.rows, runs)
         held_out = [self.rows[first:last] for first, last in runs]
         off = np.concatenate([np.abs(rows - fold.expected(rows)) for rows in held_out])
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # where all is NaN
-            fold.channels.own["margin"] = np.nan_to_num(np.nanquantile(off, LEVEL, axis=0))
+            fold.channels.margin = np.nan_to_num(np.nanquantile(off, LEVEL, axis=0))
 
     def end(self) -> None:
         """All folds are there."""

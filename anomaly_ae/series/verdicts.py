@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,13 @@ from anomaly_ae.series.timeline import Timeline
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
+
+
+class Usual(NamedTuple):
+    """At the peak of an event what is expected of channels, and how long each goes on with what it holds, `(d,)`."""
+
+    expected: Array
+    lasting: Array
 
 
 class SeriesVerdictsMixin(SeriesRowsMixin):
@@ -133,9 +141,8 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         """The verdict on rows, the table of events, and the rows of each event."""
         taken = self._taken(X)
         line, mine = self._timeline(taken), self._mine
-        verdict, given = self._assess(taken, line, True), line.given()
-        found: list[tuple[dict[str, Any], Places]] = []
-        peaks: dict[int, tuple[Array, Array]] = {}  # what is usual there
+        verdict, given, every = self._assess(taken, line, True), line.given(), line.rows(taken.codes)
+        found: list[tuple[dict[str, Any], Places, Usual]] = []
         for first, last in line.bounds:
             place = np.flatnonzero(given[first:last] >= 0)  # of rows that were given, among those that were filled in
             rows = given[first:last][place]
@@ -143,9 +150,8 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
             spans = mine.events.spans(scores)
             if not len(spans):
                 continue
-            source = line.source[first:last]
-            run = np.where((source < 0)[:, None], np.nan, taken.codes[source])
-            look = self._look(run, source)
+            run = every[first:last]
+            look, lasting = self._look(run, line.source[first:last] < 0), self.fold_.channels.lasting(run)
             for begin, end in spans:
                 began = None
                 if look is not None:
@@ -154,57 +160,50 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
                     if opened < past:  # else all of it was filled in
                         begin, end, began = opened, past, since
                 told = mine.events.told(scores, cells, mine.usual, self.contract_.names, begin, end, began)
-                peaks[int(rows[told["peak"]])] = self._usual(run, int(place[told["peak"]]), int(place[end - 1]))
-                found.append(({k: rows[v] if is_place(k) else v for k, v in told.items()}, rows[begin:end]))
+                peak = int(place[told["peak"]])
+                usual = Usual(self._expected(run, peak), goes_on(lasting[peak : place[end - 1] + 1]))
+                found.append(({k: rows[v] if is_place(k) else v for k, v in told.items()}, rows[begin:end], usual))
         found.sort(key=lambda event: int(event[0]["start"]))
         names = mine.events.names(self.n_features_in_)
         numbers = {name: np.float64 for name in names if name == "severity" or name.endswith("_share")}
-        table = pd.DataFrame([event for event, _ in found], columns=names).astype({"rows": np.int64, **numbers})
-        table["reason"] = self._reasons(X, taken.codes, table, peaks)
+        table = pd.DataFrame([event for event, _, _ in found], columns=names).astype({"rows": np.int64, **numbers})
+        table["reason"] = self._reasons(X, taken.codes, table, [usual for _, _, usual in found])
         if taken.said is not None:
             places = [str(name) for name in table if is_place(str(name))]
             table = table.assign(**{name: taken.said[table[name].to_numpy(dtype=np.intp)] for name in places})
         if taken.groups is not None:
-            table.insert(0, "group", taken.groups[np.array([rows[0] for _, rows in found], dtype=np.intp)])
-        return verdict, table, [rows for _, rows in found]
+            table.insert(0, "group", taken.groups[np.array([rows[0] for _, rows, _ in found], dtype=np.intp)])
+        return verdict, table, [rows for _, rows, _ in found]
 
     def stream(self) -> Stream:
         """Rows as they come, scored one by one as `reduce="last"` scores them together: see `Stream`."""
         check_is_fitted(self)
         return Stream(self)
 
-    def _usual(self, run: Array, row: int, last: int) -> tuple[Array, Array]:
-        """What is expected of a row; for how many rows until `last` channels hold what they never held for so long.
-
-        0 of those that do not yet at this row.
-        """
+    def _expected(self, run: Array, row: int) -> Array:
+        """What is expected of a row of a run, `(d,)`, by the windows about it."""
         first = max(0, min(row - self.fold_.length // 2, len(run) - self.fold_.length))
-        expected = self.fold_.expected(run[first : first + self.fold_.length])[row - first]
-        lasting = self.fold_.channels.lasting(run[: last + 1])[row:]
-        goes_on = np.cumprod(np.diff(lasting, axis=0) == 1, axis=0).sum(axis=0)
-        return expected, np.where(lasting[0] > 0, lasting[0] + goes_on, 0)
+        return self.fold_.expected(run[first : first + self.fold_.length])[row - first]
 
-    def _reasons(
-        self, X: ArrayLike, codes: Array, events: pd.DataFrame, peaks: dict[int, tuple[Array, Array]]
-    ) -> list[str]:
+    def _reasons(self, X: ArrayLike, codes: Array, events: pd.DataFrame, usual: Sequence[Usual]) -> list[str]:
         """What the channel most to blame for each event held at its peak, and what was expected, or for how long."""
-        columns, rows = self.contract_.columns, events["peak"].to_numpy(dtype=np.intp)
+        frame, columns, rows = as_frame(X), self.contract_.columns, events["peak"].to_numpy(dtype=np.intp)
         which = np.array([self.contract_.names.index(name) for name in events["channel_1"]], dtype=np.intp)
-        usual, lasting = (np.array([peaks[row][k][j] for row, j in zip(rows, which, strict=True)]) for k in (0, 1))
-        blamed = Blamed(rows, which, np.ones(len(rows)), usual, self.fold_.channels.own["margin"][which])
-        texts = Texts.of(columns, codes, blamed, lambda row, j: as_frame(X)[columns[j].name].iloc[row])
-        said = np.where(np.isnan(usual), texts.held, texts.reason)
+        expected = np.array([told.expected[j] for told, j in zip(usual, which, strict=True)])
+        blamed = Blamed(rows, which, np.ones(len(rows)), expected, self.fold_.channels.margin[which])
+        texts = Texts.of(columns, codes, blamed, lambda row, j: frame[columns[j].name].iloc[row])
+        said = np.where(np.isnan(expected), texts.held, texts.reason)
         return [
-            f"{name} {held} for {n:,.0f} rows" if n else f"{name} {text}"
-            for name, held, text, n in zip(events["channel_1"], texts.held, said, lasting, strict=True)
+            f"{columns[j].name} {f'{held} for {lasted[j]:,.0f} rows' if lasted[j] else text}"
+            for j, held, text, (_, lasted) in zip(which, texts.held, said, usual, strict=True)
         ]
 
-    def _look(self, run: Array, source: Places) -> Look | None:
-        """What tells the edges of events in a run of rows, -1 where filled in; None where scores do, or nothing can."""
-        if self.reduce == "last" or len(source) < self.fold_.length:
+    def _look(self, run: Array, is_filled: NDArray[np.bool_]) -> Look | None:
+        """What tells the edges of events in a run of rows; None where scores do, or nothing can."""
+        if self.reduce == "last" or len(run) < self.fold_.length:
             return None
         encoded = self.fold_.channels.encode(run)[0]
-        encoded.surprise[source < 0] = 0  # what was filled in is no news
+        encoded.surprise[is_filled] = 0  # what was filled in is no news
         return Look(self.fold_, self._calibrated("last"), encoded)
 
     def _assess(self, taken: Taken, line: Timeline, explained: bool) -> Verdict:
@@ -215,3 +214,12 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
             read.append(mine.reading(self.fold_, raw))
         whole = read[0].each(lambda *parts: np.concatenate(parts), *read[1:])
         return mine.verdict(whole.at(line.place))
+
+
+def goes_on(lasting: Array) -> Array:
+    """For how many rows channels go on with what they hold in the first of these rows, `(d,)`, if that lasts, else 0.
+
+    `lasting` `(T, d)` is for how many rows they have held it, where that is for longer than ever; else 0.
+    """
+    unbroken = np.cumprod(np.diff(lasting, axis=0) == 1, axis=0).sum(axis=0)
+    return np.where(lasting[0] > 0, lasting[0] + unbroken, 0)
