@@ -22,8 +22,8 @@ PRETRAINED = ["PretrainedClassifier", "PretrainedRegressor"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
     ["errors", "overlap", "version"],
-    ["numbered", "ranges", "truth"],
-    ["defaults", "nn.core", "series.spectra"],
+    ["compiled", "numbered", "ranges", "truth"],
+    ["defaults", "loops", "nn.core", "series.spectra"],
     ["nn.densities", "nn.layers", "nn.terms"],
     ["nn.convolutions"],
     ["nn.sequences"],
@@ -37,7 +37,7 @@ FLOORS = [
     ["scoring.disagreement", "scoring.fusion", "scoring.neighbours", "scoring.variational", "scoring.whitening"],
     ["scoring.known", "scoring.linear", "scoring.thresholds", "series.tails", "series.windows"],
     ["series.events", "series.eyes", "series.views"],
-    ["data.contract", "monitoring.dependence", "monitoring.martingale", "promise"],
+    ["data.cells", "data.contract", "monitoring.dependence", "monitoring.martingale", "promise"],
     ["monitoring.profile"],
     ["data.drafts", "monitoring.drift"],
     ["data.formats", "data.preprocessing", "data.rejects", "data.streams", "data.dialect"],

@@ -10,6 +10,10 @@ import pytest
 import torch
 
 from anomaly_ae import AutoencoderDetector
+from anomaly_ae.compiled import pays
+from anomaly_ae.data.cells import cells_of
+from anomaly_ae.nn.backbones import RandomFeatures
+from anomaly_ae.nn.core import Sizes
 from anomaly_ae.scoring import kernels
 from anomaly_ae.scoring.neighbours import LocalDenoiser
 from anomaly_ae.scoring.search import Search
@@ -123,9 +127,41 @@ def test_packing_loses_nothing():
         assert not kept[:, 5:].any()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("arsinh", [True, False])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_cells_of_many_rows_are_those_of_few_to_the_bit(dtype, arsinh, order):
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(9000, 7)) * 10.0 ** rng.integers(-3, 4, size=7)
+    raw[rng.random(raw.shape) < 0.01] = np.nan
+    raw[:5, 0] = [1e308, -1e308, 1e17, np.inf, -np.inf]
+    raw = np.array(raw, order=order)
+    moments = np.nanmean(raw[5:], axis=0), np.nanstd(raw[5:], axis=0), rng.random(7) + 0.5
+    many = cells_of(raw, *moments, arsinh=arsinh, dtype=dtype)
+    assert pays(raw.size) and not pays(raw[:500].size)
+    few = [cells_of(raw[i : i + 500], *moments, arsinh=arsinh, dtype=dtype) for i in range(0, len(raw), 500)]
+    np.testing.assert_array_equal(many, np.concatenate(few))
+    assert many.dtype == dtype and np.isfinite(many[~np.isnan(raw)]).all()
+
+
+def test_waves_of_many_rows_are_those_of_few_to_the_bit():
+    waves = RandomFeatures(features=64).encoder(Sizes((7,)))
+    x = 100 * torch.randn(2000, 7)
+    plain = waves(x)
+    with torch.inference_mode():
+        quick = waves(x)
+    assert pays(plain.numel()) and torch.equal(plain, quick)
+    turns = x.double() @ waves.weight.T.double() + waves.phase
+    torch.testing.assert_close(plain, 0.5 - ((turns + 0.5) % 1 - 0.5).abs().float(), rtol=0, atol=2e-5)
+
+
 FEW = """
 import sys, numpy as np
 from anomaly_ae import AutoencoderDetector
+from anomaly_ae.compiled import pays
+from anomaly_ae.data.cells import cells_of
+from anomaly_ae.nn.backbones import RandomFeatures
+from anomaly_ae.nn.core import Sizes
 for n in (500, 4000):
     X = np.random.default_rng(0).normal(size=(n, 3))
     AutoencoderDetector(max_epochs=1, random_state=0).fit(X).predict(X[:10])

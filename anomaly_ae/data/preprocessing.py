@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from anomaly_ae.data.cells import HUGE, MOMENTS, bent, cells_of, moments_of
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.ranges import POSITIVE, check_flags, check_range, whole
@@ -27,9 +27,6 @@ VALUE, LOG_FREQUENCY, DAY_COS, DAY_SIN, WEEK_COS, WEEK_SIN = range(6)  # what a 
 DAY = 86_400.0
 PERIODS = {DAY_COS: DAY, DAY_SIN: DAY, WEEK_COS: 7 * DAY, WEEK_SIN: 7 * DAY}
 EMPTY = np.inf  # stands for the constant of a column without a value
-MOMENTS = ("mean", "scale", "height", "low", "high")  # of numeric cells; low and high are cells themselves
-HUGE = {np.float32: 1e30, np.float64: 1e300}  # within what a number of each type can be
-FARTHEST = 1e16  # of cells that are not bent: sums of their squares are still finite in float32
 PRICED = 4.0  # bend of what lies beyond the range: as distances grow (`Neighbours`)
 STEEP = 700.0  # the hyperbolic sine of more is no float
 ROUNDED = 1e-6  # relative difference of numbers that are the same but for rounding
@@ -147,7 +144,7 @@ class Preprocessing(BaseEstimator):
         }
         state["gap_level"][0] = np.quantile(Encoding(self, state).gap_nats(~present).sum(axis=1), USUAL)
         raw = Encoding(self, state).raw(codes)
-        state |= (moments := _moments(raw, self))
+        state |= (moments := moments_of(raw, self))
         finite = np.isfinite(list(moments.values())).all(axis=0)
         if not finite.all():
             j = state["sources"][np.argmin(finite), 0]
@@ -247,7 +244,7 @@ class Encoding:
     def transform(self, codes: Array, dtype: Type = np.float64) -> Cells:
         """Codes `(n, d)` to cells and what no net can judge, of type `dtype`."""
         raw = self.raw(codes)
-        z = _cells(raw, *self.moments[:3], arsinh=self.rule.bends is not None, dtype=dtype)
+        z = cells_of(raw, *self.moments[:3], arsinh=self.rule.bends is not None, dtype=dtype)
         absent = np.isnan(raw)
         if self.stamps:
             z[:, self.stamps] = 0.0
@@ -356,11 +353,6 @@ class Encoding:
         return codes
 
 
-def bent(x: Cell, bend: float | None) -> Any:
-    """Numbers that lag behind from about `bend` on; as they are where it is `None`."""
-    return x if bend is None else bend * np.arcsinh(x / bend)
-
-
 def _levels(codes: Array) -> NDArray[np.intp]:
     """Codes of a category as places in an array that has one more for what is missing or was never seen."""
     return np.where(np.isnan(codes) | (codes < 0), -1, np.nan_to_num(codes)).astype(np.intp)
@@ -377,44 +369,3 @@ def _numeric_parts(codes: Array, kind: int, fixed: float) -> list[int]:
         if np.ptp(codes % PERIODS[cosine] // step) > 0:
             parts += [cosine, cosine + 1]
     return parts
-
-
-def _moments(raw: Array, rule: Preprocessing) -> dict[str, Array]:
-    """`MOMENTS` of each numeric cell, `(m,)` each."""
-    mean, scale, height = np.zeros(raw.shape[1]), np.ones(raw.shape[1]), np.ones(raw.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # columns without a value
-        if rule.standardize:
-            usual = _usual(raw)
-            mean, scale = np.nan_to_num([np.nanmean(usual, axis=0), np.nanstd(usual, axis=0)], posinf=np.inf)
-            varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)  # by more than rounding
-            scale = np.where(varies, scale, 1.0)
-            if rule.bend is not None:
-                scale, height = rule.bend * scale, rule.bend * height
-                spread = np.nanstd(_cells(usual, mean, scale, height, arsinh=True), axis=0)
-                height = np.divide(height, spread, out=height, where=varies)
-        z = _cells(raw, mean, scale, height, arsinh=rule.bends is not None)
-    ends = (np.nan_to_num(of(z, axis=0)) for of in (np.fmin.reduce, np.fmax.reduce))
-    return dict(zip(MOMENTS, (mean, scale, height, *ends), strict=True))
-
-
-def _usual(raw: Array) -> Array:
-    """Columns as they are; those whose few values far out would more than triple the deviation without their tails."""
-    # values that occur: between the bulk and one outlier lies nothing; a bulk of one value spreads by rounding alone
-    tails = np.nanquantile(raw, 0.01, axis=0, method="higher"), np.nanquantile(raw, 0.99, axis=0, method="lower")
-    inner = np.clip(raw, *tails)
-    tripled = ~(np.nanstd(raw, axis=0) <= 3 * np.nanstd(inner, axis=0))
-    return np.where((tails[0] < tails[1]) & tripled, inner, raw)
-
-
-def _cells(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool, dtype: Type = np.float64) -> Any:
-    """Numeric cells, from units of their columns."""
-    with np.errstate(over="ignore"):
-        z = raw - mean  # in float64, for dates; then in place: blocks are read faster than memory for new ones is got
-        z = np.divide(z, scale, out=z if dtype == np.float64 else np.empty(z.shape, dtype), casting="same_kind")
-        end = HUGE[dtype] if arsinh else FARTHEST
-        np.clip(z, -end, end, out=z)
-    if arsinh:
-        np.arcsinh(z, out=z)
-        z *= height.astype(dtype)
-    return z

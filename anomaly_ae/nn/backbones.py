@@ -8,6 +8,7 @@ from math import pi, prod
 import torch
 from torch import Tensor, nn
 
+from anomaly_ae.compiled import pays
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, codes
 from anomaly_ae.nn.layers import Perceptron, check_hidden, flat
@@ -206,8 +207,13 @@ class _Waves(nn.Module):
         self.phase = nn.Parameter(torch.rand(features), requires_grad=False)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        turns = nn.functional.linear(flat(x, condition), self.weight, self.phase)
-        return turns.frac_().abs_().sub_(0.5).abs_()  # in place: memory for more is what threads wait for
+        turns = flat(x, condition) @ self.weight.T
+        if turns.is_inference() and turns.device.type == "cpu" and pays(turns.numel()):
+            from anomaly_ae import loops
+
+            loops.triangles(turns.numpy(), self.phase.numpy())  # in one pass, for memory is what threads wait for
+            return turns
+        return turns.add_(self.phase).frac_().abs_().sub_(0.5).abs_()
 
 
 class _Readout(nn.Module):

@@ -6,50 +6,23 @@ user's cache, so that only a machine's first use waits for it, some seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from anomaly_ae.compiled import compiled, robust
 
 __all__ = ["nearest", "offsets", "packed", "residuals"]
 
 Array = NDArray[np.float64]
 Kept = NDArray[Any]  # of float32 or float64
 Places = NDArray[np.int64]
-Function = TypeVar("Function", bound=Callable[..., Any])
 STRIDE = 16  # cells that a sum takes at once
 GROUP = 8  # distances, whose smallest are looked at first
 HALVINGS = 16  # of the interval in which the bound of candidates lies
 SLACK = 2  # groups that may lie below it beyond those asked for
 LANES = 8  # rows whose matrices are solved side by side
-PARTS = 2  # functions, at most, that a kernel is made of
-
-
-def compiled(function: Function) -> Function:
-    """Compile at the first call, without the interpreter's lock, for sums in any order; keep it if there is a place."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
-    try:
-        kept: Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written to
-        kept = numba.njit(**options)(function)
-    return kept
-
-
-def robust(kernel: Function) -> Function:
-    """A kernel that does its work as well where there is no room to keep what was compiled."""
-
-    @wraps(kernel)
-    def run(*args: Any) -> None:
-        for _ in range(PARTS):
-            with suppress(OSError):  # compiled it is, and the next call does not try to keep it
-                return kernel(*args)
-        return kernel(*args)
-
-    return cast(Function, run)
 
 
 def packed(rows: NDArray[Any]) -> Kept:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_ae.data.preprocessing import Encoding, Preprocessing, bent
+from anomaly_ae.data.cells import bent
+from anomaly_ae.data.preprocessing import Encoding, Preprocessing
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.series.windows import ending
 
