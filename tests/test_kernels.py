@@ -138,10 +138,12 @@ def test_cells_of_many_rows_are_those_of_few_to_the_bit(dtype, arsinh, order):
     raw = np.array(raw, order=order)
     moments = np.nanmean(raw[5:], axis=0), np.nanstd(raw[5:], axis=0), rng.random(7) + 0.5
     many = cells_of(raw, *moments, arsinh=arsinh, dtype=dtype)
-    assert pays(raw.size) and not pays(raw[:500].size)
+    assert pays(raw.size)
+    assert not pays(raw[:500].size)
     few = [cells_of(raw[i : i + 500], *moments, arsinh=arsinh, dtype=dtype) for i in range(0, len(raw), 500)]
     np.testing.assert_array_equal(many, np.concatenate(few))
-    assert many.dtype == dtype and np.isfinite(many[~np.isnan(raw)]).all()
+    assert many.dtype == dtype
+    assert np.isfinite(many[~np.isnan(raw)]).all()
 
 
 def test_waves_of_many_rows_are_those_of_few_to_the_bit():
@@ -150,7 +152,8 @@ def test_waves_of_many_rows_are_those_of_few_to_the_bit():
     plain = waves(x)
     with torch.inference_mode():
         quick = waves(x)
-    assert pays(plain.numel()) and torch.equal(plain, quick)
+    assert pays(plain.numel())
+    assert torch.equal(plain, quick)
     turns = x.double() @ waves.weight.T.double() + waves.phase
     torch.testing.assert_close(plain, 0.5 - ((turns + 0.5) % 1 - 0.5).abs().float(), rtol=0, atol=2e-5)
 

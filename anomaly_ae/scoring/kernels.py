@@ -110,7 +110,9 @@ def nearest(
         for t in range(width):
             place[t] = places[row, t]
         for c in range(found):
-            other = lists[home[row], at[c]]
+            at[c] = lists[home[row], at[c]]
+        for c in range(found):  # without a branch that depends on what is read, so that many reads wait side by side
+            other = at[c]
             total = 0.0
             if p == 2:
                 for t in range(len(place)):
@@ -121,8 +123,9 @@ def nearest(
             else:
                 for t in range(len(place)):
                     total += abs(memory[other, t] - place[t]) ** p
-            if other == own[row]:
-                total = np.inf
+            length[c] = total if other != own[row] else np.inf
+        for c in range(1, found):
+            total, other = length[c], at[c]
             rank = c
             while rank > 0 and length[rank - 1] > total:
                 length[rank], at[rank] = length[rank - 1], at[rank - 1]
