@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-__all__ = ["compiled", "pays", "robust"]
+__all__ = ["compiled", "exactly", "pays", "robust"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MANY = 50_000  # cells at a time
@@ -19,16 +19,23 @@ def pays(cells: int) -> bool:
     return cells >= MANY
 
 
-def compiled(function: Function) -> Function:
-    """Compile at the first call, without the interpreter's lock, for sums in any order; keep it if there is a place."""
+def compiled(function: Function, any_order: bool = True) -> Function:
+    """Compile at the first call, without the interpreter's lock; keep it if there is a place. Sums in any order."""
     import numba
 
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if any_order:
+        options["fastmath"] = {"reassoc", "contract", "nsz"}
     try:
         kept: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to
         kept = numba.njit(**options)(function)
     return kept
+
+
+def exactly(function: Function) -> Function:
+    """Compile what is to be as numpy and torch have it, to the bit."""
+    return robust(compiled(function, any_order=False))
 
 
 def robust(loop: Function) -> Function:

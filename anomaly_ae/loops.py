@@ -10,17 +10,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_ae.compiled import compiled, robust
+from anomaly_ae.compiled import exactly
 
-__all__ = ["standardized", "triangles"]
+__all__ = ["interpolated", "standardized", "triangles"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
+NARROW = 1e-12  # knots that are no further apart are the same
 HALF = np.float32(0.5)  # of either type of turns the same
 
 
-@robust
-@compiled
+@exactly
+def interpolated(x: Array, knots: Array, levels: Array, y: Array) -> None:
+    """Write the levels at `x` `(n,)`, linear between knots `(k,)` and the outer ones beyond them, into `y` `(n,)`.
+
+    Where knots are the same it is the level of the first. Few knots are counted sooner than halved, for nothing waits.
+    """
+    for i in range(len(x)):
+        right = 0
+        for q in range(len(knots)):
+            right += knots[q] < x[i]
+        right = min(max(right, 1), len(knots) - 1)
+        along = (x[i] - knots[right - 1]) / max(knots[right] - knots[right - 1], NARROW)
+        along = 0.0 if along < 0 else along
+        along = 1.0 if along > 1 else along
+        y[i] = levels[right - 1] + along * (levels[right] - levels[right - 1])
+
+
+@exactly
 def standardized(raw: Array, mean: Array, scale: Array, end: float, z: Cell) -> None:
     """Write numbers `(n, m)` less the mean of their column, in units of its scale and at most `end` off, into `z`."""
     for i in range(raw.shape[0]):
@@ -30,8 +47,7 @@ def standardized(raw: Array, mean: Array, scale: Array, end: float, z: Cell) -> 
             z[i, j] = end if cell > end else cell
 
 
-@robust
-@compiled
+@exactly
 def triangles(turns: Cell, phase: Cell) -> None:
     """Put triangle waves, between 0 and 1/2, in the place of `turns` `(n, m)`; each column has a phase."""
     for i in range(turns.shape[0]):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anomaly_ae.compiled import pays
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, pieces_of
 from anomaly_ae.ranges import POSITIVE, is_within
@@ -18,6 +19,7 @@ from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
 __all__ = ["Fused", "Largest"]
 
 KNOTS = 33
+NARROW = 1e-12  # knots that are no further apart are the same
 TAIL = 0.1  # share of validate rows whose excess says how fast the tail falls
 FEWEST = 10  # but no fewer than so many rows
 SMALLEST = 1e-9  # scores below it are alike, and
@@ -177,15 +179,23 @@ class Fused(Scorer):
 
     def _nats(self, i: int, logs: Tensor) -> Tensor:
         """Weighted -log P of scores by their logarithms, `(n,)`: linear between knots, so that ranks make no steps."""
-        knots, levels = self.knots[i], -torch.log1p(-self.level)
-        right = torch.searchsorted(knots, logs.contiguous()).clamp(1, KNOTS - 1)
-        gap = (knots[right] - knots[right - 1]).clamp(min=1e-12)
-        along = ((logs - knots[right - 1]) / gap).clamp(0, 1)
-        inside = torch.lerp(levels[right - 1], levels[right], along)
-        nats = inside + (logs - knots[-1]).clamp(min=0) / self.excess[i]
+        inside = self._interpolated(logs, self.knots[i], -torch.log1p(-self.level))
+        nats = inside + (logs - self.knots[i, -1]).clamp(min=0) / self.excess[i]
         if self.unheard[i] and self.wide:
             return WIDE * nats
         return self.counts[i] * (nats - self.unheard[i]).clamp(min=0)
+
+    def _interpolated(self, x: Tensor, knots: Tensor, levels: Tensor) -> Tensor:
+        if x.is_inference() and x.device.type == "cpu" and x.dtype == knots.dtype and pays(len(x) * KNOTS):
+            from anomaly_ae import loops
+
+            y = torch.empty_like(x)
+            loops.interpolated(x.numpy(), knots.numpy(), levels.numpy(), y.numpy())
+            return y
+        right = torch.searchsorted(knots, x.contiguous()).clamp(1, KNOTS - 1)
+        gap = (knots[right] - knots[right - 1]).clamp(min=NARROW)
+        along = ((x - knots[right - 1]) / gap).clamp(0, 1)
+        return levels[right - 1] + along * (levels[right] - levels[right - 1])
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
         state.setdefault(f"{prefix}wide", torch.zeros((), dtype=torch.bool))  # which models did not have
