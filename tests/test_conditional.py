@@ -83,7 +83,7 @@ def test_the_net_is_told_the_context_and_rebuilds_and_blames_the_rest(fitted):
     assert set(told["column"]) <= {"load", "heat", "flow"}
 
 
-@pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
+@pytest.mark.parametrize("detector", [AutoencoderDetector, pytest.param(VAEDetector, marks=pytest.mark.slow)])
 def test_by_default_as_well_a_mode_of_few_rows_is_mostly_normal(detector):
     """Neighbours, who know nothing of contexts, are not asked."""
     X = plant(3000, 0)

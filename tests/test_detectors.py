@@ -75,8 +75,14 @@ ALL = pytest.mark.parametrize(
 )
 
 
-@parametrize_with_checks([AutoencoderDetector(max_epochs=4), VAEDetector(max_epochs=4)])
+@parametrize_with_checks([AutoencoderDetector(max_epochs=4)])
 def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([VAEDetector(max_epochs=4)])
+def test_scikit_learn_checks_of_the_other(estimator, check):
     check(estimator)
 
 

@@ -446,7 +446,9 @@ def test_a_richer_prior_knows_clusters_and_draws_new_rows_from_them(prior):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("divergence", [MMD(), SlicedWasserstein(), Adversarial()], ids=repr)
+@pytest.mark.parametrize(
+    "divergence", [MMD(), SlicedWasserstein(), pytest.param(Adversarial(), marks=pytest.mark.slow)], ids=repr
+)
 def test_points_look_like_draws_from_the_prior(divergence, seed):
     rng = np.random.default_rng(0)
     X = np.tanh(rng.normal(size=(2000, 6)) @ rng.normal(size=(6, 20))) + 0.1 * rng.normal(size=(2000, 20))
@@ -470,7 +472,7 @@ def test_points_look_like_draws_from_the_prior(divergence, seed):
         pytest.param(TotalCorrelation(20), marks=pytest.mark.slow),
         DIP(),
         DIP(20, 20, "codes"),
-        Adversarial(1, "independence"),
+        pytest.param(Adversarial(1, "independence"), marks=pytest.mark.slow),
     ],
     ids=repr,
 )

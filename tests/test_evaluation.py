@@ -65,7 +65,14 @@ def test_bounds_of_an_area_are_where_it_would_just_be_likely(area):
     assert (turned.low, turned.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-9)
 
 
-@pytest.mark.parametrize(("shift", "m", "n"), [(0.0, 20, 200), (1.5, 20, 200), (2.5, 40, 40)])
+@pytest.mark.parametrize(
+    ("shift", "m", "n"),
+    [
+        pytest.param(0.0, 20, 200, marks=pytest.mark.slow),
+        (1.5, 20, 200),
+        pytest.param(2.5, 40, 40, marks=pytest.mark.slow),
+    ],
+)
 def test_intervals_hold_what_is_true_as_often_as_they_say(shift, m, n):
     rng = np.random.default_rng(0)
     truth = np.repeat([True, False], [m, n])

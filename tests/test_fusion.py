@@ -357,7 +357,7 @@ def test_the_largest_contribution_is_one_column_s(net):
             learned(Largest(wrong), net)
 
 
-@pytest.mark.parametrize("detector", [AutoencoderDetector, VAEDetector])
+@pytest.mark.parametrize("detector", [AutoencoderDetector, pytest.param(VAEDetector, marks=pytest.mark.slow)])
 def test_one_wrong_sensor_among_many_is_heard_and_named(detector):
     rng = np.random.default_rng(0)
     loadings = rng.normal(size=(5, 60))

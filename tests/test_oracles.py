@@ -99,7 +99,7 @@ def linear(latent, corruption=None, likelihood=None, steps=3000):
     return net, X
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_linear_autoencoder_spans_the_pca_subspace_and_loses_the_other_eigenvalues(k):
     net, X = linear(Point(k))
     with torch.no_grad():
@@ -120,9 +120,8 @@ def test_linear_denoiser_leaves_the_closed_form_residual():
     assert np.abs(residual - expected).mean() < 0.05 * np.abs(expected).mean()
 
 
-@pytest.mark.parametrize(
-    "sigma", [pytest.param(0.2, marks=pytest.mark.slow), 0.5, pytest.param(1.2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma", [0.2, 0.5, 1.2])
 def test_linear_vae_pays_the_kl_that_the_law_says(sigma):
     """Total KL = 1/2 sum ln(lambda_k / sigma^2) over the latents with lambda_k > sigma^2 (Lucas et al. 2019)."""
     net, X = linear(Gaussian(D), likelihood=Normal(sigma), steps=6000)

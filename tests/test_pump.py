@@ -97,9 +97,17 @@ def test_a_sensor_that_is_lost_is_the_one_to_blame(normal, detector):
         assert (verdict.contributions[650] / verdict.contributions[650].sum()).max() > 0.5
 
 
-@pytest.mark.parametrize("detector", [LIVE, SeriesDetector(time="time", random_state=0)], ids=["live", "default"])
+DEFAULT = SeriesDetector(time="time", random_state=0)
+
+
 @pytest.mark.parametrize(
-    ("usual", "other"), [(0, 1), pytest.param(False, True, marks=pytest.mark.slow), ("RUN", "FAULT"), (7.5, None)]
+    ("detector", "usual", "other"),
+    [
+        *((LIVE, *states) for states in ((0, 1), (False, True), ("RUN", "FAULT"), (7.5, None))),
+        (DEFAULT, "RUN", "FAULT"),
+        *(pytest.param(DEFAULT, *states, marks=pytest.mark.slow) for states in ((0, 1), (False, True), (7.5, None))),
+    ],
+    ids=lambda value: {id(LIVE): "live", id(DEFAULT): "default"}.get(id(value)),
 )
 def test_what_a_flag_never_held_is_an_event_if_it_lasts(normal, detector, usual, other):
     det = clone(detector).fit(normal[:4320].assign(state=usual))

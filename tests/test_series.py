@@ -164,7 +164,8 @@ def test_no_window_reaches_over_a_gap(reduce):
     assert (det.anomaly_score(new[100:].reset_index(drop=True)) == alone).all()
 
 
-@pytest.mark.parametrize("reduce", [pytest.param("mean", marks=pytest.mark.slow), "last"])
+@pytest.mark.slow
+@BOTH
 def test_where_series_begin_normal_rows_alarm_no_more_often_and_strange_ones_do(reduce):
     t, rng = np.arange(4000)[:, None], np.random.default_rng(0)
     X = np.sin(2 * np.pi * t / [50, 50, 40] + np.arange(3)) + rng.normal(0, 0.05, (4000, 3))
@@ -445,7 +446,9 @@ def test_flags_do_not_drown_what_is_measured():
     assert len(np.unique(only.anomaly_score(some[:, 4:]))) > 10  # all are flags: then they are looked at
 
 
-@pytest.mark.parametrize("kind", [float, pytest.param(bool, marks=pytest.mark.slow), "text"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(float, marks=pytest.mark.slow), pytest.param(bool, marks=pytest.mark.slow), "text"]
+)
 def test_a_flag_that_does_not_go_with_the_rest_is_strange_and_blamed(kind):
     def table(X, wrong=slice(0)):
         on = X[:, 0] > 0.3
