@@ -1,6 +1,7 @@
 """Scorers beside the net, and their fusion: oracles, what they promise far away, and that they are kept."""
 
 import copy
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -571,13 +572,52 @@ def test_where_rows_are_fewer_than_columns_guards_are_heard_of_all_rows(tmp_path
         return rng.normal(size=(n, 5)) @ mix + noise * rng.normal(size=(n, 200))
 
     X, new, odd = few_factors(150), few_factors(200), few_factors(100, noise=1.25)
-    aurocs = []
-    for scorer in (Fused([Neighbours(k=1)], guards=[Mahalanobis()]), Fused([Neighbours(k=1)])):
+    aurocs, fused = [], Fused([Neighbours(k=1)], guards=[Mahalanobis()])
+    for scorer in (fused, Fused([Neighbours(k=1)])):
         det = AutoencoderDetector(scorer=scorer, max_epochs=1, calibration="split", random_state=0).fit(X)
         aurocs.append(roc_auc_score(np.repeat([0, 1], [200, 100]), det.anomaly_score(np.vstack([new, odd]))))
         det.save(tmp_path / "model", overwrite=True)
         assert (load(tmp_path / "model").anomaly_score(odd) == det.anomaly_score(odd)).all()
     assert aurocs[0] > 0.9 > aurocs[1] + 0.1
-    fused = Fused([Neighbours(k=1)], guards=[Mahalanobis()])
+    det = AutoencoderDetector(scorer=fused, max_epochs=1, calibration="split", random_state=0).fit(X)
+    scorer = det.folds_[0].scorer
+    heard, state = scorer.heard.tolist(), scorer.state_dict()
+    del state["heard"]
+    scorer.load_state_dict(state | {"wide": torch.tensor(True)})  # as models said it before
+    assert scorer.heard.tolist() == heard
+    scorer.load_state_dict(state)  # and those before them
+    assert not scorer.heard.any()
     det = AutoencoderDetector(scorer=fused, max_epochs=1, calibration="split", random_state=0).fit(few_factors(2000))
-    assert not det.folds_[0].scorer.wide
+    assert not det.folds_[0].scorer.heard.any()
+
+
+@pytest.mark.parametrize(("idles", "insists"), [(0.05, True), (0.5, False)])
+def test_where_a_machine_idles_little_is_strange(tmp_path, idles, insists):
+    """Some rows lie much closer together than others: distances are then seen beside how dense it is there."""
+    rng = np.random.default_rng(0)
+
+    def machine(n, off=0.0):
+        noise, runs = rng.normal(size=(n, 8)), rng.random(n) < (0.0 if off else 0.5)
+        noise[np.arange(n), rng.integers(8, size=n)] += off * rng.choice([-1, 1], n)
+        return np.where(runs[:, None], 5 + noise, idles * noise)
+
+    X, new, odd = machine(2000), machine(500), machine(100, off=7)
+    det = AutoencoderDetector(max_epochs=5, random_state=0).fit(X)
+    scorer = det.folds_[0].scorer
+    assert scorer.heard.tolist() == [0] * (len(scorer.judges) - 1) + [4 * insists]
+    det.save(tmp_path / "model")
+    assert (load(tmp_path / "model").anomaly_score(odd) == det.anomaly_score(odd)).all()
+    if insists:
+        y = np.repeat([0, 1], [500, 100])
+        auroc = roc_auc_score(y, det.anomaly_score(np.vstack([new, odd])))
+        scorer.heard.zero_()
+        assert auroc > 0.98 > roc_auc_score(y, det.anomaly_score(np.vstack([new, odd]))) + 0.1
+
+
+def test_copies_of_rows_are_no_dense_place():
+    rng = np.random.default_rng(0)
+    X = np.vstack([np.repeat(rng.normal(size=(20, 8)), 50, axis=0), 5 + rng.normal(size=(1000, 8))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of copies
+        det = AutoencoderDetector(max_epochs=1, random_state=0).fit(X)
+    assert not det.folds_[0].scorer.heard.any()

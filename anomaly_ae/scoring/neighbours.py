@@ -23,6 +23,7 @@ DENSE = 5_000  # above so many remembered rows
 TIGHTEST = 1e-3  # local spacing, in units of the median one: copies of a row are no infinitely dense place
 FAR = 10.0  # standard deviations
 TINY = 1e-12
+OF_SPACINGS, UNEVEN = (0.1, 0.5, 0.9), 8.0  # quantiles, and how far apart the outer ones are where it is uneven
 LARGEST = 64  # matrices that a kernel decomposes: larger ones are for LAPACK
 
 
@@ -233,6 +234,15 @@ class Neighbours(Remembering):
             search = self.searched(memory, self.p, k)
             own = search(search.memory, k, search.everyone)[0].mean(1)
             self.spacing = own.clamp(min=max(TINY, TIGHTEST * float(own.median())))
+
+    def insists(self) -> bool:
+        """Where rows lie much denser in some places than in others, and distances are seen beside that.
+
+        A cell that is far off where a machine idles is none where it runs.
+        """
+        low, middle, high = np.quantile(self.spacing.numpy(force=True), OF_SPACINGS)
+        of_copies = max(TINY, TIGHTEST * middle)
+        return bool(self.correction == 1 and low > 1.01 * of_copies and high > UNEVEN * low)
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:
         distance, which, _ = self._nearest(p, own)

@@ -70,6 +70,10 @@ class Scorer(Part):
                 setattr(self, name, torch.empty_like(found, dtype=buffer.dtype, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def insists(self) -> bool:
+        """Whether what it has learned says that it should be heard of all rows, though it be a guard (`Fused`)."""
+        return False
+
     def contributions(self, p: Pass) -> Tensor:
         r"""What each cell lost by not being what was expected, in nats: `(n, ...)`, each 0 or more.
 
