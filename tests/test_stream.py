@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -451,6 +452,8 @@ def test_a_watch_says_of_an_event_what_a_table_says(tmp_path):
     assert all(f"; {found['channel_1'][k // 2]} " in sentence for k, sentence in enumerate(sentences))
     assert closed[["start", "end"]].equals(found[["start", "end"]])
     np.testing.assert_allclose(closed["severity"], found["severity"])
+    assert closed["reason"].tolist() == found["reason"].tolist()
+    assert all(f"; {found['reason'][k // 2].partition(',')[0]}" in sentences[k] for k in (1, 3))
     for record in records:
         if record["event"]:
             assert record["since"] == found["start"][record["event_number"] - 1]
@@ -458,6 +461,22 @@ def test_a_watch_says_of_an_event_what_a_table_says(tmp_path):
     assert f"event 1, since {start[0]}, is confirmed at row 27, {new['time'][26]}" in sentences[0]
     assert f"event 1 closes at row 40, {new['time'][39]}: {start[0]} to {end[0]}, severity" in sentences[1]
     assert f"event 2 closes before row 105, for rows are missing: {start[1]} to {end[1]}" in sentences[3]
+
+
+def test_a_stream_says_of_a_row_what_stood_still_was_lost_or_never_seen():
+    X = table(1200).assign(mode=np.resize(np.repeat(["idle", "run"], 30), 1200))
+    det = SeriesDetector(views=QUICK, time="time", random_state=0).fit(X)
+    new, stream = table(100, seed=1).assign(mode=np.resize(np.repeat(["idle", "run"], 30), 100)), det.stream()
+    with pytest.raises(ConfigError, match="none has come yet"):
+        stream.reason("mode")
+    new.loc[60:, "sensor_0"], new.loc[70:, "sensor_1"], new.loc[99, "mode"] = 0.5, np.nan, "boost"
+    for row in range(100):
+        stream.update(new.iloc[[row]])
+    assert stream.reason("sensor_0") == "sensor_0 0.5 for 40 rows"
+    assert stream.reason("sensor_1") == "sensor_1 missing for 30 rows"
+    assert stream.reason("mode") == "mode boost"
+    held = f"{new['sensor_2'][99]:.4g}"[:4]
+    assert re.fullmatch(rf"sensor_2 {held}\d*, (odd .+ \()?expected -?[\d.]+ to -?[\d.]+\)?", stream.reason("sensor_2"))
 
 
 def test_one_process_goes_on_from_a_state(model, tmp_path):

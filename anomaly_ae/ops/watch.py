@@ -63,16 +63,21 @@ class Alert(Unfolding):
     start: Any = None
     last: Any = None
     peak: float = 0.0
+    reasons: dict[str, str] = field(default_factory=dict)  # what the channels most to blame held at the peak
 
-    def take(self, rule: Events, score: float, beyond: Array, place: Any) -> str | None:
-        """Take the next row, as `add`."""
+    def take(
+        self, rule: Events, score: float, beyond: Array, place: Any, why: Callable[[Array], dict[str, str]]
+    ) -> str | None:
+        """Take the next row, as `add`; `why` says what channels, of those so much to blame, held in it."""
         is_new = not self.strange
         event = self.add(rule, score)
         self.blamed = beyond if is_new else self.blamed + beyond
         if self.strange and is_new:
-            self.start, self.peak = place, score
+            self.start, self.peak = place, 0.0
         if self.strange and not self.quiet:
-            self.last, self.peak = place, max(self.peak, score)
+            self.last = place
+            if score > self.peak:
+                self.peak, self.reasons = score, why(self.blamed)
         return event
 
     @property
@@ -123,7 +128,9 @@ def watch(
     `begins_anew` where rows were missing before it; of a row that cannot be scored, its `error`. Of an event it has its
     `event_number` and `since` when rows are strange (the time as it was written; without times, the row), and where it
     closes `start`, `end` and `severity`, as in the table of events: where rows are missing, of the event before them,
-    even if another opens at once. `tell` gets a sentence where an event opens or closes.
+    even if another opens at once. Where it opens and closes `reason` is what the channel most to blame held at the
+    strangest row so far, and what was expected there or for how many rows it went on (`Stream.reason`). `tell` gets a
+    sentence where an event opens or closes.
 
     With `state` the stream goes on from that file where there is one, with rows and events counted on, and is saved to
     it where an event opens or closes, at the end, and with rows that come five seconds or more after the last time: a
@@ -295,7 +302,7 @@ class Watch:
             self._meet(group)
         told |= self._event(self.alerts[group], score, beyond, record)
         if not self.top:
-            told.pop("blamed", None)
+            told = {name: value for name, value in told.items() if name not in ("blamed", "reason")}
         elif (alarm or told["event"]) and "blamed" not in told:
             told["blamed"] = self._shares(beyond if beyond.any() else verdict.contributions[0])
         if came is Came.ANEW:
@@ -324,16 +331,17 @@ class Watch:
         if came in (Came.ANEW, Came.BACK) and alert.end(rule):
             why = "rows are missing" if came is Came.ANEW else "its clock was wrong"
             facts = {"event": "closes"} | alert.named | self._closed(alert, rule, f"before row {self.rows}, for {why}")
-        event = alert.now(rule) if came is Came.AGAIN else alert.take(rule, score, beyond, self._place(record))
+        again = came is Came.AGAIN
+        event = alert.now(rule) if again else alert.take(rule, score, beyond, self._place(record), self._why)
         where = ", ".join(str(value) for value in record.values())
         if event == "opens":
             self.events += 1
             self.summary.events += 1
             alert.number = self.events
-            facts["blamed"] = self._shares(alert.blamed)
+            facts |= self._blame(alert)
             self.tell(
                 f"event {alert.number}, since {alert.start}, is confirmed at row {where}: score {score:.4g}, level "
-                f"{rule.level_:.4g}; {_named(facts['blamed'])}"
+                f"{rule.level_:.4g}; {facts['reason']}; {_named(facts['blamed'])}"
             )
         elif event == "closes":
             facts |= self._closed(alert, rule, f"at row {where}")
@@ -341,9 +349,19 @@ class Watch:
 
     def _closed(self, alert: Alert, rule: Events, when: str) -> dict[str, Any]:
         """What there is to say of an event in the end, which is told."""
+        facts = self._blame(alert)
+        said = f"{facts['reason']}; {_named(facts['blamed'])}"
+        self.tell(f"event {alert.number} closes {when}: {alert.span(rule)}; {said}")
+        return alert.told(rule) | facts
+
+    def _blame(self, alert: Alert) -> dict[str, Any]:
+        """The channels to blame, and what the first of them, of those known at the peak, held there."""
         blamed = self._shares(alert.blamed)
-        self.tell(f"event {alert.number} closes {when}: {alert.span(rule)}; {_named(blamed)}")
-        return alert.told(rule) | {"blamed": blamed}
+        known = [name for name in blamed if name in alert.reasons] or list(alert.reasons)
+        return {"blamed": blamed, "reason": alert.reasons.get(known[0], "") if known else ""}
+
+    def _why(self, blamed: Array) -> dict[str, str]:
+        return {name: self.stream.reason(name) for name in self._shares(blamed)}
 
     def _place(self, record: dict[str, Any]) -> Any:
         """The time of a row as it was written, or its number where there are no times."""

@@ -171,8 +171,11 @@ class Channels:
 
     def lasting(self, rows: Array) -> Array:
         """For how many rows channels have held what they hold, `(T, d)`, where that is for longer than ever; else 0."""
-        stood = standing(rows, None)
-        return np.where(self._beyond(stood, np.isnan(rows)) > 0, stood, 0)
+        return self.lasted(standing(rows, None), np.isnan(rows))
+
+    def lasted(self, stood: Array, gone: NDArray[np.bool_]) -> Array:
+        """How long channels have held a value, or been `gone`, where that is for longer than ever, `(T, d)`; else 0."""
+        return np.where(self._beyond(stood, gone) > 0, stood, 0)
 
     def _beyond(self, stood: Array, gone: NDArray[np.bool_]) -> Array:
         """What it costs that channels have held a value, or been `gone`, for so long, `(T, d)`."""

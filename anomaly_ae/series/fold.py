@@ -311,16 +311,18 @@ class SeriesFold:
 
         Seen from the window's other channels, by the first view that can tell; else what the net makes of it.
         """
-        encoded = self.channels.encode(rows)[0]
-        eye = next((eye for eye in self.eyes if hasattr(eye.scorer, "expected")), None)
-        eye = eye or next((eye for eye in self.eyes if eye.net is not None), None)
+        return self.expected_of(self.channels.encode(rows)[0])
+
+    def expected_of(self, encoded: Encoded) -> Array:
+        """The same of rows as cells."""
+        able, n = [eye for eye in self.eyes if hasattr(eye.scorer, "expected")], len(encoded.x)
+        eye = next(iter(able or [eye for eye in self.eyes if eye.net is not None]), None)
         if eye is None:
-            return np.full(rows.shape, np.nan)
-        n, length = len(rows), eye.length
+            return np.full((n, self.channels.columns), np.nan)
+        length, place = eye.length, 0
         first = np.append(np.arange(0, max(n - length, 0), length), max(n - length, 0))
         windows = self._over(encoded, eye, first if n >= length else ending(n - 1, 1, length))
         cells = np.empty((max(n, length), len(eye.seen)))
-        place = 0
         with few_threads(len(eye.seen) * eye.length), torch.inference_mode():
             for some in eye.blocks(windows):
                 p = eye.see(self._batch(some))

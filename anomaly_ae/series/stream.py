@@ -16,9 +16,10 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly_ae.columns import as_frame
 from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.errors import ConfigError, DataError, warn
-from anomaly_ae.explanation import Verdict, known
+from anomaly_ae.explanation import Blamed, Texts, Verdict, known
 from anomaly_ae.series.calibrated import smoothed
 from anomaly_ae.series.channels import Encoded, Standing
 from anomaly_ae.series.fold import Reading
@@ -152,6 +153,10 @@ class Stream:
         self.tails: dict[str, Tail] = {}
         self.is_warned = False  # of times in another unit
         self.came = Came.FIRST  # the last row that was taken
+        self._last: tuple[Encoded, Array, Array] | None = (
+            None  # its window, its codes, and for how long it has held them
+        )
+        self._given: Any = None  # the rows that it came with
         self.note: dict[str, Any] = {}  # plain data that who uses the stream wants to be kept with it
 
     @property
@@ -170,6 +175,22 @@ class Stream:
         """Everything there is to say of a row, or rows, that come next."""
         return self.calibrated.verdict(self._told(X, True))
 
+    def reason(self, column: str) -> str:
+        """What a column of the last row held, and what the others let expect ("flow 3.1, expected 11.8 to 12.9").
+
+        Or for how many rows it has stood still or been missing, if that is longer than ever.
+        """
+        if self._last is None:
+            raise ConfigError("A reason is of a row, however: none has come yet. Take one first.")
+        (seen, codes, stood), fold, j = self._last, self.detector.fold_, self.detector.contract_.names.index(column)
+        expected, cell = fold.expected_of(seen)[-1:, j], np.array([j])
+        blamed = Blamed(np.zeros(1, np.intp), cell, np.ones(1), expected, fold.channels.margin[cell])
+        raw = as_frame(self._given)
+        texts = Texts.of(self.detector.contract_.columns, codes, blamed, lambda row, j: raw[column].iloc[-1])
+        lasted = fold.channels.lasted(stood, np.isnan(codes))[0, j]
+        told = f"{texts.held[0]} for {lasted:,.0f} rows" if lasted else texts.reason[0]
+        return f"{column} {texts.held[0] if np.isnan(expected[0]) and not lasted else told}"
+
     @property
     def _columns_are_kept(self) -> bool:
         """Whether a later row may need what this one's columns contribute."""
@@ -183,7 +204,7 @@ class Stream:
         elif not isinstance(X, pd.DataFrame):
             X = np.asarray(X, dtype=np.float64)
             X = X[None] if X.ndim == 1 else X
-        taken = self.detector._taken(X)
+        taken, self._given = self.detector._taken(X), X
         n = len(taken.codes)
         if taken.times is None and taken.groups is None:
             return self._next("", taken.codes, explained)
@@ -292,10 +313,9 @@ class Stream:
         absent = np.isnan(cells)
         mask = torch.from_numpy(~absent) if absent.any() else None
         known_cells = np.where(absent, 0.0, cells) if absent.any() else cells
-        told = fold.fuse(
-            fold.raw_next(Encoded(torch.from_numpy(known_cells), mask, encoded.surprise), len(rows), explained),
-            calibrated.rarities,
-        )
+        seen = Encoded(torch.from_numpy(known_cells), mask, encoded.surprise)
+        told = fold.fuse(fold.raw_next(seen, len(rows), explained), calibrated.rarities)
+        self._last = seen, rows[-1:], tail.standing.rows[None]
         tail.cells = cells[max(0, len(cells) - fold.length + 1) :] if fold.length > 1 else cells[:0]
         smooth = calibrated.smoothing
         every = told.each(lambda new, old: np.concatenate([old, new]), Reading(tail.scores, tail.columns))
