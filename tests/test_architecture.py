@@ -61,7 +61,7 @@ FLOORS = [
     ["mlflow.outbox", "ops.series_check"],
     ["mlflow.store"],
     ["mlflow.epochs", "mlflow.registry"],
-    ["ops.batches"],
+    ["ops.batches", "ops.series_reading"],
     ["mlflow.flavor"],
     ["mlflow.runs"],
     [

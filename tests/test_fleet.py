@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from anomaly_ae import Events, Mahalanobis, SeriesDetector, View, load
 from anomaly_ae.cli import app
 from anomaly_ae.config import dumps
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import BadRowsError, DataError
 from anomaly_ae.monitoring.drift import LEVEL, alarms_by_chance, can_tell
 from anomaly_ae.ops import series
 from anomaly_ae.ops.check import check
@@ -115,8 +115,8 @@ def test_rows_that_name_no_machine_are_refused_with_their_place(model, odd, tmp_
     X.loc[[6, 350], "unit"] = None
     X.to_csv(odd, index=False)
     words = r"new.csv: Rows need a group in 'unit', however: row 7 names none \(2 such rows\)\. Say which"
-    with pytest.raises(DataError, match=words):
-        series.score(model, odd, tmp_path / "o.csv")
+    with pytest.raises(BadRowsError, match=r"2 of 600 \(the first: .*row 7, .*column 'unit': names no group\)"):
+        series.score(model, odd, tmp_path / "o.csv", on_bad_row="fail")
     with pytest.raises(DataError, match=words):
         series.fit(odd, tmp_path / "m", time_column="time", group="unit")
     with pytest.raises(DataError, match="row 7 names none"):
@@ -173,30 +173,33 @@ def later(times):
     return (pd.to_datetime(times) + pd.Timedelta("1h")).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-ODD_TIMES = {
-    "shuffled": (lambda X: X.sample(frac=1, random_state=0), "time order", True),
-    "one row back": (lambda X: X.iloc[[0, 2, 1, *range(3, 600)]], "time order", True),
-    "twice": (lambda X: X.iloc[[*range(50), *range(49, 600)]], "duplicate time", True),
-    "day first": (lambda X: X.assign(time=X["time"].str.replace("2026-01-01", "01/01/2026")), "unreadable time", True),
-    "a word": (lambda X: X.assign(time=X["time"].mask(X.index == 7, "noon")), "unreadable time", True),
-    "no time": (lambda X: X.assign(time=X["time"].mask(X.index == 7)), "missing time", True),
-    "no machine": (lambda X: X.assign(unit=X["unit"].mask(X.index == 7)), "missing group", True),
-    "another machine": (lambda X: X.assign(unit=X["unit"].replace("P-101", "P-1")), "unseen group", False),
-    "milliseconds": (lambda X: X.assign(time=60_000.0 * np.tile(np.arange(300), 2)), "step", False),
+ASIDE = -3  # a bad row is set aside, or ends the job by 3
+ODD_TIMES = {  # what changes, what a check calls it, and how scoring ends
+    "shuffled": (lambda X: X.sample(frac=1, random_state=0), "time order", 2),
+    "one row back": (lambda X: X.iloc[[0, 2, 1, *range(3, 600)]], "time order", 2),
+    "twice": (lambda X: X.iloc[[*range(50), *range(49, 600)]], "duplicate time", 2),
+    "day first": (lambda X: X.assign(time=X["time"].str.replace("2026-01-01", "01/01/2026")), "unreadable time", 3),
+    "a word": (lambda X: X.assign(time=X["time"].mask(X.index == 7, "noon")), "unreadable time", ASIDE),
+    "no time": (lambda X: X.assign(time=X["time"].mask(X.index == 7)), "missing time", ASIDE),
+    "no machine": (lambda X: X.assign(unit=X["unit"].mask(X.index == 7)), "missing group", ASIDE),
+    "another machine": (lambda X: X.assign(unit=X["unit"].replace("P-101", "P-1")), "unseen group", 0),
+    "milliseconds": (lambda X: X.assign(time=60_000.0 * np.tile(np.arange(300), 2)), "step", 0),
     "a word among numbers": (
         lambda X: X.assign(time=pd.Series(np.tile(60 * np.arange(300), 2)).astype(object).mask(X.index == 7, "noon")),
         "unreadable time",
-        True,
+        ASIDE,
     ),
-    "hours": (lambda X: X.assign(time=[*pd.date_range("2026", periods=300, freq="h")] * 2), "step", False),
-    "an hour's gap": (lambda X: X.assign(time=X["time"].mask(X.index % 300 > 99, later(X["time"]))), "gap", False),
+    "hours": (lambda X: X.assign(time=[*pd.date_range("2026", periods=300, freq="h")] * 2), "step", 0),
+    "an hour's gap": (lambda X: X.assign(time=X["time"].mask(X.index % 300 > 99, later(X["time"]))), "gap", 0),
 }
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 @pytest.mark.parametrize("change", ODD_TIMES)
-def test_a_check_finds_what_scoring_refuses_or_begins_anew_at(model, tmp_path, change, ending):
-    changed, kind, refused = ODD_TIMES[change]
+def test_a_check_finds_what_scoring_refuses_sets_aside_or_begins_anew_at(model, tmp_path, change, ending):
+    changed, kind, code = ODD_TIMES[change]
+    if (change, ending) == ("a word among numbers", "parquet"):
+        code = 3  # all are words
     new = changed(fleet(300, seed=5))
     path = tmp_path / f"new.{ending}"
     if ending == "csv":
@@ -207,7 +210,11 @@ def test_a_check_finds_what_scoring_refuses_or_begins_anew_at(model, tmp_path, c
     assert [finding.kind for finding in found] == [kind]
     assert found[0].sentence.startswith(f"{found[0].column}: ")
     job = run("score", model, path, "--output", tmp_path / "o.csv", "--no-track")
-    assert job.exit_code == (2 if refused else 0), job.output
+    assert job.exit_code == max(code, 0), job.output
+    if code == ASIDE:
+        assert "bad rows  1 of 600" in job.output
+        strict = run("score", model, path, "--output", tmp_path / "p.csv", "--no-track", "--on-bad-row", "fail")
+        assert strict.exit_code == 3
     gate = kind.replace(" ", "-")
     assert run("check", model, path, "--fail-on", gate).exit_code == 4
     fleet(300, seed=5).to_csv(tmp_path / "good.csv", index=False)

@@ -182,21 +182,19 @@ def score(
         if kind == "SeriesDetector":
             from anomaly_ae.ops import series, series_summary
 
-            if len(input) != 1 or output == "-":
+            if len(input) != 1:
                 raise ConfigError(
-                    f"A series needs one input and an output file, however: {input}, {output}. Give one of each."
+                    f"A series needs one input, however: {', '.join(input)}. Put them together, or score one by one."
                 )
             own = {
-                "--on-bad-row": on_bad_row is not OnBadRow.quarantine, "--max-bad-rows": max_bad_rows != "1%",
-                "--rejects": rejects is not None, "--on-unseen": on_unseen is not OnUnseen.score,
-                "--format": format is not None, "--log-samples": log_samples > 0,
+                "--on-unseen": on_unseen is not OnUnseen.score, "--log-samples": log_samples > 0,
                 "--challenger": challenger is not None,
             }  # fmt: skip
             if asked := ", ".join(option for option, given in own.items() if given):
                 raise ConfigError(f"{asked} needs a model of rows, however: {name} is one of series. Leave it out.")
             made = series.score(
                 name, input[0], output, events, names(keep), top, dialect, overwrite, track, asset, when, state, report,
-                progress, remember,
+                progress, remember, on_bad_row.value, max_bad_rows, rejects, None if format is None else format.value,
             )  # fmt: skip
             finish(made, series_summary.told_score, json_, quiet)
             return gate(made.monitoring["crossed"] if made.monitoring else None, fail_on)

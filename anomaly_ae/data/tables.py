@@ -51,6 +51,11 @@ class Table:
     def nameless(self) -> tuple[str, ...]:
         return self.source.nameless
 
+    @property
+    def is_text(self) -> bool:
+        """Whether cells are what is written in them, and have no type of their own."""
+        return not isinstance(self.source, Columnar)
+
     def require(self, names: Sequence[str], who: str) -> None:
         """Raise DataError where a column of `names` is missing."""
         require(self.source, names, who)
@@ -65,16 +70,16 @@ class Table:
         DataError
             As `blocks` does; also at the few cells that are no number in a column of numbers.
         """
-        if isinstance(self.source, Columnar):
+        if not self.is_text:
             return self._whole([], names, size, progress)
         try:
             X = self._whole(names, [], size, progress)
         except DataError:
             X = self._whole([], names, size, progress)
-            return pd.DataFrame({name: self._typed(X[name]) for name in names}, index=X.index)
+            return pd.DataFrame({name: self.typed(X[name]) for name in names}, index=X.index)
         if large := [name for name in names if (X[name].abs() > EXACT).any()]:  # integers, perhaps: text says
             texts = self._whole([], large, size, progress)
-            X = X.assign(**{name: self._typed(texts[name]) for name in large})
+            X = X.assign(**{name: self.typed(texts[name]) for name in large})
         return X
 
     def texts(self, names: Sequence[str], size: int) -> pd.DataFrame:
@@ -96,19 +101,20 @@ class Table:
         texts: Sequence[str],
         size: int,
         aside: Callable[[Reject], None] | None = None,
+        more: Callable[[pa.Table], list[Trouble]] = lambda table: [],
     ) -> Iterator[Block]:
         """Rows in file order, `size` at a time (the last block may be shorter).
 
         `numbers` come as float64, NaN where a cell is empty or says so (NA, NaN, null, ...); `texts` as text from CSV
-        and as they are from Parquet and Arrow. A row that cannot be read so, or is of another length than the header,
-        goes to `aside`.
+        and as they are from Parquet and Arrow. A row that cannot be read so, is of another length than the header, or
+        in trouble by what `more` says of the table of a chunk, goes to `aside`.
 
         Raises
         ------
         DataError
             At the first such row, with its place, where there is no `aside`; also when there is no row at all.
         """
-        wanted = Wanted(numbers, texts, judge=lambda table: (None, _infinite(table, numbers)))
+        wanted = Wanted(numbers, texts, judge=lambda table: (None, sorted([*_infinite(table, numbers), *more(table)])))
         pending, rows, done, share = None, np.empty(0, np.int64), 0, 0.0
         for chunk, _ in self.source.chunks(wanted):
             part = self.source.part(chunk, wanted)
@@ -152,9 +158,9 @@ class Table:
         numbers = pd.to_numeric(self.pointed(values.dropna()), errors="coerce")
         return numbers.reindex(values.index) if _mostly(~np.isfinite(numbers)) else values
 
-    def _typed(self, values: pd.Series) -> pd.Series:
-        """A column of text as numbers or booleans, where all of it is."""
-        if pd.api.types.is_numeric_dtype(values.dtype):
+    def typed(self, values: pd.Series) -> pd.Series:
+        """A column of CSV's text as numbers or booleans, where all of it is; others are of their type already."""
+        if not self.is_text or pd.api.types.is_numeric_dtype(values.dtype):
             return values
         present = values.dropna()
         numbers = pd.to_numeric(self.pointed(present), errors="coerce")
@@ -178,11 +184,11 @@ def _mostly(wrong: pd.Series) -> bool:
 
 
 def _infinite(table: pa.Table, numbers: Sequence[str]) -> list[Trouble]:
-    """Infinite numbers, those of the first row first."""
+    """Infinite numbers."""
     found: list[Trouble] = []
     for name in numbers:
         column: Any = table.column(name)
         if pa.types.is_floating(column.type):
-            rows = np.flatnonzero(np.isinf(column.to_numpy()))[:1]
+            rows = np.flatnonzero(np.isinf(column.to_numpy()))
             found += [Trouble(int(row), name, f"{column[int(row)].as_py()} is infinite") for row in rows]
-    return sorted(found)
+    return found

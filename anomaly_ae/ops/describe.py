@@ -114,3 +114,9 @@ def told_ignored(summary: Any) -> list[str]:
     """Which columns of an input a job had no use for, if any."""
     names = summary.ignored_columns
     return [f"note      columns the model does not know, ignored: {listed(names, 8)}"] if names else []
+
+
+def told_rejects(rejected: int, rows: int, rejects: str | None) -> list[str]:
+    """How many rows of an input were bad, and where they are, if any."""
+    where = f", in {rejects} with place and reason" if rejects else ", left out"
+    return [f"bad rows  {rejected:,} of {rows:,}{where}"] if rejected else []

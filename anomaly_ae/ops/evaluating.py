@@ -31,13 +31,13 @@ from anomaly_ae.loading import load, load_for_rows
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import now
 from anomaly_ae.mlflow.registry import pinned, resolve
-from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.evaluation_page import evaluation_page
 from anomaly_ae.ops.evaluation_summary import EvaluationSummary, metrics
 from anomaly_ae.ops.fitting import source
 from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.labels import Clock, Labels, named
+from anomaly_ae.ops.series_reading import read
 from anomaly_ae.ops.series_table import told_rows
 from anomaly_ae.ops.series_times import laid
 from anomaly_ae.ops.sinks import AS_TABLES, Gathered
@@ -196,7 +196,7 @@ def _rows(detector: Any, table: Table, rows: NDArray[np.int64]) -> pd.DataFrame:
 
 
 def _series(detector: Any, input: Path_, labels: Labels, dialect: Dialect, progress: Progress | None) -> Judged:
-    X, kept = series.read(detector, Table.open(input, dialect), labels.beside, progress)
+    X, kept = read(detector, Table.open(input, dialect), labels.beside, progress)
     told = told_rows(detector, X, {}, BLAMED)
     times, machines = (None if name is None else X[name] for name in (detector.time, detector.group))
     clock, order = Clock.of(times, machines, len(X)), laid(detector, X).order

@@ -26,6 +26,7 @@ from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, add, chart
 from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.report import tells, window_page
+from anomaly_ae.ops.series_reading import read
 from anomaly_ae.ops.series_times import laid, last_moment
 from anomaly_ae.ops.sinks import NOTHING, Nowhere
 from anomaly_ae.ops.tally import Allowed, nameless
@@ -134,7 +135,7 @@ def evidence_of(detector: Any, file: str, dialect: Dialect) -> tuple[Evidence, d
     """
     last = None
     if isinstance(detector, SeriesDetector):
-        X, _ = series.read(detector, Table.open(file, dialect))
+        X, _ = read(detector, Table.open(file, dialect))
         last = last_moment(detector, X)
         evidence = series.evidence(detector, X, detector.assess(X), laid(detector, X).order)
     else:

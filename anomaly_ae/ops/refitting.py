@@ -17,10 +17,10 @@ from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import SCHEMES, pinned, resolve
-from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress
 from anomaly_ae.ops.describe import told_promise
 from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source, told_anomalies
+from anomaly_ae.ops.series_reading import read
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import digest, told_run, tracked
 from anomaly_ae.promise import is_cross_fitted, promised
@@ -193,7 +193,7 @@ def _refuse_others(before: Any, after: Any, data: Path_) -> None:
 def _read(detector: Any, table: Table) -> Any:
     """The columns of a table that a model takes."""
     if isinstance(detector, SeriesDetector):
-        return series.read(detector, table)[0]
+        return read(detector, table)[0]
     names = list(getattr(detector, "feature_names_in_", [])) or list(table.columns)
     table.require(names, "The model")
     return table.read(names, BLOCK)

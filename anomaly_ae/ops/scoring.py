@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from anomaly_ae.mlflow.outbox import Input, now
 from anomaly_ae.mlflow.registry import pinned, resolve
 from anomaly_ae.ops.arguments import Path_, Progress
 from anomaly_ae.ops.assets import Place, brief, moment, monitored, told_drift
-from anomaly_ae.ops.describe import told_alarms, told_ignored
+from anomaly_ae.ops.describe import told_alarms, told_ignored, told_rejects
 from anomaly_ae.ops.job import Job
 from anomaly_ae.ops.journal import Identity, Journal
 from anomaly_ae.ops.report import batch_page
@@ -147,12 +147,12 @@ def score_file(
                 "score_batches."
             )
     event_time = moment(event_time) if isinstance(event_time, str) else event_time
-    _check_policies(on_bad_row, on_unseen)
+    check_policies(on_bad_row, on_unseen)
     allowed = Allowed.of(max_bad_rows if on_bad_row != "fail" else 0)
     output = pointed_at(output)
     beside = usual_rejects(output) if rejects is None else Path(rejects)
     names, several = expand([input] if isinstance(input, str | os.PathLike) else input, [output, beside])
-    goes = _outputs(output, names, format, beside, rejects is not None, on_bad_row, overwrite, report)
+    goes = Outputs.of(output, names, format, beside, rejects is not None, on_bad_row, overwrite, report)
     if goes.rejects is None and on_bad_row != "skip":
         allowed = Allowed(0, 0.0)  # nowhere to put a bad row
     judges = [Judge.of(one) for one in asked]
@@ -201,7 +201,7 @@ def score_file(
 # --- before ----------------------------------------------------------------------------------------------------------
 
 
-def _check_policies(on_bad_row: str, on_unseen: str) -> None:
+def check_policies(on_bad_row: str, on_unseen: str) -> None:
     if on_bad_row not in POLICIES or on_unseen not in ("score", "reject"):
         raise ConfigError(
             f"A policy is one of {', '.join(POLICIES)} (unseen: score, reject), however: {on_bad_row}, {on_unseen}. "
@@ -217,6 +217,36 @@ class Outputs(NamedTuple):
     rejects: Path | None
     page: Path | None
 
+    @classmethod
+    def of(
+        cls,
+        output: Path,
+        names: Sequence[str],
+        format: str | None,
+        beside: Path,
+        wants_rejects: bool,
+        on_bad_row: str,
+        overwrite: bool,
+        report: Path_ | None,
+    ) -> Self:
+        """Refuse, before any work is done, what could not be written after it."""
+        to_stdout, files = os.fspath(output) == STDIN, [name for name in names if name != STDIN]
+        made = format_of(os.fspath(output), format or ("csv" if to_stdout else None))
+        if to_stdout and made.name == "parquet":
+            raise ConfigError("Standard output takes csv or jsonl, however: parquet. Give a file for it.")
+        target = output if to_stdout else check_output(output, *files)
+        aside = None
+        if on_bad_row == "quarantine" and (wants_rejects or not to_stdout):
+            aside = check_output(beside, *files, target)
+        if wants_rejects and aside is None:
+            raise ConfigError(f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out.")
+        if to_stdout and aside is not None and aside.exists() and not overwrite:
+            raise OutputError(
+                f"Rejects need a new file, however: {aside} exists. Choose another, or allow overwriting."
+            )
+        page = None if report is None else check_page(report, *files, target, aside)
+        return cls(target, made, aside, page)
+
     @property
     def to_stdout(self) -> bool:
         return os.fspath(self.output) == STDIN
@@ -226,33 +256,6 @@ class Outputs(NamedTuple):
         if self.to_stdout:
             return Stream(self.format, self.rejects)
         return Files(Journal(self.output, identity), self.format, self.rejects)
-
-
-def _outputs(
-    output: Path,
-    names: Sequence[str],
-    format: str | None,
-    beside: Path,
-    wants_rejects: bool,
-    on_bad_row: str,
-    overwrite: bool,
-    report: Path_ | None,
-) -> Outputs:
-    """Refuse, before any work is done, what could not be written after it."""
-    to_stdout, files = os.fspath(output) == STDIN, [name for name in names if name != STDIN]
-    made = format_of(os.fspath(output), format or ("csv" if to_stdout else None))
-    if to_stdout and made.name == "parquet":
-        raise ConfigError("Standard output takes csv or jsonl, however: parquet. Give a file for it.")
-    target = output if to_stdout else check_output(output, *files)
-    aside = None
-    if on_bad_row == "quarantine" and (wants_rejects or not to_stdout):
-        aside = check_output(beside, *files, target)
-    if wants_rejects and aside is None:
-        raise ConfigError(f"Rejects are kept by quarantine, however: {on_bad_row} was asked for. Leave one out.")
-    if to_stdout and aside is not None and aside.exists() and not overwrite:
-        raise OutputError(f"Rejects need a new file, however: {aside} exists. Choose another, or allow overwriting.")
-    page = None if report is None else check_page(report, *files, target, aside)
-    return Outputs(target, made, aside, page)
 
 
 class Judge(NamedTuple):
@@ -369,10 +372,8 @@ def told_score(s: ScoreSummary) -> str:
         *told_ignored(s),
         told_alarms(s),
         f"output    {s.output}",
+        *told_rejects(s.rejected, s.rows, s.rejects),
     ]
-    if s.rejected:
-        where = f", in {s.rejects} with place and reason" if s.rejects else ", left out"
-        lines.append(f"bad rows  {s.rejected:,} of {s.rows:,}{where}")
     lines += told_drift(s.monitoring) + told_run(s)
     lines += _told_challenger(s.challenger) if s.challenger else []
     if s.top_anomalies:

@@ -18,7 +18,8 @@ from anomaly_ae import config as configuration
 from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft, check_output, check_page, publish, write_whole
-from anomaly_ae.data.formats import FORMATS, Groups, format_of
+from anomaly_ae.data.formats import FORMATS, Format, Groups, format_of
+from anomaly_ae.data.rejects import Reject, as_table
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.explanation import Verdict
@@ -34,11 +35,14 @@ from anomaly_ae.ops.assets import Place, brief, monitored
 from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
+from anomaly_ae.ops.scoring import Outputs, check_policies
 from anomaly_ae.ops.series_picture import of_events
+from anomaly_ae.ops.series_reading import read
 from anomaly_ae.ops.series_summary import VALUES, SeriesFitSummary, SeriesScoreSummary, told_guess, told_unopened
 from anomaly_ae.ops.series_table import named, told_rows
 from anomaly_ae.ops.series_times import check_groups, laid, last_moment, told_begun, told_dropped, told_unseen
-from anomaly_ae.ops.tally import SAMPLE, nameless
+from anomaly_ae.ops.sinks import REJECTS, Stream, usual_rejects
+from anomaly_ae.ops.tally import SAMPLE, Allowed, nameless, too_many
 from anomaly_ae.ops.tracking import Entry, digest, picture, tracked, written
 from anomaly_ae.promise import promised
 from anomaly_ae.series.detector import SeriesDetector
@@ -129,39 +133,58 @@ def score(
     report: str | Path | None = None,
     progress: Progress | None = None,
     remember: bool = False,
+    on_bad_row: str = "quarantine",
+    max_bad_rows: str | int = "1%",
+    rejects: str | Path | None = None,
+    format: str | None = None,
 ) -> SeriesScoreSummary:
     """Score every row of a series, and write what happened in it.
 
-    Columns out: `row` (1-based), those of time, group and `keep`, `anomaly_score`, `p_value`, `is_anomaly`, `event`
-    (its number, where there is one), then `top_1`, `top_1_share` and so on, empty where no column contributes anything.
+    Columns out: `row` (its number in the file, from 1), those of time, group and `keep`, `anomaly_score`, `p_value`,
+    `is_anomaly`, `event` (its number, where there is one), then `top_1`, `top_1_share` and so on, empty where no column
+    contributes anything. Bad rows, policies, `rejects`, `format` and `"-"` are those of `score_file`; a bad row is
+    missing in the series.
 
     Raises
     ------
     AnomalyError
         When model, table or output are not what they must be; nothing is then written.
+    BadRowsError
+        When more rows are bad than allowed; the rejects are then written, and nothing else.
     """
     started, began = time.perf_counter(), now()
-    page = None if report is None else check_page(report, input, output, events)
-    target = new_output(output, overwrite, input)
-    listing = None if events is None else new_output(events, overwrite, input, output)
-    for path in (target, listing):
+    check_policies(on_bad_row, "score")
+    output = Path(output)
+    allowed = Allowed.of(max_bad_rows if on_bad_row != "fail" else 0)
+    beside = usual_rejects(output) if rejects is None else Path(rejects)
+    goes = Outputs.of(output, [str(input)], format, beside, rejects is not None, on_bad_row, overwrite, report)
+    if goes.rejects is None and on_bad_row != "skip":
+        allowed = Allowed(0, 0.0)  # nowhere to put a bad row
+    for path in (None if goes.to_stdout else goes.output, goes.rejects):
         if path is not None:
-            format_of(path)
+            new_output(path, overwrite, input)
+    listing = None if events is None else new_output(events, overwrite, input, output, goes.rejects, goes.page)
+    if listing is not None:
+        format_of(listing)
     called = pinned(model)
     folder = resolve(called)
     detector = loaded(folder)
-    table = Table.open(input, dialect)
-    X, kept = read(detector, table, keep, progress)
+    table, bad = Table.open(input, dialect), list[Reject]()
+    X, kept = read(detector, table, keep, progress, bad.append)
+    if not allowed.suffices(len(bad), len(bad) + len(X)):
+        _set_aside(goes.rejects, bad)
+        raise too_many(len(bad), len(bad) + len(X), allowed, f"{bad[0].place}: {bad[0].reason}", goes.rejects)
     try:
-        told, verdict, found, spans = told_rows(detector, X, kept, top_columns)
+        told, verdict, found, spans = told_rows(detector, X, kept, top_columns, X.index.to_numpy())
     except DataError as error:
         raise DataError(f"{input}: {error}") from error
     tell(progress, 0.9, "writing")
     listed = found.copy()
     listed.insert(0, "event", np.arange(1, len(found) + 1))
+    _set_aside(goes.rejects, bad)
     if listing is not None:
-        _write(listing, pa.Table.from_pandas(listed, preserve_index=False))
-    _write(target, told)
+        _write(listing, format_of(listing), pa.Table.from_pandas(listed, preserve_index=False))
+    _publish(goes, told)
     place = Place(
         nameless(called),
         digest(folder / "manifest.json"),
@@ -175,7 +198,7 @@ def score(
     summary = SeriesScoreSummary(
         model=called,
         input=str(input),
-        output=str(target),
+        output=str(goes.output),
         events_output=None if events is None else str(events),
         rows=len(X),
         alarms=int(verdict.is_anomaly.sum()),
@@ -192,14 +215,16 @@ def score(
             *told_unopened(detector, verdict, len(found)),
         ],
         seconds=time.perf_counter() - started,
+        rejected=len(bad),
+        rejects=str(goes.rejects) if goes.rejects is not None and bad else None,
         monitoring=drift and brief(drift),
     )
     sample = verdict.anomaly_score[line.order][:: max(1, len(X) // SAMPLE)]
     reference = detector.calibration_scores_
-    if page is not None:
+    if goes.page is not None:
         tell(progress, 0.95, "drawing")
         figures = of_events(detector, X, (verdict, found, spans))  # on demand alone: they show what was measured
-        write_whole(page, batch_page(vars(summary), sample, reference, summary.threshold, drift, figures))
+        write_whole(goes.page, batch_page(vars(summary), sample, reference, summary.threshold, drift, figures))
     if not track:
         return summary
 
@@ -208,7 +233,7 @@ def score(
         file = source(input)
         numbers = {"alarms": summary.alarms, "events": len(summary.events), "threshold": summary.threshold}
         numbers |= runs.monitored(drift) if drift else {"alarm_rate": summary.alarm_rate}
-        numbers |= {"rows": summary.rows, "seconds": summary.seconds}
+        numbers |= {"rows": summary.rows, "rejected": summary.rejected, "seconds": summary.seconds}
         record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, place.tags(drift))
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
         texts |= {"events.csv": listed.drop(columns=VALUES).to_csv(index=False)} if listing is not None else {}
@@ -232,32 +257,7 @@ def evidence(detector: SeriesDetector, X: pd.DataFrame, verdict: Verdict, order:
     return Evidence(counts, int(verdict.is_anomaly.sum()), verdict.anomaly_score[order][::step], step)
 
 
-def read(
-    detector: SeriesDetector, table: Table, keep: Sequence[str] = (), progress: Progress | None = None
-) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
-    """The columns of a table that a model takes, and those to keep; `progress` is told of the first half of a job."""
-    channels = detector.contract_.columns
-    names = list(getattr(detector, "feature_names_in_", [])) or [column.name for column in channels]
-    table.require([*named(detector), *names], "The model")
-    table.require(keep, "--keep")
-    numbers = [name for name, column in zip(names, channels, strict=True) if column.kind == "number"]
-    texts = [name for name in names if name not in set(numbers)]
-    wanted = [name for name in keep if name not in named(detector)]
-    beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
-    blocks = []
-    for block in table.blocks(numbers, [*texts, *beside], BLOCK):
-        blocks.append(block.X)
-        tell(progress, 0.5 * block.share_read, "reading")
-    rows = pd.concat(blocks)
-    tell(progress, 0.5, "scoring")
-    X = rows[[*named(detector), *names]]
-    if detector.time is not None:
-        X = X.assign(**table.read([detector.time], BLOCK))
-    check_groups(detector, X, table.source.name)
-    return X, {name: rows[name] for name in wanted}
-
-
-def new_output(path: str | Path, overwrite: bool, *others: str | Path) -> Path:
+def new_output(path: str | Path, overwrite: bool, *others: str | Path | None) -> Path:
     """Refuse, before any work is done, an output that cannot be published, is there already, or is one of `others`."""
     place = check_output(path, *others)
     if place.exists() and not overwrite:
@@ -265,9 +265,27 @@ def new_output(path: str | Path, overwrite: bool, *others: str | Path) -> Path:
     return place
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _set_aside(place: Path | None, bad: list[Reject]) -> None:
+    """Bad rows as a file; none where there are none, for it would be of another job."""
+    if place is not None and bad:
+        _write(place, REJECTS, as_table(bad))
+    elif place is not None:
+        place.unlink(missing_ok=True)
+
+
+def _publish(goes: Outputs, told: pa.Table) -> None:
+    """Scores as a file, or on standard output."""
+    if goes.to_stdout:
+        with Stream(goes.format, None) as out:
+            out.begin(told.schema)
+            out.write(goes.format.body(told), None)
+            out.finish({}, {})
+    else:
+        _write(goes.output, goes.format, told)
+
+
+def _write(path: Path, kind: Format, table: pa.Table) -> None:
     """A table as a file that appears complete or not at all."""
-    kind = format_of(path)
     with Draft(path) as draft:
         draft.cut(0)
         try:

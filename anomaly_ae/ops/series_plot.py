@@ -14,8 +14,9 @@ from anomaly_ae.data.drafts import write_whole
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, MissingExtraError
 from anomaly_ae.ops.arguments import Progress, tell
-from anomaly_ae.ops.series import loaded, new_output, read
+from anomaly_ae.ops.series import loaded, new_output
 from anomaly_ae.ops.series_picture import draw, machines_of
+from anomaly_ae.ops.series_reading import read
 from anomaly_ae.series.detector import SeriesDetector
 
 ENDINGS = (".png", ".svg", ".pdf")

@@ -9,7 +9,7 @@ from typing import Any
 from anomaly_ae.data.contract import listed
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.ops.assets import told_drift
-from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise
+from anomaly_ae.ops.describe import told_alarms, told_ignored, told_promise, told_rejects
 from anomaly_ae.ops.report import blamed
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import told_run
@@ -62,6 +62,8 @@ class SeriesScoreSummary:
     ignored_columns: list[str]
     notes: list[str]  # what a person has to know of the rows
     seconds: float
+    rejected: int = 0  # rows beside those
+    rejects: str | None = None
     monitoring: dict[str, Any] | None = None
     run_id: str | None = None
     tracking_uri: str | None = None
@@ -73,7 +75,8 @@ class SeriesScoreSummary:
             "input": Path(self.input).name,
             "output": Path(self.output).name,
         }
-        names["events_output"] = self.events_output and Path(self.events_output).name
+        for name in ("events_output", "rejects"):
+            names[name] = vars(self)[name] and Path(vars(self)[name]).name
         own = ("run_id", "tracking_uri")
         names["events"] = [{name: told for name, told in event.items() if name not in VALUES} for event in self.events]
         return {name: value for name, value in vars(self).items() if name not in own} | names
@@ -139,6 +142,7 @@ def told_score(s: SeriesScoreSummary) -> str:
         told_alarms(s),
         f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
         f"output    {s.output}",
+        *told_rejects(s.rejected, s.rows + s.rejected, s.rejects),
     ]
     lines += told_drift(s.monitoring) + told_run(s)
     for event in s.events[:20]:

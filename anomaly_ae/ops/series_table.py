@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from anomaly_ae.explanation import Verdict
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.detector import SeriesDetector
+from anomaly_ae.series.events import is_place
 
 
 class SeriesTold(NamedTuple):
@@ -24,14 +25,25 @@ class SeriesTold(NamedTuple):
     spans: list[NDArray[np.intp]]
 
 
-def told_rows(detector: SeriesDetector, X: Any, kept: Mapping[str, Any], top_columns: int) -> SeriesTold:
-    """Columns: `row` (1-based), those of time, group and `kept`, `anomaly_score`, `p_value`, `is_anomaly`, `event` (its
-    number, where there is one), then `top_1`, `top_1_share` and so on, empty where no column contributes anything."""
+def told_rows(
+    detector: SeriesDetector,
+    X: Any,
+    kept: Mapping[str, Any],
+    top_columns: int,
+    rows: NDArray[np.int64] | None = None,
+) -> SeriesTold:
+    """Columns: `row`, those of time, group and `kept`, `anomaly_score`, `p_value`, `is_anomaly`, `event` (its number,
+    where there is one), then `top_1`, `top_1_share` and so on, empty where no column contributes anything.
+
+    `rows` are the numbers of rows, from 1, where some between them are missing.
+    """
     verdict, found, spans = detector.assess_events(X)
+    if rows is not None and detector.time is None:
+        found = found.assign(**{name: rows[found[name]] - 1 for name in map(str, found) if is_place(name)})
     number = np.zeros(len(X), dtype=np.int64)
-    for event, rows in enumerate(spans, 1):
-        number[rows] = event
-    columns: dict[str, Any] = {"row": np.arange(1, len(X) + 1)}
+    for event, places in enumerate(spans, 1):
+        number[places] = event
+    columns: dict[str, Any] = {"row": np.arange(1, len(X) + 1) if rows is None else rows}
     columns |= {name: X[name].to_numpy() for name in named(detector)} | dict(kept)
     columns |= {"anomaly_score": verdict.anomaly_score, "p_value": verdict.p_value, "is_anomaly": verdict.is_anomaly}
     columns["event"] = pa.array(number, mask=number == 0)

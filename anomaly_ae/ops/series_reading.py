@@ -1,0 +1,85 @@
+"""Rows of a series from a file: the columns that a model takes, and which rows cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from anomaly_ae.data.coding import plain
+from anomaly_ae.data.rejects import Reject
+from anomaly_ae.data.sources import Trouble
+from anomaly_ae.data.tables import Table
+from anomaly_ae.folds import BLOCK
+from anomaly_ae.ops.arguments import Progress, tell
+from anomaly_ae.ops.series_table import named
+from anomaly_ae.ops.series_times import check_groups
+from anomaly_ae.series.detector import SeriesDetector
+from anomaly_ae.series.timeline import readable_moments
+
+
+def read(
+    detector: SeriesDetector,
+    table: Table,
+    keep: Sequence[str] = (),
+    progress: Progress | None = None,
+    aside: Callable[[Reject], None] | None = None,
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The columns of a table that a model takes, indexed by row numbers (from 1), and those to keep.
+
+    `progress` is told of the first half of a job. Rows that cannot be read, or have no time or group where there are to
+    be, go to `aside`; what comes after one follows what was before it.
+
+    Raises
+    ------
+    DataError
+        At the first such row where there is no `aside`.
+    """
+    channels = detector.contract_.columns
+    names = list(getattr(detector, "feature_names_in_", [])) or [column.name for column in channels]
+    table.require([*named(detector), *names], "The model")
+    table.require(keep, "--keep")
+    numbers = [name for name, column in zip(names, channels, strict=True) if column.kind == "number"]
+    texts = [name for name in names if name not in set(numbers)]
+    wanted = [name for name in keep if name not in named(detector)]
+    beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
+
+    def placeless(rows: pa.Table) -> list[Trouble]:
+        return [] if aside is None else [*_untimely(detector, table, rows), *_nameless(detector, rows)]
+
+    blocks = [pd.DataFrame(columns=[*numbers, *texts, *beside])]
+    for block in table.blocks(numbers, [*texts, *beside], BLOCK, aside, placeless):
+        blocks.append(block.X)
+        tell(progress, 0.5 * block.share_read, "reading")
+    rows = pd.concat(blocks[1:] or blocks)
+    tell(progress, 0.5, "scoring")
+    X = rows[[*named(detector), *names]]
+    if detector.time is not None:
+        X = X.assign(**{detector.time: table.typed(rows[detector.time])})
+    check_groups(detector, X, table.source.name)
+    return X, {name: rows[name] for name in wanted}
+
+
+def _untimely(detector: SeriesDetector, table: Table, rows: pa.Table) -> list[Trouble]:
+    """Rows whose time cannot be read."""
+    if detector.time is None:
+        return []
+    values = pd.Series(plain(rows.column(detector.time), table.dialect.nulls))
+    times = readable_moments(values)
+    if table.is_text:  # counts, perhaps
+        counts = pd.to_numeric(table.pointed(values), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        times = counts if np.isfinite(counts).sum() > np.isfinite(times).sum() else times
+    return [
+        Trouble(row, detector.time, f"{str(values.iloc[row])!r:.60} is no time: ISO 8601 or a count")
+        for row in np.flatnonzero(~np.isfinite(times)).tolist()
+    ]
+
+
+def _nameless(detector: SeriesDetector, rows: pa.Table) -> list[Trouble]:
+    """Rows that name no group."""
+    if detector.group is None:
+        return []
+    missing = pd.isna(pd.Series(plain(rows.column(detector.group)), dtype=object))
+    return [Trouble(row, str(detector.group), "names no group") for row in np.flatnonzero(missing).tolist()]
