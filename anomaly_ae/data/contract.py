@@ -345,6 +345,7 @@ def _number(value: float, decimals: int | None = 0) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+@lru_cache(1024)
 def _decimals(margin: float) -> int | None:
     """Of an interval's bounds: two significant digits of half its width; None where they would be too many."""
     digits = 1 - math.floor(math.log10(margin))
