@@ -338,10 +338,10 @@ class Watch:
             self.events += 1
             self.summary.events += 1
             alert.number = self.events
-            facts |= self._blame(alert)
+            facts |= (blame := self._blame(alert))
             self.tell(
                 f"event {alert.number}, since {alert.start}, is confirmed at row {where}: score {score:.4g}, level "
-                f"{rule.level_:.4g}; {facts['reason']}; {_named(facts['blamed'])}"
+                f"{rule.level_:.4g}; {_named(**blame)}"
             )
         elif event == "closes":
             facts |= self._closed(alert, rule, f"at row {where}")
@@ -349,10 +349,9 @@ class Watch:
 
     def _closed(self, alert: Alert, rule: Events, when: str) -> dict[str, Any]:
         """What there is to say of an event in the end, which is told."""
-        facts = self._blame(alert)
-        said = f"{facts['reason']}; {_named(facts['blamed'])}"
-        self.tell(f"event {alert.number} closes {when}: {alert.span(rule)}; {said}")
-        return alert.told(rule) | facts
+        blame = self._blame(alert)
+        self.tell(f"event {alert.number} closes {when}: {alert.span(rule)}; {_named(**blame)}")
+        return alert.told(rule) | blame
 
     def _blame(self, alert: Alert) -> dict[str, Any]:
         """The channels to blame, and what the first of them, of those known at the peak, held there."""
@@ -368,6 +367,7 @@ class Watch:
         return record["row"] if self.detector.time is None else record[self.detector.time]
 
 
-def _named(blamed: dict[str, float]) -> str:
-    """The first channel to blame for an event, and others with a tenth of it or more."""
-    return ", ".join(f"{name} {share:.0%}" for k, (name, share) in enumerate(blamed.items()) if share >= 0.1 or not k)
+def _named(blamed: dict[str, float], reason: str) -> str:
+    """Why there is an event: the first channel to blame, and others with a tenth of it or more."""
+    shares = [f"{name} {share:.0%}" for k, (name, share) in enumerate(blamed.items()) if share >= 0.1 or not k]
+    return "; ".join(filter(None, [reason, ", ".join(shares)]))

@@ -153,9 +153,7 @@ class Stream:
         self.tails: dict[str, Tail] = {}
         self.is_warned = False  # of times in another unit
         self.came = Came.FIRST  # the last row that was taken
-        self._last: tuple[Encoded, Array, Array] | None = (
-            None  # its window, its codes, and for how long it has held them
-        )
+        self._last: tuple[Encoded, Array, Array] | None = None  # its window, codes, and how long it has held these
         self._given: Any = None  # the rows that it came with
         self.note: dict[str, Any] = {}  # plain data that who uses the stream wants to be kept with it
 
@@ -179,10 +177,20 @@ class Stream:
         """What a column of the last row held, and what the others let expect ("flow 3.1, expected 11.8 to 12.9").
 
         Or for how many rows it has stood still or been missing, if that is longer than ever.
+
+        Raises
+        ------
+        ConfigError
+            When no row has come yet, or there is no such column.
         """
+        names, fold = self.detector.contract_.names, self.detector.fold_
         if self._last is None:
-            raise ConfigError("A reason is of a row, however: none has come yet. Take one first.")
-        (seen, codes, stood), fold, j = self._last, self.detector.fold_, self.detector.contract_.names.index(column)
+            raise ConfigError("A reason needs a row that it is of, however: none has come yet. Take one first.")
+        if column not in names:
+            raise ConfigError(
+                f"A reason needs a column of the detector, however: {column!r} is none. Take one of {names}."
+            )
+        (seen, codes, stood), j = self._last, names.index(column)
         expected, cell = fold.expected_of(seen)[-1:, j], np.array([j])
         blamed = Blamed(np.zeros(1, np.intp), cell, np.ones(1), expected, fold.channels.margin[cell])
         raw = as_frame(self._given)
