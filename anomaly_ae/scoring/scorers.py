@@ -242,10 +242,16 @@ class StandardizedError(AdditiveScorer):
         return self(validate)
 
     def cells(self, p: Pass) -> Tensor:
-        errors = p.net.likelihood.error(p.px, p.batch.x, 2)
-        if self.conditional and self.discrete:
-            errors = self._conditional(p, errors)
-        return present(p, errors) * (0.5 / self.square)
+        return present(p, self._errors(p)) * (0.5 / self.square)
+
+    def _errors(self, p: Pass) -> Tensor:
+        """Squared errors and deviances, told once for all of the kind: what is hidden costs passes of its own."""
+        key = "errors", self.conditional
+        if key not in p.notes or p.notes[key][0] is not p.px:
+            errors = p.net.likelihood.error(p.px, p.batch.x, 2)
+            p.notes[key] = p.px, self._conditional(p, errors) if self.conditional and self.discrete else errors
+        told: Tensor = p.notes[key][1]
+        return told
 
     def _conditional(self, p: Pass, errors: Tensor) -> Tensor:
         x = p.batch.x
