@@ -563,6 +563,29 @@ def test_scores_that_overflow_are_the_strangest():
     assert det.predict([[1e40, 0, 0, 0]]) == [-1]
 
 
+def test_judges_that_look_at_one_pass_say_what_each_says_alone():
+    """They leave each other what they have in common, and nothing else."""
+    X = pd.DataFrame(rows(300)).add_prefix("x").assign(kind=np.resize(["a", "b", "b"], 300))
+    det = AutoencoderDetector(scorer=ReconstructionError(), max_epochs=1, calibration="split", random_state=0).fit(X)
+    fold = det.folds_[0]
+    codes = det.contract_.codes(X)
+    parts = [StandardizedError(), StandardizedError(shrinkage=0.5), StandardizedError(conditional=False)]
+    parts += [Mahalanobis(), Mahalanobis(ridge=0.5), Largest(Mahalanobis()), Neighbours(k=1), Neighbours(correction=1)]
+
+    def seen():
+        with torch.inference_mode():
+            return fold.passed(fold._batch(fold._cells(codes)))
+
+    for part in parts:
+        part.build(fold.net.sizes)
+        part.double()
+        part.learn(seen(), seen())
+    p = seen()
+    together = [part(p) for part in parts]
+    assert all(torch.equal(told, part(seen())) for told, part in zip(together, parts, strict=True))
+    assert len({float(told.sum()) for told in together}) == len(parts)
+
+
 def test_where_rows_are_fewer_than_columns_guards_are_heard_of_all_rows(tmp_path):
     """Distances between rows say little there; relations among columns do."""
     rng = np.random.default_rng(0)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from anomaly_ae import SeriesDetector, load
 from anomaly_ae.cli import app
-from anomaly_ae.errors import BadRowsError, OutputError
+from anomaly_ae.data.dialect import Dialect
+from anomaly_ae.errors import BadRowsError, ConfigError, OutputError
 from anomaly_ae.ops import series
 from anomaly_ae.ops.series_summary import told_score
 
@@ -38,14 +39,14 @@ def machines(tmp_path_factory):
 def test_bad_rows_of_a_series_are_set_aside_and_missing_in_it(machines, tmp_path, policy):
     folder, good = machines
     out, rejects = tmp_path / "out.csv", tmp_path / "out.csv.rejects.csv"
-    rejects.write_text("of another job")
+    rejects.write_text("of another job")  # and no file of rejects
     with pytest.raises(OutputError, match=r"rejects\.csv exists") if policy == "quarantine" else nullcontext():
         series.score(folder / "model", folder / "bad.csv", out, max_bad_rows=4, on_bad_row=policy)
     done = series.score(folder / "model", folder / "bad.csv", out, max_bad_rows=4, on_bad_row=policy, overwrite=True)
     told = pd.read_csv(out)
     assert told["row"].tolist() == (good.index + 1).tolist()
     np.testing.assert_allclose(told["anomaly_score"], load(folder / "model").anomaly_score(good), rtol=1e-9)
-    assert (done.rows, done.rejected, len(done.events)) == (396, 4, 1)
+    assert (done.rows, done.scored, done.rejected, len(done.events)) == (400, 396, 4, 1)
     assert "bad rows  4 of 400" in told_score(done)
     if policy == "skip":
         assert rejects.read_text() == "of another job"
@@ -74,10 +75,45 @@ def test_too_many_bad_rows_of_a_series_leave_the_rejects_alone(machines, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv.rejects.csv"]
     with pytest.raises(BadRowsError, match="'yesterday' is no time"):
         series.score(folder / "model", folder / "bad.csv", out, on_bad_row="fail")
+    again = series.score(folder / "model", folder / "bad.csv", out, max_bad_rows=4)  # its own rejects are in no way
+    assert again.rejected == 4
     lines = (folder / "bad.csv").read_text().splitlines()
     (tmp_path / "all.csv").write_text("\n".join([lines[0], lines[71], lines[91]]))
-    with pytest.raises(BadRowsError, match="2 of 2"):
-        series.score(folder / "model", tmp_path / "all.csv", out, overwrite=True)
+    for most in ("1%", "100%"):
+        with pytest.raises(BadRowsError, match="2 of 2"):
+            series.score(folder / "model", tmp_path / "all.csv", tmp_path / "all.scores.csv", max_bad_rows=most)
+    assert len(pd.read_csv(tmp_path / "all.scores.csv.rejects.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"), [("now", "'now' is no time"), ("", "is missing"), ("1" + 30 * "0", "is no time")]
+)
+def test_words_and_numbers_that_are_no_times(tmp_path, cell, reason):
+    epochs = reason == "is no time"
+    X = table(300).assign(time=60 * np.arange(300)) if epochs else table(300)
+    SeriesDetector(views=QUICK, time="time", random_state=0).fit(X).save(tmp_path / "model")
+    lines = X.to_csv(index=False).splitlines()
+    lines[6] = re.sub("^[^,]*", cell, lines[6])
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    series.score(tmp_path / "model", tmp_path / "new.csv", tmp_path / "o.csv")
+    (bad,) = pd.read_csv(tmp_path / "o.csv.rejects.csv").to_dict("records")
+    assert (bad["row"], bad["column"]) == (6, "time")
+    assert bad["reason"].endswith(reason)
+
+
+def test_another_word_for_no_group_and_files_that_are_not_ours(machines, tmp_path):
+    folder, good = machines
+    lines = rows_file(tmp_path, good).read_text().splitlines()
+    lines[5] = re.sub("P1$", "?", lines[5])
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    out, mine = tmp_path / "o.csv", tmp_path / "mine.csv"
+    told = series.score(folder / "model", tmp_path / "new.csv", out, dialect=Dialect(missing=("?",)))
+    assert (told.rejected, pd.read_csv(told.rejects)["reason"][0]) == (1, "names no group")
+    mine.write_text("precious")
+    series.score(folder / "model", tmp_path / "good.csv", out, rejects=mine, overwrite=True)
+    assert mine.read_text() == "precious"
+    with pytest.raises(ConfigError, match="Events need a file"):
+        series.score(folder / "model", tmp_path / "good.csv", tmp_path / "p.csv", "-")
 
 
 def test_a_series_goes_to_standard_output(machines, tmp_path, monkeypatch):

@@ -19,7 +19,8 @@ from anomaly_ae import storage
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft, check_output, check_page, publish, write_whole
 from anomaly_ae.data.formats import FORMATS, Format, Groups, format_of
-from anomaly_ae.data.rejects import Reject, as_table
+from anomaly_ae.data.rejects import SCHEMA, Reject, as_table
+from anomaly_ae.data.streams import STDIN
 from anomaly_ae.data.tables import Table
 from anomaly_ae.errors import ConfigError, DataError, OutputError
 from anomaly_ae.explanation import Verdict
@@ -160,9 +161,12 @@ def score(
     goes = Outputs.of(output, [str(input)], format, beside, rejects is not None, on_bad_row, overwrite, report)
     if goes.rejects is None and on_bad_row != "skip":
         allowed = Allowed(0, 0.0)  # nowhere to put a bad row
-    for path in (None if goes.to_stdout else goes.output, goes.rejects):
-        if path is not None:
-            new_output(path, overwrite, input)
+    if not goes.to_stdout:
+        new_output(goes.output, overwrite, input)
+    if goes.rejects is not None:
+        new_output(goes.rejects, overwrite or _are_rejects(goes.rejects, str(input)), input)
+    if str(events) == STDIN:
+        raise ConfigError("Events need a file, however: - is standard output. Give --events a file.")
     listing = None if events is None else new_output(events, overwrite, input, output, goes.rejects, goes.page)
     if listing is not None:
         format_of(listing)
@@ -171,17 +175,20 @@ def score(
     detector = loaded(folder)
     table, bad = Table.open(input, dialect), list[Reject]()
     X, kept = read(detector, table, keep, progress, bad.append)
-    if not allowed.suffices(len(bad), len(bad) + len(X)):
-        _set_aside(goes.rejects, bad)
-        raise too_many(len(bad), len(bad) + len(X), allowed, f"{bad[0].place}: {bad[0].reason}", goes.rejects)
+    rows = len(X) + len(bad)
+    if not allowed.suffices(len(bad), rows) or not len(X):
+        _set_aside(goes, bad)
+        allowed = allowed if len(X) else Allowed(rows - 1, np.inf)  # one row at least has to be good
+        raise too_many(len(bad), rows, allowed, f"{bad[0].place}: {bad[0].reason}", goes.rejects)
     try:
         told, verdict, found, spans = told_rows(detector, X, kept, top_columns, X.index.to_numpy())
     except DataError as error:
-        raise DataError(f"{input}: {error}") from error
+        counted = f" (Rows are counted without {len(bad):,} bad ones.)" if bad else ""
+        raise DataError(f"{input}: {error}{counted}") from error
     tell(progress, 0.9, "writing")
     listed = found.copy()
     listed.insert(0, "event", np.arange(1, len(found) + 1))
-    _set_aside(goes.rejects, bad)
+    _set_aside(goes, bad)
     if listing is not None:
         _write(listing, format_of(listing), pa.Table.from_pandas(listed, preserve_index=False))
     _publish(goes, told)
@@ -200,7 +207,8 @@ def score(
         input=str(input),
         output=str(goes.output),
         events_output=None if events is None else str(events),
-        rows=len(X),
+        rows=rows,
+        scored=len(X),
         alarms=int(verdict.is_anomaly.sum()),
         alarm_rate=float(verdict.is_anomaly.mean()),
         promised_false_alarm_rate=promised(detector),
@@ -233,13 +241,13 @@ def score(
         file = source(input)
         numbers = {"alarms": summary.alarms, "events": len(summary.events), "threshold": summary.threshold}
         numbers |= runs.monitored(drift) if drift else {"alarm_rate": summary.alarm_rate}
-        numbers |= {"rows": summary.rows, "rejected": summary.rejected, "seconds": summary.seconds}
+        numbers |= {name: getattr(summary, name) for name in ("rows", "scored", "rejected", "seconds")}
         record = runs.of_score(file, runs.Model(place.model, place.model_digest), began, numbers, place.tags(drift))
         texts = {"summary.json": json.dumps(plain, indent=1) + "\n"}
         texts |= {"events.csv": listed.drop(columns=VALUES).to_csv(index=False)} if listing is not None else {}
         texts |= {"monitoring.json": json.dumps(drift, indent=1) + "\n"} if drift else {}
         texts |= written(lambda: batch_page(plain, sample, reference, summary.threshold, drift))
-        drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference, summary.rows))
+        drawn = picture(lambda: score_histogram(sample, summary.threshold, file.name, reference, summary.scored))
         return record, {**texts, **drawn}, None
 
     return tracked(summary, run, *charts)
@@ -265,12 +273,22 @@ def new_output(path: str | Path, overwrite: bool, *others: str | Path | None) ->
     return place
 
 
-def _set_aside(place: Path | None, bad: list[Reject]) -> None:
-    """Bad rows as a file; none where there are none, for it would be of another job."""
-    if place is not None and bad:
-        _write(place, REJECTS, as_table(bad))
-    elif place is not None:
-        place.unlink(missing_ok=True)
+def _are_rejects(place: Path, input: str) -> bool:
+    """Whether a file holds bad rows of an earlier run on the same input: that was refused, or is done again."""
+    first = as_table([Reject(input, 0, None, None, None, "", "")]).select(["file"])
+    begins = bytes(REJECTS.head(SCHEMA)) + bytes(REJECTS.body(first)).rstrip()
+    if not place.is_file():
+        return False
+    with place.open("rb") as file:
+        return file.read(len(begins)) == begins
+
+
+def _set_aside(goes: Outputs, bad: list[Reject]) -> None:
+    """Bad rows as a file; where there are none, none of the usual name, for it would be of another job."""
+    if goes.rejects is not None and bad:
+        _write(goes.rejects, REJECTS, as_table(bad))
+    elif goes.rejects == usual_rejects(goes.output):
+        goes.rejects.unlink(missing_ok=True)
 
 
 def _publish(goes: Outputs, told: pa.Table) -> None:

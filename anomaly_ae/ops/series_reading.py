@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from anomaly_ae.data.coding import plain
+from anomaly_ae.data.contract import EXACT
 from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.sources import Trouble
 from anomaly_ae.data.tables import Table
@@ -47,7 +48,7 @@ def read(
     beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
 
     def placeless(rows: pa.Table) -> list[Trouble]:
-        return [] if aside is None else [*_untimely(detector, table, rows), *_nameless(detector, rows)]
+        return [] if aside is None else [*_untimely(detector, table, rows), *_nameless(detector, table, rows)]
 
     blocks = [pd.DataFrame(columns=[*numbers, *texts, *beside])]
     for block in table.blocks(numbers, [*texts, *beside], BLOCK, aside, placeless):
@@ -70,16 +71,18 @@ def _untimely(detector: SeriesDetector, table: Table, rows: pa.Table) -> list[Tr
     times = readable_moments(values)
     if table.is_text:  # counts, perhaps
         counts = pd.to_numeric(table.pointed(values), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        counts = np.where(np.abs(counts) <= EXACT, counts, np.nan)
         times = counts if np.isfinite(counts).sum() > np.isfinite(times).sum() else times
+    missing = values.isna()
     return [
-        Trouble(row, detector.time, f"{str(values.iloc[row])!r:.60} is no time: ISO 8601 or a count")
+        Trouble(row, detector.time, "is missing" if missing[row] else f"{str(values[row])!r:.60} is no time")
         for row in np.flatnonzero(~np.isfinite(times)).tolist()
     ]
 
 
-def _nameless(detector: SeriesDetector, rows: pa.Table) -> list[Trouble]:
+def _nameless(detector: SeriesDetector, table: Table, rows: pa.Table) -> list[Trouble]:
     """Rows that name no group."""
     if detector.group is None:
         return []
-    missing = pd.isna(pd.Series(plain(rows.column(detector.group)), dtype=object))
+    missing = pd.isna(pd.Series(plain(rows.column(detector.group), table.dialect.nulls), dtype=object))
     return [Trouble(row, str(detector.group), "names no group") for row in np.flatnonzero(missing).tolist()]

@@ -46,13 +46,14 @@ class SeriesFitSummary:
 
 @dataclass(frozen=True)
 class SeriesScoreSummary:
-    """What a scoring job on a series was."""
+    """What a scoring job on a series was: of so many `rows` each is `scored` or `rejected`."""
 
     model: str
     input: str
     output: str
     events_output: str | None
     rows: int
+    scored: int
     alarms: int
     alarm_rate: float
     promised_false_alarm_rate: float | None
@@ -62,7 +63,7 @@ class SeriesScoreSummary:
     ignored_columns: list[str]
     notes: list[str]  # what a person has to know of the rows
     seconds: float
-    rejected: int = 0  # rows beside those
+    rejected: int = 0
     rejects: str | None = None
     monitoring: dict[str, Any] | None = None
     run_id: str | None = None
@@ -136,13 +137,13 @@ def told_fit(s: SeriesFitSummary) -> str:
 def told_score(s: SeriesScoreSummary) -> str:
     """A scoring job for a person: its events, one a line."""
     lines = [
-        f"scored    {s.rows:,} rows in {s.seconds:.1f} s",
+        f"scored    {s.scored:,} rows in {s.seconds:.1f} s",
         *told_ignored(s),
         *noted(s.notes),
         told_alarms(s),
         f"events    {len(s.events)}" + (f", in {s.events_output}" if s.events_output else ""),
         f"output    {s.output}",
-        *told_rejects(s.rejected, s.rows + s.rejected, s.rejects),
+        *told_rejects(s.rejected, s.rows, s.rejects),
     ]
     lines += told_drift(s.monitoring) + told_run(s)
     for event in s.events[:20]:

@@ -22,7 +22,7 @@ from anomaly_ae.ops.series import loaded
 from anomaly_ae.ops.series_times import UNSEEN
 from anomaly_ae.scoring.attribution import top
 from anomaly_ae.series.detector import SeriesDetector
-from anomaly_ae.series.events import Events, Unfolding
+from anomaly_ae.series.events import BLAMED, Events, Unfolding
 from anomaly_ae.series.stream import Came, Tail
 from anomaly_ae.series.timeline import GAP, moments
 
@@ -354,13 +354,14 @@ class Watch:
         return alert.told(rule) | blame
 
     def _blame(self, alert: Alert) -> dict[str, Any]:
-        """The channels to blame, and what the first of them, of those known at the peak, held there."""
-        blamed = self._shares(alert.blamed)
-        known = [name for name in blamed if name in alert.reasons] or list(alert.reasons)
-        return {"blamed": blamed, "reason": alert.reasons.get(known[0], "") if known else ""}
+        """The channels to blame, and what the first of them, of those that were blamed at the peak, held there."""
+        order = [self.names[j] for j in np.argsort(-alert.blamed, kind="stable")]
+        reason = next((alert.reasons[name] for name in order if name in alert.reasons), "")
+        return {"blamed": self._shares(alert.blamed), "reason": reason}
 
     def _why(self, blamed: Array) -> dict[str, str]:
-        return {name: self.stream.reason(name) for name in self._shares(blamed)}
+        names = [self.names[j] for j in top(blamed[None], BLAMED)[0][0]]
+        return {name: self.stream.reason(name) for name in names}
 
     def _place(self, record: dict[str, Any]) -> Any:
         """The time of a row as it was written, or its number where there are no times."""

@@ -222,14 +222,17 @@ def moments(values: pd.Series | pd.Index, name: str) -> Array:
 
 def readable_moments(values: pd.Series) -> Array:
     """Times as `moments` has them, `(n,)`; NaN where one is missing or cannot be read."""
-    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+    if pd.api.types.is_bool_dtype(values.dtype):
+        times = np.full(len(values), np.nan)
+    elif pd.api.types.is_numeric_dtype(values.dtype):
         times = values.to_numpy(dtype=np.float64, na_value=np.nan)
         if _are_written_together(times):
             times[:] = np.nan
     elif pd.api.types.is_timedelta64_dtype(values.dtype):
         times = values.dt.total_seconds().to_numpy(dtype=np.float64)
     else:
-        dates = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
+        written = values.mask(values.isin(["now", "today"]))  # which are times to pandas
+        dates = pd.to_datetime(written, format="ISO8601", errors="coerce", utc=True)
         times = np.asarray((dates - pd.Timestamp(0, unit="s", tz="UTC")).dt.total_seconds(), dtype=np.float64)
     return np.where(np.isfinite(times), times, np.nan)
 
