@@ -183,8 +183,8 @@ def score(
     try:
         told, verdict, found, spans = told_rows(detector, X, kept, top_columns, X.index.to_numpy())
     except DataError as error:
-        counted = f" (Rows are counted without {len(bad):,} bad ones.)" if bad else ""
-        raise DataError(f"{input}: {error}{counted}") from error
+        told = f"{error} (Rows are counted without {len(bad):,} bad ones.)" if bad else error
+        raise DataError(f"{input}: {told}") from error
     tell(progress, 0.9, "writing")
     listed = found.copy()
     listed.insert(0, "event", np.arange(1, len(found) + 1))
