@@ -632,6 +632,9 @@ def test_a_pipe_is_no_place_for_an_output(model, new, tmp_path):
     path, pipe = tmp_path / "new.csv", tmp_path / "pipe"
     new[:50].to_csv(path, index=False)
     os.mkfifo(pipe)
+    for stream in ("/dev/stdout", "/dev/fd/1"):
+        with pytest.raises(OutputError, match="Give - for standard output"):
+            score_file(model, path, stream)
     with pytest.raises(OutputError, match="pipe or a device"):
         score_file(model, path, pipe, track=False, overwrite=True)
     assert pipe.is_fifo()

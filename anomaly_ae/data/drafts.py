@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from anomaly_ae.errors import ConfigError, OutputError
 
+STANDARD = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 PAGE = b"<!doctype html"
 
 
@@ -158,6 +159,8 @@ def sync(path: Path) -> None:
 
 def pointed_at(path: str | os.PathLike[str]) -> Path:
     """Where an output goes: a link stays, and the file that it names is written."""
+    if os.fspath(path).startswith(STANDARD):
+        raise OutputError(f"An output needs a file, however: {path} is an open stream. Give - for standard output.")
     return Path(os.path.realpath(path) if os.path.islink(path) else path)
 
 
