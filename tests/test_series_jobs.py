@@ -101,6 +101,18 @@ def test_words_and_numbers_that_are_no_times(tmp_path, cell, reason):
     assert bad["reason"].endswith(reason)
 
 
+def test_numbers_that_a_parquet_file_has_as_text(machines, tmp_path):
+    folder, good = machines
+    path = tmp_path / "new.parquet"
+    written = good["sensor_0"].astype(str).mask(good.index == 75).mask(good.index == 5, "Bad")
+    good.assign(sensor_0=written).to_parquet(path)
+    done = series.score(folder / "model", path, tmp_path / "o.csv")
+    assert (done.rejected, pd.read_csv(done.rejects)["reason"][0]) == (1, "'Bad' is no number")
+    cells = good["sensor_0"].mask(good.index == 75)
+    expected = load(folder / "model").anomaly_score(good.assign(sensor_0=cells).drop(index=5))
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "o.csv")["anomaly_score"], expected, rtol=1e-9)
+
+
 def test_another_word_for_no_group_and_files_that_are_not_ours(machines, tmp_path):
     folder, good = machines
     lines = rows_file(tmp_path, good).read_text().splitlines()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import is_numeric_dtype
 
 from anomaly_ae.data.coding import plain
 from anomaly_ae.data.contract import EXACT
@@ -48,7 +49,8 @@ def read(
     beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
 
     def placeless(rows: pa.Table) -> list[Trouble]:
-        return [] if aside is None else [*_untimely(detector, table, rows), *_nameless(detector, table, rows)]
+        found = [*_untimely(detector, table, rows), *_nameless(detector, table, rows), *_wordy(numbers, table, rows)]
+        return [] if aside is None else found
 
     blocks = [pd.DataFrame(columns=[*numbers, *texts, *beside])]
     for block in table.blocks(numbers, [*texts, *beside], BLOCK, aside, placeless):
@@ -57,6 +59,8 @@ def read(
     rows = pd.concat(blocks[1:] or blocks)
     tell(progress, 0.5, "scoring")
     X = rows[[*named(detector), *names]]
+    if aside is not None:  # else the contract refuses words
+        X = X.assign(**{name: pd.to_numeric(X[name]) for name in numbers if not is_numeric_dtype(X[name])})
     if detector.time is not None:
         X = X.assign(**{detector.time: table.typed(rows[detector.time])})
     check_groups(detector, X, table.source.name)
@@ -86,3 +90,14 @@ def _nameless(detector: SeriesDetector, table: Table, rows: pa.Table) -> list[Tr
         return []
     missing = pd.isna(pd.Series(plain(rows.column(detector.group), table.dialect.nulls), dtype=object))
     return [Trouble(row, str(detector.group), "names no group") for row in np.flatnonzero(missing).tolist()]
+
+
+def _wordy(numbers: Sequence[str], table: Table, rows: pa.Table) -> list[Trouble]:
+    """Cells that are no number in columns of numbers that a Parquet file has as text."""
+    found: list[Trouble] = []
+    for name in numbers:
+        if pa.types.is_string(rows.column(name).type) or pa.types.is_large_string(rows.column(name).type):
+            values = pd.Series(plain(rows.column(name), table.dialect.nulls))
+            wrong = values.notna() & ~np.isfinite(pd.to_numeric(values, errors="coerce").astype(np.float64))
+            found += [Trouble(row, name, f"{values[row]!r:.60} is no number") for row in np.flatnonzero(wrong).tolist()]
+    return found
