@@ -64,6 +64,12 @@ class Texts(NamedTuple):
             texts.reason[mine] = column.reasons(held, usual, cells, expected, margins)
         return texts
 
+    def lasting(self, blamed: Blamed, rows: Array) -> list[str]:
+        """As it is said of a series: what is held for so many `rows` `(m,)`, if any; else the reason, if there is one."""
+        plain = np.where(np.isnan(blamed.expected), self.held, self.reason)
+        told = zip(self.held, plain, rows, strict=True)
+        return [f"{held} for {lasted:,.0f} rows" if lasted else said for held, said, lasted in told]
+
 
 def known(scores: Array) -> Array:
     """Scores, the largest number there is where a row is so far away that its own overflowed."""

@@ -16,22 +16,22 @@ __all__ = ["interpolated", "standardized", "triangles"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
-NARROW = 1e-12  # knots that are no further apart are the same
 HALF = np.float32(0.5)  # of either type of turns the same
 
 
 @exactly
-def interpolated(x: Array, knots: Array, levels: Array, y: Array) -> None:
+def interpolated(x: Array, knots: Array, levels: Array, narrow: float, y: Array) -> None:
     """Write the levels at `x` `(n,)`, linear between knots `(k,)` and the outer ones beyond them, into `y` `(n,)`.
 
-    Where knots are the same it is the level of the first. Few knots are counted sooner than halved, for nothing waits.
+    Where knots are the same, no further than `narrow` apart, it is the level of the first. Few knots are counted sooner
+    than halved, for nothing waits.
     """
     for i in range(len(x)):
         right = 0
         for q in range(len(knots)):
             right += knots[q] < x[i]
         right = min(max(right, 1), len(knots) - 1)
-        along = (x[i] - knots[right - 1]) / max(knots[right] - knots[right - 1], NARROW)
+        along = (x[i] - knots[right - 1]) / max(knots[right] - knots[right - 1], narrow)
         along = 0.0 if along < 0 else along
         along = 1.0 if along > 1 else along
         y[i] = levels[right - 1] + along * (levels[right] - levels[right - 1])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pandas.api.types import is_numeric_dtype
 
-from anomaly_ae.data.coding import plain
-from anomaly_ae.data.contract import EXACT
+from anomaly_ae.data.coding import coded, plain
+from anomaly_ae.data.contract import EXACT, Column
 from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.sources import Trouble
 from anomaly_ae.data.tables import Table
@@ -43,13 +43,14 @@ def read(
     names = list(getattr(detector, "feature_names_in_", [])) or [column.name for column in channels]
     table.require([*named(detector), *names], "The model")
     table.require(keep, "--keep")
-    numbers = [name for name, column in zip(names, channels, strict=True) if column.kind == "number"]
+    kinds = {name: column for name, column in zip(names, channels, strict=True) if column.kind == "number"}
+    numbers = list(kinds)
     texts = [name for name in names if name not in set(numbers)]
     wanted = [name for name in keep if name not in named(detector)]
     beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
 
     def placeless(rows: pa.Table) -> list[Trouble]:
-        found = [*_untimely(detector, table, rows), *_nameless(detector, table, rows), *_wordy(numbers, table, rows)]
+        found = [*_untimely(detector, table, rows), *_nameless(detector, table, rows), *_wordy(kinds, table, rows)]
         return [] if aside is None else found
 
     blocks = [pd.DataFrame(columns=[*numbers, *texts, *beside])]
@@ -92,12 +93,13 @@ def _nameless(detector: SeriesDetector, table: Table, rows: pa.Table) -> list[Tr
     return [Trouble(row, str(detector.group), "names no group") for row in np.flatnonzero(missing).tolist()]
 
 
-def _wordy(numbers: Sequence[str], table: Table, rows: pa.Table) -> list[Trouble]:
+def _wordy(numbers: Mapping[str, Column], table: Table, rows: pa.Table) -> list[Trouble]:
     """Cells that are no number in columns of numbers that a Parquet file has as text."""
     found: list[Trouble] = []
-    for name in numbers:
-        if pa.types.is_string(rows.column(name).type) or pa.types.is_large_string(rows.column(name).type):
-            values = pd.Series(plain(rows.column(name), table.dialect.nulls))
-            wrong = values.notna() & ~np.isfinite(pd.to_numeric(values, errors="coerce").astype(np.float64))
-            found += [Trouble(row, name, f"{values[row]!r:.60} is no number") for row in np.flatnonzero(wrong).tolist()]
+    for name, column in numbers.items():
+        values = rows.column(name)
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            cells = pd.Series(plain(values, table.dialect.nulls))
+            wrong = np.flatnonzero(coded(column, cells)[1]).tolist()
+            found += [Trouble(row, name, f"{cells[row]!r:.60} is no number") for row in wrong]
     return found

@@ -197,7 +197,7 @@ class Fused(Scorer):
             from anomaly_ae import loops
 
             y = torch.empty_like(x)
-            loops.interpolated(x.numpy(), knots.numpy(), levels.numpy(), y.numpy())
+            loops.interpolated(x.numpy(), knots.numpy(), levels.numpy(), NARROW, y.numpy())
             return y
         right = torch.searchsorted(knots, x.contiguous()).clamp(1, KNOTS - 1)
         gap = (knots[right] - knots[right - 1]).clamp(min=NARROW)

@@ -195,9 +195,8 @@ class Stream:
         blamed = Blamed(np.zeros(1, np.intp), cell, np.ones(1), expected, fold.channels.margin[cell])
         raw = as_frame(self._given)
         texts = Texts.of(self.detector.contract_.columns, codes, blamed, lambda row, j: raw[column].iloc[-1])
-        lasted = fold.channels.lasted(stood, np.isnan(codes))[0, j]
-        told = f"{texts.held[0]} for {lasted:,.0f} rows" if lasted else texts.reason[0]
-        return f"{column} {texts.held[0] if np.isnan(expected[0]) and not lasted else told}"
+        (said,) = texts.lasting(blamed, fold.channels.lasted(stood, np.isnan(codes))[0, cell])
+        return f"{column} {said}"
 
     @property
     def _columns_are_kept(self) -> bool:

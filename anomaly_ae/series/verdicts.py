@@ -192,11 +192,8 @@ class SeriesVerdictsMixin(SeriesRowsMixin):
         expected = np.array([told.expected[j] for told, j in zip(usual, which, strict=True)])
         blamed = Blamed(rows, which, np.ones(len(rows)), expected, self.fold_.channels.margin[which])
         texts = Texts.of(columns, codes, blamed, lambda row, j: frame[columns[j].name].iloc[row])
-        said = np.where(np.isnan(expected), texts.held, texts.reason)
-        return [
-            f"{columns[j].name} {f'{held} for {lasted[j]:,.0f} rows' if lasted[j] else text}"
-            for j, held, text, (_, lasted) in zip(which, texts.held, said, usual, strict=True)
-        ]
+        lasted = np.array([told.lasting[j] for told, j in zip(usual, which, strict=True)])
+        return [f"{columns[j].name} {said}" for j, said in zip(which, texts.lasting(blamed, lasted), strict=True)]
 
     def _look(self, run: Array, is_filled: NDArray[np.bool_]) -> Look | None:
         """What tells the edges of events in a run of rows; None where scores do, or nothing can."""
