@@ -65,7 +65,7 @@ class Texts(NamedTuple):
         return texts
 
     def lasting(self, blamed: Blamed, rows: Array) -> list[str]:
-        """As it is said of a series: what is held for so many `rows` `(m,)`, if any; else the reason, if there is one."""
+        """As a series says it: what is held for so many `rows` `(m,)`, if any; else the reason, if one is known."""
         plain = np.where(np.isnan(blamed.expected), self.held, self.reason)
         told = zip(self.held, plain, rows, strict=True)
         return [f"{held} for {lasted:,.0f} rows" if lasted else said for held, said, lasted in told]

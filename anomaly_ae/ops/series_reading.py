@@ -50,8 +50,9 @@ def read(
     beside = [name for name in dict.fromkeys([*named(detector), *wanted]) if name not in names]
 
     def placeless(rows: pa.Table) -> list[Trouble]:
-        found = [*_untimely(detector, table, rows), *_nameless(detector, table, rows), *_wordy(kinds, table, rows)]
-        return [] if aside is None else found
+        if aside is None:  # whoever reads the columns refuses them
+            return []
+        return [*_untimely(detector, table, rows), *_nameless(detector, table, rows), *_wordy(kinds, table, rows)]
 
     blocks = [pd.DataFrame(columns=[*numbers, *texts, *beside])]
     for block in table.blocks(numbers, [*texts, *beside], BLOCK, aside, placeless):
