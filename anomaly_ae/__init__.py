@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anomaly_ae.nn.aggregated import *
     from anomaly_ae.nn.backbones import *
     from anomaly_ae.nn.codebooks import *
+    from anomaly_ae.nn.contamination import *
     from anomaly_ae.nn.corruptions import *
     from anomaly_ae.nn.discrete import *
     from anomaly_ae.nn.divergences import *

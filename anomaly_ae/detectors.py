@@ -52,7 +52,7 @@ class AutoencoderDetector(Detector):
     By default a wide denoising autoencoder: overcomplete, so that normal rows of any shape are rebuilt, and trained
     to remove noise, so that nothing but normal rows is.
 
-    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Point()`, `likelihood=Mixed()`,
+    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense(expansion=2.5)`, `latent=Point()`, `likelihood=Mixed()`,
     `corruption=GaussianNoise()`, `threshold=Conformal()`, no prior and no divergence;
     `scorer=Fused([StandardizedError(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
     weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
@@ -84,7 +84,7 @@ class AutoencoderDetector(Detector):
         "max_epochs": 40,
         "learning_rate": 0.005,
         "preprocessing": Preprocessing(),
-        "backbone": Dense(),
+        "backbone": Dense(expansion=2.5),
         "latent": Point(),
         "likelihood": Mixed(),
         "corruption": GaussianNoise(),
@@ -100,9 +100,9 @@ class VAEDetector(Detector):
 
     By default the errors' scale is learned, so that the KL term is weighed right without tuning and stays alive.
 
-    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense()`, `latent=Gaussian()`, `prior=StandardNormal()` (none
-    where the latent has its own), `divergence=KL()`, `likelihood=Mixed(numeric=LearnedNormal())`,
-    `threshold=Conformal()`, no corruption;
+    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense(expansion=2.5)`, `latent=Gaussian()`,
+    `prior=StandardNormal()` (none where the latent has its own), `divergence=KL()`,
+    `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
     weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
     Neighbours(correction=1)])`, and with
@@ -129,7 +129,7 @@ class VAEDetector(Detector):
         "max_epochs": 30,
         "learning_rate": 0.01,
         "preprocessing": Preprocessing(),
-        "backbone": Dense(),
+        "backbone": Dense(expansion=2.5),
         "latent": Gaussian(),
         "prior": StandardNormal(),
         "divergence": KL(),

@@ -25,7 +25,7 @@ from anomaly_ae.scoring.scorers import Scorer
 Array = NDArray[np.float64]
 Result = TypeVar("Result")
 BLOCK = 8192  # rows that jobs score at once: they align to it, so that resumed scores are the same to the bit
-CACHED = 4096  # rows a forward pass where no scorer searches, a share of a block: layers stay in the cache
+CACHED = 2**20  # features of the rows of a forward pass where no scorer searches: layers stay in the cache
 LEARN_ROWS = 16_384  # fit rows, and half as many validate rows, that a scorer learns from at most
 FEW = 50  # rows that do not make a scorer learn again
 REPAIRS = 3  # passes that a column taken away is rebuilt by: more would drive those that no other tells of far off
@@ -96,7 +96,9 @@ class Fold:
     def rows(self) -> int:
         """Rows a forward pass; a search is quicker when many rows look at once."""
         searches = any(isinstance(part, Scorer) and part.searches for part in self.scorer.modules())
-        return BLOCK if searches or self._device.type != "cpu" else CACHED
+        if searches or self._device.type != "cpu":
+            return BLOCK
+        return BLOCK // max(1, BLOCK * self.net.sizes.features // CACHED)
 
     @property
     def net(self) -> Any:

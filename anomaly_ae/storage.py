@@ -43,6 +43,7 @@ ROOMS = (
     "nn.aggregated",
     "nn.backbones",
     "nn.codebooks",
+    "nn.contamination",
     "nn.corruptions",
     "nn.discrete",
     "nn.divergences",

@@ -54,18 +54,20 @@ class Protocol(enum.StrEnum):
     """How a labelled table becomes normal train rows and mixed test rows."""
 
     clean = "clean"
+    contaminated = "contaminated"
     dte = "dte"
 
 
 def split(y: np.ndarray, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of train and test rows: half of the normal rows to train, the other half and all anomalies to test.
 
-    `clean` shuffles first, and takes 10,000 rows of a longer table. `dte` (Livernoche et al. 2024, arXiv:2305.18593)
-    keeps file order; it takes 50,000 rows of a longer table, and draws 1,000 *with replacement* from one below 1,000,
-    so that test rows have copies among the train rows there.
+    `clean` shuffles first, and takes 10,000 rows of a longer table. `contaminated` is `clean` with up to half of the
+    anomalies among the train rows instead, as far as they are a tenth of these. `dte` (Livernoche et al. 2024,
+    arXiv:2305.18593) keeps file order; it takes 50,000 rows of a longer table, and draws 1,000 *with replacement* from
+    one below 1,000, so that test rows have copies among the train rows there.
     """
     rng, n = np.random.default_rng(seed), len(y)
-    if protocol == Protocol.clean:
+    if protocol in (Protocol.clean, Protocol.contaminated):
         rows = rng.permutation(n)[:CLEAN_CAP]
     elif n < DTE_FLOOR:
         rows = rng.choice(n, DTE_FLOOR, replace=True)
@@ -73,7 +75,8 @@ def split(y: np.ndarray, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarr
         rows = rng.choice(n, DTE_CAP, replace=False) if n > DTE_CAP else np.arange(n)
     normal, anomalous = rows[y[rows] == 0], rows[y[rows] != 0]
     half = len(normal) // 2
-    return normal[:half], np.concatenate([normal[half:], anomalous])
+    among = min(len(anomalous) // 2, half // 9) if protocol == Protocol.contaminated else 0
+    return np.concatenate([normal[:half], anomalous[:among]]), np.concatenate([normal[half:], anomalous[among:]])
 
 
 def detect_planted(seed: int, method: str, factory: Factory) -> list[Line]:

@@ -15,7 +15,8 @@ from anomaly_ae.storage import vocabulary
 
 PACKAGE = Path(anomaly_ae.__file__).parent
 BACKBONES = [f"nn.{name}" for name in ("backbones", "graphs", "recurrent", "temporal")]
-TERMS, CODES = ("aggregated", "divergences", "information", "penalties"), ("hierarchy", "latents", "priors", "relaxed")
+TERMS = ("aggregated", "contamination", "divergences", "information", "penalties")
+CODES = ("hierarchy", "latents", "priors", "relaxed")
 NN_PARTS = [f"nn.{name}" for name in (*TERMS, *CODES, "corruptions", "likelihoods")]
 FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 PRETRAINED = ["PretrainedClassifier", "PretrainedRegressor"]

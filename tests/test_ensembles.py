@@ -19,6 +19,7 @@ from anomaly_ae import (
     Disagreement,
     Flow,
     Fused,
+    Gaussian,
     GaussianNoise,
     ImportanceWeighted,
     KLScore,
@@ -28,6 +29,7 @@ from anomaly_ae import (
     Memory,
     Mixture,
     NegativeELBO,
+    OutlierExposure,
     ReconstructionError,
     ResidualMahalanobis,
     SlicedWasserstein,
@@ -69,6 +71,8 @@ COMPOSITIONS = {
     "codebook": (AutoencoderDetector, {"corruption": GaussianNoise(0), "latent": VectorQuantized(8)}),
     "memory": (AutoencoderDetector, {"corruption": GaussianNoise(0), "latent": Memory(8)}),
     "sparse": (AutoencoderDetector, {"corruption": GaussianNoise(0), "penalty": L1Code(0.1)}),
+    "trimmed": (AutoencoderDetector, {"corruption": GaussianNoise(0), "penalty": OutlierExposure()}),
+    "normalised codes": (VAEDetector, {"latent": Gaussian(3, gamma=0.5)}),
     "VAE": (VAEDetector, {}),  # its learned scale is a buffer that each step moves
     "contractive": (AutoencoderDetector, {"penalty": Contractive()}),
     "mixture": (VAEDetector, {"prior": Mixture(3), "divergence": KL() + MMD() + SlicedWasserstein()}),
@@ -80,7 +84,7 @@ COMPOSITIONS = {
 }
 
 
-@pytest.mark.parametrize("case", ["autoencoder", "batch norm", "codebook", "memory", "sparse"])
+@pytest.mark.parametrize("case", ["autoencoder", "batch norm", "codebook", "memory", "sparse", "trimmed"])
 def test_side_by_side_is_as_one_by_one(case):
     detector, parts = COMPOSITIONS[case]
     X = torch.from_numpy(rows(64)).float()  # one batch holds all rows: its order is no matter

@@ -42,6 +42,7 @@ from anomaly_ae import (
     NegativeELBO,
     Neighbours,
     Normal,
+    OutlierExposure,
     Point,
     Preprocessing,
     Quantile,
@@ -55,6 +56,7 @@ from anomaly_ae import (
     Sum,
     Swapping,
     TotalCorrelation,
+    Trimmed,
     VAEDetector,
     Vamp,
     VectorQuantized,
@@ -173,6 +175,17 @@ def test_latents_in_use_are_those_of_probabilistic_pca():
     np.testing.assert_allclose(latents["information"], -np.log(latents["noise"]), atol=0.06)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+def test_normalised_means_keep_every_latent_off_the_prior(gamma):
+    """Means of standard deviation gamma are gamma^2 / 2 nats from a standard normal, whatever else the code says."""
+    X = gaussian_rows(2000)[0]
+    parts = {"likelihood": Normal(10), "divergence": KL(beta=4), "scorer": NegativeELBO(), "random_state": 0}
+    latents = VAEDetector(latent=Gaussian(3, gamma=gamma), calibration="split", **parts).fit(X).latents(X)
+    np.testing.assert_allclose(latents["spread"], gamma**2, rtol=0.1)
+    assert (latents["kl"] > 0.9 * gamma**2 / 2).all()
+    assert latents["kl"].sum() == pytest.approx(3 * gamma**2 / 2, rel=0.3)  # no more than it must at such a price
+
+
 def test_of_points_there_is_the_spread_alone_and_of_mixtures_no_single_divergence():
     X = gaussian_rows(400)[0]
     points = AutoencoderDetector(latent=Point(2), max_epochs=2, random_state=0).fit(X)
@@ -231,6 +244,7 @@ MOVES = [
     (AutoencoderDetector, {"backbone": Dense(activation="tanh")}),
     (AutoencoderDetector, {"backbone": Dense(dropout=0.3)}),
     (AutoencoderDetector, {"backbone": Dense(batch_norm=True)}),
+    (AutoencoderDetector, {"backbone": Dense(expansion=2)}),
     (AutoencoderDetector, {"latent": Point(2)}),
     (AutoencoderDetector, {"likelihood": LearnedNormal()}),
     (AutoencoderDetector, {"likelihood": LearnedNormal(per="feature")}),
@@ -303,6 +317,11 @@ MOVES = [
     (AutoencoderDetector, {"penalty": Contractive()}),
     (AutoencoderDetector, {"penalty": Contractive(weight=1)}),
     (AutoencoderDetector, {"penalty": L1Code() + Contractive()}),
+    (AutoencoderDetector, {"penalty": Trimmed()}),
+    (AutoencoderDetector, {"penalty": Trimmed(share=0.3)}),
+    (AutoencoderDetector, {"penalty": OutlierExposure()}),
+    (AutoencoderDetector, {"penalty": OutlierExposure(share=0.3)}),
+    (AutoencoderDetector, {"penalty": OutlierExposure(certainty=0.5)}),
     (AutoencoderDetector, {"latent": VectorQuantized()}),
     (AutoencoderDetector, {"latent": VectorQuantized(k=16)}),
     (AutoencoderDetector, {"latent": VectorQuantized(dim=2)}),
@@ -314,6 +333,8 @@ MOVES = [
     (AutoencoderDetector, {"latent": Memory(shrinkage=0)}),
     (AutoencoderDetector, {"latent": Memory(entropy=0.1)}),
     (VAEDetector, {"latent": Gaussian(2)}),
+    (VAEDetector, {"latent": Gaussian(gamma=0.5)}),
+    (VAEDetector, {"latent": Gaussian(gamma=1.0)}),
     (VAEDetector, {"latent": BernoulliCode()}),
     (VAEDetector, {"latent": BernoulliCode(dim=4)}),
     (VAEDetector, {"latent": BernoulliCode(temperature=1)}),

@@ -251,6 +251,13 @@ def test_condition_reaches_encoder_and_decoder():
 
 
 @pytest.mark.parametrize(
+    ("expansion", "cells", "units"), [(4, 3, 64), (4, 30, 120), (4, 500, 256), (2.67, 30, 80), (0.01, 3, 1)]
+)
+def test_a_hidden_layer_grows_with_the_columns_within_bounds(expansion, cells, units):
+    assert Dense(expansion=expansion).encoder(Sizes((cells,))).features == units
+
+
+@pytest.mark.parametrize(
     ("hidden", "dim"), [((), 2), ((), DIM), ((), 9), ((32,), 2), ((64, 32, 16), 3), ((16,), None), (None, None)]
 )
 def test_under_over_and_exactly_complete_nets_of_any_depth_reach_every_weight(hidden, dim):
@@ -297,8 +304,10 @@ def test_parts_that_do_not_fit_are_refused_by_name(parts, names):
         Dense(hidden=(0,)),
         Dense(activation="relux"),
         Dense(dropout=1.0),
+        Dense(expansion=0),
         Point(0),
         Gaussian(0),
+        Gaussian(gamma=0),
         KL(beta=-1),
         KL(warmup=2),
         KL(capacity=-1),

@@ -39,18 +39,20 @@ class Dense(Part):
     ----------
     hidden : sequence of int >= 1 or None, default=None
         Width of each hidden layer of the encoder; the decoder has them in reverse. `None` is one layer of
-        `min(256, max(64, 4 d))`.
+        `expansion` times `min(64, max(16, d))`.
     activation : {"elu", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "tanh"}, default="relu"
         Nonlinearity after each hidden layer.
     dropout : float in [0, 1), default=0
         Share of hidden units silenced in training; off when scoring.
     batch_norm : bool, default=False
         Normalise each hidden layer by its batch in training, by running statistics when scoring.
+    expansion : float > 0, default=4
+        Hidden units a column, where `hidden` is `None`.
 
     Raises
     ------
     ConfigError
-        At `fit`, when a width, the activation or the dropout rate is out of range.
+        At `fit`, when a width, the activation, the dropout rate or the expansion is out of range.
 
     References
     ----------
@@ -69,11 +71,13 @@ class Dense(Part):
         activation: str = "relu",
         dropout: float = 0.0,
         batch_norm: bool = False,
+        expansion: float = 4,
     ) -> None:
         self.hidden = hidden
         self.activation = activation
         self.dropout = dropout
         self.batch_norm = batch_norm
+        self.expansion = expansion
 
     @property
     def offers(self) -> frozenset[str]:  # type: ignore[override]
@@ -82,9 +86,11 @@ class Dense(Part):
 
     def _widths(self, sizes: Sizes) -> list[int]:
         check_hidden(self)
+        check_range(self, POSITIVE, "expansion")
         if not isinstance(self.hidden, Sequence | None):
             raise ConfigError(f"Dense needs a list of hidden widths, however: {self.hidden!r}. Give (64,) for one.")
-        hidden = [min(256, max(64, 4 * prod(sizes.shape)))] if self.hidden is None else list(self.hidden)
+        usual = max(1, round(self.expansion * min(64, max(16, prod(sizes.shape)))))
+        hidden = [usual] if self.hidden is None else list(self.hidden)
         if not all(is_within(width, COUNT) for width in hidden):
             raise ConfigError(f"Dense needs hidden widths of 1 or more, however: {self.hidden!r}. Use () for none.")
         return hidden

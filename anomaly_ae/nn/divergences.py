@@ -153,6 +153,7 @@ def warn_of_collapse(records: Sequence[Mapping[str, float]], who: str) -> None:
         return
     warn(
         f"{who} needs codes that tell rows apart, however: their KL divergence is {nats:.1g} nats: the posterior "
-        "has collapsed, and every row is rebuilt as the same. Lower beta or set free_bits of the divergence, or take a "
-        "likelihood of a learned or smaller scale; columns that know nothing of each other leave nothing to tell."
+        "has collapsed, and every row is rebuilt as the same. Lower beta or set free_bits of the divergence, set gamma "
+        "of the latent, or take a likelihood of a learned or smaller scale; columns that know nothing of each other "
+        "leave nothing to tell."
     )

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw, drawn
 from anomaly_ae.nn.densities import normal
-from anomaly_ae.nn.layers import Pointwise
-from anomaly_ae.ranges import COUNT, check_range
+from anomaly_ae.nn.layers import BatchNorm, Pointwise
+from anomaly_ae.ranges import COUNT, POSITIVE, check_range
 
 __all__ = ["Gaussian", "Point"]
+
+RECENT = 0.5  # share of the last batch in what scoring normalises by: the first epoch is judged by that already
+LEAST = 1e-10  # variance beside that of means: if it were larger, means would be small to be as near as they can
 
 
 def _checked_dim(part: Point | Gaussian, default: int) -> int:
@@ -100,10 +103,20 @@ class Gaussian(Part):
     dim : int >= 1 or None, default=None
         Number of latent variables. `None` is the number of cells that a code stands for (columns of a row, channels of
         a time step), at most 32; the ones that the data cannot pay for switch themselves off.
+    gamma : float > 0 or None, default=None
+        Standard deviation that the means of each latent have over a batch in training, by batch norm; `None` leaves
+        them free. No latent then switches itself off: on average each is :math:`\gamma^2 / 2` nats or more from a
+        standard normal.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
 
     References
     ----------
-    Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
+    Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114;
+    Zhu et al. (2020), A batch normalized inference network keeps the KL vanishing away, arXiv:2004.12585 (gamma).
 
     Examples
     --------
@@ -115,13 +128,18 @@ class Gaussian(Part):
     offers = frozenset({"posterior", "normal posterior"})
     needs = {"prior": "density"}
 
-    def __init__(self, dim: int | None = None) -> None:
+    norm: Any
+
+    def __init__(self, dim: int | None = None, gamma: float | None = None) -> None:
         self.dim = dim
+        self.gamma = gamma
 
     def build(self, sizes: Sizes) -> None:
         self.width = _checked_dim(self, min(32, max(1, prod(sizes.shape) // prod(sizes.steps))))
+        check_range(self, POSITIVE, "gamma", optional=True)
         self.steps = sizes.steps
         self.code = Pointwise(sizes.features, 2 * self.width)
+        self.norm = nn.Identity() if self.gamma is None else BatchNorm(self.width, LEAST, RECENT, affine=False)
 
     def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
         q = self.posterior(h)
@@ -129,7 +147,16 @@ class Gaussian(Part):
 
     def posterior(self, h: Tensor) -> D.Normal:
         """What features say of the code."""
-        return normal(self.code(h))
+        q = normal(self.code(h))
+        return q if self.gamma is None else D.Normal(self.gamma * self.norm(q.loc), q.scale, validate_args=False)
+
+    def has(self, hook: str) -> bool:
+        return super().has(hook) and (hook != "solve" or self.gamma is not None)
+
+    def solve(self, p: Pass) -> None:
+        mean = normal(self.code(p.h)).loc.movedim(1, -1).flatten(0, -2)
+        self.norm.running_mean.copy_(mean.mean(0))  # of batches they were behind
+        self.norm.running_var.copy_(mean.var(0))
 
     def sample(self, n: int, prior: Any) -> Tensor:
         """Draw `n` codes from the prior: `(n, dim)` or `(n, dim, time)`."""

@@ -1,0 +1,130 @@
+"""Penalties for rows some of which are anomalies that nobody has named: those that fit worst do not train, or repel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from anomaly_ae.nn.core import Pass, Sizes, row_sum
+from anomaly_ae.nn.terms import Term
+from anomaly_ae.ranges import NOT_ALL, SHARE, check_range
+
+__all__ = ["OutlierExposure", "Trimmed"]
+
+TINY = 1e-3  # least mean squared error of a row that is to be rebuilt badly
+
+
+class Trimmed(Term):
+    r"""The rows that are rebuilt worst, a share of each batch, do not train: the trimmed autoencoder.
+
+    .. math:: t_i = \begin{cases} \log p(x_i|z_i) & i \in T \\ 0 & \text{else} \end{cases}
+
+    with `T` the share of the batch whose reconstruction costs most. It takes away what these rows would pay for their
+    reconstruction.
+
+    For rows to learn from of which about this share are anomalies. It helps where anomalies are hard to rebuild from
+    the first steps on; where they are many and alike, they look normal. Calibrate rows are not trimmed, so that no more
+    normal rows than promised are alarms, and rather fewer. Scorers that remember rows remember all of them: ask the
+    net alone, by `effort="fast"` say.
+
+    **Shape**: a pass over `n` rows to `(n,)`.
+
+    Parameters
+    ----------
+    share : float in [0, 1), default=0.1
+        How many of the rows.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when the share is out of range.
+    IncompatiblePartsError
+        At `fit`, when the encoder is drawn, not trained.
+
+    References
+    ----------
+    Rousseeuw (1984), Least median of squares regression, JASA 79 (least trimmed squares);
+    Xia et al. (2015), Learning discriminative reconstructions for unsupervised outlier removal, ICCV.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, Trimmed
+    >>> AutoencoderDetector(effort="fast", penalty=Trimmed(0.05)).penalty
+    Trimmed(share=0.05)
+    """
+
+    needs = {"backbone": "trained encoder"}
+
+    def __init__(self, share: float = 0.1) -> None:
+        self.share = share
+
+    def build(self, sizes: Sizes) -> None:
+        check_range(self, NOT_ALL, "share")
+
+    def forward(self, p: Pass) -> Tensor:
+        cost = p.net.reconstruction(p)
+        return torch.where(_worst(cost, self.share), self.instead(p, cost) - cost, 0.0)
+
+    def instead(self, p: Pass, cost: Tensor) -> Tensor:
+        """What the worst rows pay in place of their `cost`: `(n,)`."""
+        return torch.zeros_like(cost)
+
+
+class OutlierExposure(Trimmed):
+    r"""The rows that are rebuilt worst, a share of each batch, are taken for anomalies: latent outlier exposure.
+
+    .. math:: t_i = \begin{cases} c \, (1 / e_i + \log p(x_i|z_i)) & i \in T \\ 0 & \text{else} \end{cases}
+
+    with `T` the share of the batch whose reconstruction costs most and :math:`e_i` the mean squared error of a row's
+    cells. Where :math:`c` is 1 such a row pays :math:`1 / e_i` in place of its reconstruction: the less, the worse it
+    is rebuilt. `Trimmed` leaves these rows alone, this drives them away, and with them normal rows that are merely
+    large. Else as `Trimmed`.
+
+    **Shape**: a pass over `n` rows to `(n,)`.
+
+    Parameters
+    ----------
+    share : float in [0, 1), default=0.1
+        How many of the rows.
+    certainty : float in [0, 1], default=1
+        :math:`c`, how sure it is that they are anomalies; at 0.5 they train both ways alike.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+    IncompatiblePartsError
+        At `fit`, when the encoder is drawn, not trained.
+
+    References
+    ----------
+    Qiu et al. (2022), Latent outlier exposure for anomaly detection with contaminated data, arXiv:2202.08088.
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, OutlierExposure
+    >>> AutoencoderDetector(effort="fast", penalty=OutlierExposure(0.05, certainty=0.5)).penalty
+    OutlierExposure(certainty=0.5, share=0.05)
+    """
+
+    def __init__(self, share: float = 0.1, certainty: float = 1.0) -> None:
+        super().__init__(share)
+        self.certainty = certainty
+
+    def build(self, sizes: Sizes) -> None:
+        super().build(sizes)
+        check_range(self, SHARE, "certainty")
+
+    def instead(self, p: Pass, cost: Tensor) -> Tensor:
+        error = p.net.likelihood.error(p.px, p.batch.x, 2.0)
+        present = torch.ones_like(error) if p.batch.mask is None else p.batch.mask.to(error)
+        mean = row_sum(error * present) / row_sum(present).clamp(min=1)
+        return torch.lerp(cost, 1 / mean.clamp(min=TINY), self.certainty)
+
+
+def _worst(cost: Tensor, share: float) -> Tensor:
+    """Which rows of a batch are the share that costs most, whole rows rounded: `(n,)`."""
+    rest = len(cost) - round(share * len(cost))
+    if rest in (0, len(cost)):
+        return torch.full_like(cost, rest == 0, dtype=torch.bool)
+    return cost.detach() > cost.detach().kthvalue(rest).values
