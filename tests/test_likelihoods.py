@@ -114,6 +114,15 @@ def test_density_is_scipys(part, oracle):
         np.testing.assert_allclose(px.stddev, np.full((N, 5), oracle.std()), rtol=1e-12)
 
 
+def test_hubers_loss_is_what_a_squared_error_leaves_once_what_is_sparse_is_taken_out():
+    r"""The robust autoencoder's objective, :math:`\min_s (r - s)^2 / 2 \sigma^2 + \delta |s| / \sigma`, up to a constant."""
+    delta, scale = 0.8, 0.6
+    off, sparse = torch.linspace(-3, 3, 41).double(), torch.linspace(-4, 4, 8001).double()
+    least = (((off[:, None] - sparse) / scale).square() / 2 + delta * sparse.abs() / scale).min(1).values
+    cost = -built(Huber(delta, scale))(torch.zeros(1, 1, 41).double()).log_prob(off[None])[0]
+    torch.testing.assert_close(cost - cost.min(), least, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("delta", "scale"), [(0.2, 1.0), (1.345, 0.5), (4.0, 2.0)])
 def test_huber_is_a_density_whose_loss_is_hubers(delta, scale):
     part = built(Huber(delta, scale))
