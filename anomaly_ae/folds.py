@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import ceil, prod
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from anomaly_ae.scoring.scorers import Scorer
 Array = NDArray[np.float64]
 Result = TypeVar("Result")
 BLOCK = 8192  # rows that jobs score at once: they align to it, so that resumed scores are the same to the bit
-CACHED = 2**20  # features of the rows of a forward pass where no scorer searches: layers stay in the cache
+CACHED = 2**20  # cells of the widest layer of a forward pass where no scorer searches: layers stay in the cache
 LEARN_ROWS = 16_384  # fit rows, and half as many validate rows, that a scorer learns from at most
 FEW = 50  # rows that do not make a scorer learn again
 REPAIRS = 3  # passes that a column taken away is rebuilt by: more would drive those that no other tells of far off
@@ -98,7 +99,9 @@ class Fold:
         searches = any(isinstance(part, Scorer) and part.searches for part in self.scorer.modules())
         if searches or self._device.type != "cpu":
             return BLOCK
-        return BLOCK // max(1, BLOCK * self.net.sizes.features // CACHED)
+        layers = [len(weight) for weight in self.net.parameters() if weight.dim() > 1]
+        cells = max(layers, default=1) * prod(self.net.sizes.shape[1:])
+        return max(1, BLOCK // ceil(BLOCK * cells / CACHED))
 
     @property
     def net(self) -> Any:

@@ -61,8 +61,8 @@ class Protocol(enum.StrEnum):
 def split(y: np.ndarray, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of train and test rows: half of the normal rows to train, the other half and all anomalies to test.
 
-    `clean` shuffles first, and takes 10,000 rows of a longer table. `contaminated` is `clean` with up to half of the
-    anomalies among the train rows instead, as far as they are a tenth of these. `dte` (Livernoche et al. 2024,
+    `clean` shuffles first, and takes 10,000 rows of a longer table. Of `contaminated` a tenth of the train
+    rows are anomalies, which are then not among those to test; at most half of all are. `dte` (Livernoche et al. 2024,
     arXiv:2305.18593) keeps file order; it takes 50,000 rows of a longer table, and draws 1,000 *with replacement* from
     one below 1,000, so that test rows have copies among the train rows there.
     """

@@ -11,6 +11,8 @@ from sklearn.metrics import roc_auc_score
 from anomaly_ae import (
     AutoencoderDetector,
     Dense,
+    ImportanceWeighted,
+    L1Code,
     Normal,
     OutlierExposure,
     Point,
@@ -58,11 +60,43 @@ def test_rows_taken_for_anomalies_pay_for_a_good_reconstruction(certainty, gaps)
     net, p = passed(OutlierExposure(0.25, certainty), mask)
     cost = net.reconstruction(p)
     squares = (p.batch.x - p.px.mean).square().where(mask, 0).sum(1) / mask.sum(1)
-    paid = torch.where(cost > cost.kthvalue(30)[0], (1 - certainty) * cost + certainty / squares, cost)
+    each = cost / mask.sum(1)
+    paid = torch.where(each > each.kthvalue(30)[0], (1 - certainty) * cost + certainty / squares, cost)
     torch.testing.assert_close(cost + net.terms(p)["penalty"], paid)
-    moved = torch.autograd.grad((cost + net.terms(p)["penalty"])[cost.argmax()], net.decoder.linear.bias)[0]
-    plain = torch.autograd.grad(net.reconstruction(net(p.batch))[cost.argmax()], net.decoder.linear.bias)[0]
+    moved = torch.autograd.grad((cost + net.terms(p)["penalty"])[each.argmax()], net.decoder.linear.bias)[0]
+    plain = torch.autograd.grad(net.reconstruction(net(p.batch))[each.argmax()], net.decoder.linear.bias)[0]
     assert (moved @ plain > 0) == (certainty < 1)  # a step makes it worse where it is certain
+
+
+def test_copies_are_told_from_each_other_and_some_row_always_trains():
+    net, _ = passed(Trimmed(0.9))
+    for n, most in [(10, 9), (2, 1), (1, 0)]:
+        p = net(Batch(torch.ones(n, DIM).double()))
+        assert (net.terms(p)["penalty"] < 0).sum() == most
+
+
+def test_a_scale_that_is_learned_does_not_learn_from_rows_that_are_left_out():
+    normal, among, *_ = contaminated("two faults", 0)
+    asked = {"effort": "fast", "random_state": 0}
+
+    def variance(rows, **parts):
+        det = VAEDetector(**asked, **parts).fit(rows)
+        return det.folds_[0].net.likelihood.numeric.variance.item()
+
+    clean = variance(normal)
+    assert variance(among, penalty=Trimmed(0.15)) < 2 * clean
+    assert variance(among, penalty=OutlierExposure(0.15)) < 2 * clean
+
+
+def test_two_that_deal_with_the_same_rows_are_refused():
+    X = rows(200).numpy()
+    with pytest.raises(
+        ConfigError, match=r"^Sum counts the rows that are rebuilt worst once, however: Trimmed\(\) and"
+    ):
+        AutoencoderDetector(effort="fast", penalty=Trimmed() + OutlierExposure()).fit(X)
+    for penalty in (Trimmed(), L1Code() + Trimmed()):
+        with pytest.raises(IncompatiblePartsError, match=r"^Trimmed needs a reconstruction that is paid for once, how"):
+            VAEDetector(effort="fast", divergence=ImportanceWeighted(), penalty=penalty).fit(X)
 
 
 def contaminated(kind, seed):

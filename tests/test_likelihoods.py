@@ -115,7 +115,7 @@ def test_density_is_scipys(part, oracle):
 
 
 def test_hubers_loss_is_what_a_squared_error_leaves_once_what_is_sparse_is_taken_out():
-    r"""The robust autoencoder's objective, :math:`\min_s (r - s)^2 / 2 \sigma^2 + \delta |s| / \sigma`, up to a constant."""
+    """The robust autoencoder's objective, min_s (r - s)^2 / 2 scale^2 + delta |s| / scale, up to a constant."""
     delta, scale = 0.8, 0.6
     off, sparse = torch.linspace(-3, 3, 41).double(), torch.linspace(-4, 4, 8001).double()
     least = (((off[:, None] - sparse) / scale).square() / 2 + delta * sparse.abs() / scale).min(1).values

@@ -186,6 +186,18 @@ def test_normalised_means_keep_every_latent_off_the_prior(gamma):
     assert latents["kl"].sum() == pytest.approx(3 * gamma**2 / 2, rel=0.3)  # no more than it must at such a price
 
 
+def test_a_row_alone_is_normalised_by_those_before():
+    X = gaussian_rows(300)[0]
+    det = VAEDetector(latent=Gaussian(2, gamma=0.5), effort="fast", calibration="split", random_state=0).fit(X)
+    before = det.latents(X)["spread"].to_numpy()
+    det.partial_fit(X[:1])
+    np.testing.assert_allclose(det.latents(X)["spread"], before, rtol=0.3)
+    for prior in (Vamp(1), Vamp(5)):  # its pseudo-inputs are normalised as rows are
+        det = VAEDetector(latent=Gaussian(2, gamma=0.5), prior=prior, effort="fast", random_state=0).fit(X)
+        assert np.isfinite(det.anomaly_score(X)).all()
+        np.testing.assert_allclose(det.latents(X)["spread"], 0.25, rtol=0.3)
+
+
 def test_of_points_there_is_the_spread_alone_and_of_mixtures_no_single_divergence():
     X = gaussian_rows(400)[0]
     points = AutoencoderDetector(latent=Point(2), max_epochs=2, random_state=0).fit(X)

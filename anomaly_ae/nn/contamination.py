@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from anomaly_ae.nn.core import Pass, Sizes, row_sum
+from anomaly_ae.errors import IncompatiblePartsError
+from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, row_sum
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import NOT_ALL, SHARE, check_range
 
 __all__ = ["OutlierExposure", "Trimmed"]
 
-TINY = 1e-3  # least mean squared error of a row that is to be rebuilt badly
+TINY = 1e-3  # least mean error of a row that is to be rebuilt badly
 
 
 class Trimmed(Term):
@@ -19,8 +22,9 @@ class Trimmed(Term):
 
     .. math:: t_i = \begin{cases} \log p(x_i|z_i) & i \in T \\ 0 & \text{else} \end{cases}
 
-    with `T` the share of the batch whose reconstruction costs most. It takes away what these rows would pay for their
-    reconstruction.
+    with `T` the share of the batch, not all of it, whose reconstruction costs most by the cell that is present. These
+    rows pay nothing for their reconstruction, and a scale that is learned does not learn from them. Of a batch of a few
+    rows it may be none.
 
     For rows to learn from of which about this share are anomalies. It helps where anomalies are hard to rebuild from
     the first steps on; where they are many and alike, they look normal. Calibrate rows are not trimmed, so that no more
@@ -39,7 +43,7 @@ class Trimmed(Term):
     ConfigError
         At `fit`, when the share is out of range.
     IncompatiblePartsError
-        At `fit`, when the encoder is drawn, not trained.
+        At `fit`, when the encoder is drawn, not trained, or a divergence pays for the reconstruction as well.
 
     References
     ----------
@@ -54,6 +58,7 @@ class Trimmed(Term):
     """
 
     needs = {"backbone": "trained encoder"}
+    deals_with = "the rows that are rebuilt worst"
 
     def __init__(self, share: float = 0.1) -> None:
         self.share = share
@@ -61,13 +66,30 @@ class Trimmed(Term):
     def build(self, sizes: Sizes) -> None:
         check_range(self, NOT_ALL, "share")
 
+    def join(self, net: Any) -> None:
+        for piece in net.divergence.pieces() if net.divergence is not None else ():
+            if getattr(piece, "pays_for_cells", False):
+                raise IncompatiblePartsError(
+                    f"{type(self).__name__} needs a reconstruction that is paid for once, however: {piece!r} pays for "
+                    "it as well. Leave one of them out."
+                )
+
     def forward(self, p: Pass) -> Tensor:
         cost = p.net.reconstruction(p)
-        return torch.where(_worst(cost, self.share), self.instead(p, cost) - cost, 0.0)
+        there = torch.ones_like(p.batch.x) if p.batch.mask is None else p.batch.mask.to(p.batch.x)
+        present = row_sum(there)
+        worst = self._worst((cost / present.clamp(min=1)).masked_fill(present == 0, -torch.inf).detach())
+        p.notes[LEFT_OUT] = worst
+        return torch.where(worst, self.instead(p, cost, there) - cost, 0.0)
 
-    def instead(self, p: Pass, cost: Tensor) -> Tensor:
-        """What the worst rows pay in place of their `cost`: `(n,)`."""
+    def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
+        """What the worst rows pay in place of their `cost`, `(n,)`; `there` `(n, ...)` is 1 of cells, 0 of gaps."""
         return torch.zeros_like(cost)
+
+    def _worst(self, cost: Tensor) -> Tensor:
+        """The rows that cost most, `(n,)`: of so many the share, and at least one is none of them."""
+        most = min(round(self.share * len(cost)), len(cost) - 1)
+        return torch.zeros_like(cost).scatter(0, cost.topk(most).indices, 1.0).bool()
 
 
 class OutlierExposure(Trimmed):
@@ -75,10 +97,10 @@ class OutlierExposure(Trimmed):
 
     .. math:: t_i = \begin{cases} c \, (1 / e_i + \log p(x_i|z_i)) & i \in T \\ 0 & \text{else} \end{cases}
 
-    with `T` the share of the batch whose reconstruction costs most and :math:`e_i` the mean squared error of a row's
-    cells. Where :math:`c` is 1 such a row pays :math:`1 / e_i` in place of its reconstruction: the less, the worse it
-    is rebuilt. `Trimmed` leaves these rows alone, this drives them away, and with them normal rows that are merely
-    large. Else as `Trimmed`.
+    with `T` as of `Trimmed` and :math:`e_i` the mean error of a row's cells, the square of what a number is off (of
+    other kinds, what `error` of their likelihood says). Where :math:`c` is 1 such a row pays :math:`1 / e_i` in place
+    of its reconstruction: the less, the worse it is rebuilt. `Trimmed` leaves these rows alone, this drives them away,
+    and with them normal rows that are merely large. Else as `Trimmed`.
 
     **Shape**: a pass over `n` rows to `(n,)`.
 
@@ -94,7 +116,7 @@ class OutlierExposure(Trimmed):
     ConfigError
         At `fit`, when a value is out of range.
     IncompatiblePartsError
-        At `fit`, when the encoder is drawn, not trained.
+        At `fit`, when the encoder is drawn, not trained, or a divergence pays for the reconstruction as well.
 
     References
     ----------
@@ -115,16 +137,7 @@ class OutlierExposure(Trimmed):
         super().build(sizes)
         check_range(self, SHARE, "certainty")
 
-    def instead(self, p: Pass, cost: Tensor) -> Tensor:
-        error = p.net.likelihood.error(p.px, p.batch.x, 2.0)
-        present = torch.ones_like(error) if p.batch.mask is None else p.batch.mask.to(error)
-        mean = row_sum(error * present) / row_sum(present).clamp(min=1)
+    def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
+        error = p.net.likelihood.error(p.px, p.batch.x, 2.0) * there
+        mean = row_sum(error) / row_sum(there).clamp(min=1)
         return torch.lerp(cost, 1 / mean.clamp(min=TINY), self.certainty)
-
-
-def _worst(cost: Tensor, share: float) -> Tensor:
-    """Which rows of a batch are the share that costs most, whole rows rounded: `(n,)`."""
-    rest = len(cost) - round(share * len(cost))
-    if rest in (0, len(cost)):
-        return torch.full_like(cost, rest == 0, dtype=torch.bool)
-    return cost.detach() > cost.detach().kthvalue(rest).values

@@ -24,6 +24,7 @@ from anomaly_ae.numbered import NumberedMixin
 from anomaly_ae.ranges import check_flags
 
 ROLES = {"backbone": "encoder", "latent": "sample", "likelihood": "error", "scorer": "learn"}  # what a part does there
+LEFT_OUT = "rows that do not train"  # a note of a pass: which they are, `(n,)`
 
 
 @dataclass(frozen=True, slots=True)

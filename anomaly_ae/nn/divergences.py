@@ -59,7 +59,7 @@ class KL(Term):
     """
 
     needs = {"latent": "posterior"}
-    has_kl = True
+    deals_with = "the KL divergence from the prior"
 
     def __init__(
         self, beta: float = 1.0, capacity: float | None = None, warmup: float = 0.0, free_bits: float = 0.0
@@ -122,7 +122,8 @@ class ImportanceWeighted(Term):
     """
 
     needs = {"latent": "normal posterior"}
-    has_kl = True
+    deals_with = KL.deals_with
+    pays_for_cells = True
 
     def __init__(self, k: int = 5) -> None:
         self.k = k

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw, drawn
 from anomaly_ae.nn.densities import normal
-from anomaly_ae.nn.layers import BatchNorm, Pointwise
+from anomaly_ae.nn.layers import Pointwise
 from anomaly_ae.ranges import COUNT, POSITIVE, check_range
 
 __all__ = ["Gaussian", "Point"]
@@ -102,7 +102,7 @@ class Gaussian(Part):
     ----------
     dim : int >= 1 or None, default=None
         Number of latent variables. `None` is the number of cells that a code stands for (columns of a row, channels of
-        a time step), at most 32; the ones that the data cannot pay for switch themselves off.
+        a time step), at most 32; without `gamma`, the ones that the data cannot pay for switch themselves off.
     gamma : float > 0 or None, default=None
         Standard deviation that the means of each latent have over a batch in training, by batch norm; `None` leaves
         them free. No latent then switches itself off: on average each is :math:`\gamma^2 / 2` nats or more from a
@@ -139,16 +139,24 @@ class Gaussian(Part):
         check_range(self, POSITIVE, "gamma", optional=True)
         self.steps = sizes.steps
         self.code = Pointwise(sizes.features, 2 * self.width)
-        self.norm = nn.Identity() if self.gamma is None else BatchNorm(self.width, LEAST, RECENT, affine=False)
+        self.norm = nn.Identity() if self.gamma is None else nn.BatchNorm1d(self.width, LEAST, RECENT, affine=False)
 
     def forward(self, h: Tensor, prior: Part, batch: Batch) -> tuple[Level, ...]:
-        q = self.posterior(h)
+        q = self._normalised(normal(self.code(h)), self.norm.training)
         return (Level(q=q, p=prior(batch), z=drawn(q, noisy=self.training)),)
 
     def posterior(self, h: Tensor) -> D.Normal:
         """What features say of the code."""
-        q = normal(self.code(h))
-        return q if self.gamma is None else D.Normal(self.gamma * self.norm(q.loc), q.scale, validate_args=False)
+        return self._normalised(normal(self.code(h)), False)
+
+    def _normalised(self, q: D.Normal, by_batch: bool) -> D.Normal:
+        """By the means of the batch, if it has two rows or more, else by those of rows before."""
+        if self.gamma is None:
+            return q
+        by_batch = by_batch and q.loc.numel() > q.loc.shape[1]
+        known = self.norm.running_mean, self.norm.running_var
+        mean = self.norm(q.loc) if by_batch else nn.functional.batch_norm(q.loc, *known, eps=LEAST)
+        return D.Normal(self.gamma * mean, q.scale, validate_args=False)
 
     def has(self, hook: str) -> bool:
         return super().has(hook) and (hook != "solve" or self.gamma is not None)

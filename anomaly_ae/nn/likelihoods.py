@@ -9,7 +9,7 @@ import torch.distributions as D
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes, drawn, feature_mean
+from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, drawn, feature_mean
 from anomaly_ae.nn.densities import Bell, Likelihood, Symmetric
 from anomaly_ae.ranges import NOT_ALL, POSITIVE, check_range
 
@@ -127,6 +127,9 @@ class LearnedNormal(Likelihood):
         if self.per == "cell":
             return
         squares, present = (p.batch.x - p.px.mean).square(), p.batch.mask
+        if (left_out := p.notes.get(LEFT_OUT)) is not None:
+            train = ~left_out.reshape(-1, *[1] * (squares.dim() - 1)).expand_as(squares)
+            present = train if present is None else present & train
         if self.per == "feature":
             best = feature_mean(squares, present)
         else:

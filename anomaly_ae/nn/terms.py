@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ __all__ = ["Sum"]
 class Term(Part):
     """What a pass pays, `(n,)` or a scalar, in nats a row; terms add up by `+`."""
 
-    has_kl: ClassVar[bool] = False  # whether codes pay their KL divergence from the prior by it
+    deals_with: ClassVar[str] = ""  # what is paid for by it, and may not be paid for twice
 
     def __add__(self, other: Term) -> Sum:
         return Sum([*_flat(self), *_flat(other)]) if isinstance(other, Term) else NotImplemented
@@ -38,7 +38,8 @@ class Sum(Term):
     Raises
     ------
     ConfigError
-        At `fit`, when there is none, or two have codes pay their KL divergence from the prior.
+        At `fit`, when there is none, or two deal with the same: codes that pay their KL divergence from the prior, or
+        the rows that are rebuilt worst.
 
     References
     ----------
@@ -62,15 +63,20 @@ class Sum(Term):
             raise ConfigError(
                 f"Sum needs divergences or penalties, however: {self.terms!r}. Give one or more, as [KL(), DIP()]."
             )
-        twice = [term for term in self.pieces() if getattr(term, "has_kl", False)][:2]
-        if len(twice) > 1:
-            raise ConfigError(
-                f"Sum counts the KL divergence from the prior once, however: {twice[0]!r} and {twice[1]!r} both do. "
-                "Leave one out."
-            )
+        first: dict[str, Part] = {}
+        for term in self.pieces():
+            what = getattr(term, "deals_with", "")
+            if what and first.setdefault(what, term) is not term:
+                raise ConfigError(
+                    f"Sum counts {what} once, however: {first[what]!r} and {term!r} both do. Leave one out."
+                )
         self.links = nn.ModuleList(self.terms)
         for term in self.terms:
             term.build(sizes)
+
+    def join(self, net: Any) -> None:
+        for term in self.terms:
+            term.join(net)
 
     def forward(self, p: Pass) -> Tensor:
         return torch.stack([term(p).mean() for term in self.terms]).sum()
