@@ -192,6 +192,8 @@ def test_a_row_alone_is_normalised_by_those_before():
     before = det.latents(X)["spread"].to_numpy()
     det.partial_fit(X[:1])
     np.testing.assert_allclose(det.latents(X)["spread"], before, rtol=0.3)
+    few = VAEDetector(latent=Gaussian(2, gamma=0.5), effort="fast", random_state=0).fit(X[:3])  # one teaches each net
+    assert np.isfinite(few.anomaly_score(X)).all()
     for prior in (Vamp(1), Vamp(5)):  # its pseudo-inputs are normalised as rows are
         det = VAEDetector(latent=Gaussian(2, gamma=0.5), prior=prior, effort="fast", random_state=0).fit(X)
         assert np.isfinite(det.anomaly_score(X)).all()

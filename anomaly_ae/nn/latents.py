@@ -163,8 +163,9 @@ class Gaussian(Part):
 
     def solve(self, p: Pass) -> None:
         mean = normal(self.code(p.h)).loc.movedim(1, -1).flatten(0, -2)
-        self.norm.running_mean.copy_(mean.mean(0))  # of batches they were behind
-        self.norm.running_var.copy_(mean.var(0))
+        if len(mean) > 1:
+            self.norm.running_mean.copy_(mean.mean(0))  # of batches they were behind
+            self.norm.running_var.copy_(mean.var(0))
 
     def sample(self, n: int, prior: Any) -> Tensor:
         """Draw `n` codes from the prior: `(n, dim)` or `(n, dim, time)`."""
