@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil, prod
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,9 +100,13 @@ class Fold:
         searches = any(isinstance(part, Scorer) and part.searches for part in self.scorer.modules())
         if searches or self._device.type != "cpu":
             return BLOCK
+        return max(1, BLOCK // ceil(BLOCK * self.widest / CACHED))
+
+    @cached_property
+    def widest(self) -> int:
+        """Cells of the net's widest layer, a row."""
         layers = [len(weight) for weight in self.net.parameters() if weight.dim() > 1]
-        cells = max(layers, default=1) * prod(self.net.sizes.shape[1:])
-        return max(1, BLOCK // ceil(BLOCK * cells / CACHED))
+        return max(layers, default=1) * prod(self.net.sizes.shape[1:])
 
     @property
     def net(self) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.errors import IncompatiblePartsError
-from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, row_sum
+from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, present, row_sum
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import NOT_ALL, SHARE, check_range
 
@@ -76,14 +76,13 @@ class Trimmed(Term):
 
     def forward(self, p: Pass) -> Tensor:
         cost = p.net.reconstruction(p)
-        there = torch.ones_like(p.batch.x) if p.batch.mask is None else p.batch.mask.to(p.batch.x)
-        present = row_sum(there)
-        worst = self._worst((cost / present.clamp(min=1)).masked_fill(present == 0, -torch.inf).detach())
+        there = row_sum(present(p, torch.ones_like(p.batch.x)))
+        worst = self._worst((cost / there.clamp(min=1)).masked_fill(there == 0, -torch.inf).detach())
         p.notes[LEFT_OUT] = worst
         return torch.where(worst, self.instead(p, cost, there) - cost, 0.0)
 
     def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
-        """What the worst rows pay in place of their `cost`, `(n,)`; `there` `(n, ...)` is 1 of cells, 0 of gaps."""
+        """What the worst rows pay in place of their `cost`, with so many cells `there`: `(n,)`."""
         return torch.zeros_like(cost)
 
     def _worst(self, cost: Tensor) -> Tensor:
@@ -138,6 +137,5 @@ class OutlierExposure(Trimmed):
         check_range(self, SHARE, "certainty")
 
     def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
-        error = p.net.likelihood.error(p.px, p.batch.x, 2.0) * there
-        mean = row_sum(error) / row_sum(there).clamp(min=1)
+        mean = row_sum(present(p, p.net.likelihood.error(p.px, p.batch.x, 2.0))) / there.clamp(min=1)
         return torch.lerp(cost, 1 / mean.clamp(min=TINY), self.certainty)

@@ -222,6 +222,11 @@ def row_sum(cells: Tensor) -> Tensor:
     return cells.flatten(1).sum(1)
 
 
+def present(p: Pass, cells: Tensor) -> Tensor:
+    """Cells `(n, ...)` with 0 where the row has none."""
+    return cells if p.batch.mask is None else torch.where(p.batch.mask, cells, 0.0)
+
+
 def feature_mean(cells: Tensor, present: Tensor | None) -> Tensor:
     """Mean of each column or channel over the cells that are present, NaN without any: (n, d, ...) to (d, 1, ...)."""
     axes = [0, *range(2, cells.dim())]

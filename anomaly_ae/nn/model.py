@@ -10,7 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from anomaly_ae.nn.core import Batch, Clock, Level, Part, Pass, Sizes, check_compatible, codes, row_sum, total_kl
+from anomaly_ae.nn.core import (
+    Batch,
+    Clock,
+    Level,
+    Part,
+    Pass,
+    Sizes,
+    check_compatible,
+    codes,
+    present,
+    row_sum,
+    total_kl,
+)
 
 
 class Net(nn.Module):
@@ -69,7 +81,8 @@ class Net(nn.Module):
         told = sizes if self.tells else replace(sizes, condition=0)
         self.decoder = self.backbone.decoder(self.latent.width, self.likelihood.n_params, told)
         for part in self.parts():
-            part.join(self)
+            for piece in part.pieces():
+                piece.join(self)
         return self
 
     @torch.no_grad()
@@ -120,8 +133,7 @@ class Net(nn.Module):
 
     def reconstruction(self, p: Pass) -> Tensor:
         """-log p(x|z) of the cells that are present, in nats: `(n,)`."""
-        cells = -p.px.log_prob(p.batch.x)
-        return row_sum(cells if p.batch.mask is None else torch.where(p.batch.mask, cells, 0.0))
+        return row_sum(present(p, -p.px.log_prob(p.batch.x)))
 
     def log_likelihood(self, p: Pass) -> Tensor:
         """log p(x|z) less the codes' KL divergence, in nats: `(n,)`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ class Term(Part):
     """What a pass pays, `(n,)` or a scalar, in nats a row; terms add up by `+`."""
 
     deals_with: ClassVar[str] = ""  # what is paid for by it, and may not be paid for twice
+    pays_for_cells: ClassVar[bool] = False  # whether it stands in for the reconstruction as well
 
     def __add__(self, other: Term) -> Sum:
         return Sum([*_flat(self), *_flat(other)]) if isinstance(other, Term) else NotImplemented
@@ -73,10 +74,6 @@ class Sum(Term):
         self.links = nn.ModuleList(self.terms)
         for term in self.terms:
             term.build(sizes)
-
-    def join(self, net: Any) -> None:
-        for term in self.terms:
-            term.join(net)
 
     def forward(self, p: Pass) -> Tensor:
         return torch.stack([term(p).mean() for term in self.terms]).sum()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes
-from anomaly_ae.scoring.scorers import AdditiveScorer, present
+from anomaly_ae.nn.core import Pass, Sizes, present
+from anomaly_ae.scoring.scorers import AdditiveScorer
 
 __all__ = ["Disagreement"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_ae.nn.core import Pass, Sizes
+from anomaly_ae.nn.core import Pass, Sizes, present
 from anomaly_ae.ranges import COUNT, POSITIVE, PROPER_SHARE, check_range
 from anomaly_ae.scoring.moments import centred_rows, moments_of, spread
-from anomaly_ae.scoring.scorers import Scorer, divided_among, present
+from anomaly_ae.scoring.scorers import Scorer, divided_among
 from anomaly_ae.scoring.search import Searching, rows_of
 
 __all__ = ["Mahalanobis", "PrincipalComponents", "PrincipalNeighbours"]

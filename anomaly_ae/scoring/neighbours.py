@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes, codes
+from anomaly_ae.nn.core import Pass, Sizes, codes, present
 from anomaly_ae.ranges import COUNT, ONE_OR_MORE, POSITIVE, SHARE, check_range
-from anomaly_ae.scoring.scorers import Scorer, divided, present
+from anomaly_ae.scoring.scorers import Scorer, divided
 from anomaly_ae.scoring.search import Searching, chunks, kernels, rows_of
 
 __all__ = ["LocalDenoiser", "Neighbours"]

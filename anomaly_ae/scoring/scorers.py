@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, pieces_of, row_sum
+from anomaly_ae.nn.core import Part, Pass, Sizes, by_members, feature_mean, pieces_of, present, row_sum
 from anomaly_ae.ranges import POSITIVE, SHARE, check_range
 
 __all__ = ["ReconstructionError", "StandardizedError", "WeightedSum"]
@@ -346,11 +346,6 @@ class WeightedSum(Scorer):
             for scorer, weight in _terms(self)
             for scores, cells, gaps in scorer.by_step(p)
         ]
-
-
-def present(p: Pass, cells: Tensor) -> Tensor:
-    """Cells `(n, ...)` with 0 where the row has none."""
-    return cells if p.batch.mask is None else torch.where(p.batch.mask, cells, 0.0)
 
 
 def divided(score: Tensor, cells: Tensor) -> Tensor:

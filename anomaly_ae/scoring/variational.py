@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_ae.nn.core import Pass, Sizes, by_members, codes, kl, total_kl
+from anomaly_ae.nn.core import Pass, Sizes, by_members, codes, kl, present, total_kl
 from anomaly_ae.ranges import check_range, whole
-from anomaly_ae.scoring.scorers import Scorer, Steps, present
+from anomaly_ae.scoring.scorers import Scorer, Steps
 
 __all__ = ["KLScore", "LikelihoodRatio", "NegativeELBO"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anomaly_ae.nn.core import Pass, Sizes, by_members
+from anomaly_ae.nn.core import Pass, Sizes, by_members, present
 from anomaly_ae.ranges import POSITIVE, check_range
-from anomaly_ae.scoring.scorers import AdditiveScorer, present
+from anomaly_ae.scoring.scorers import AdditiveScorer
 
 __all__ = ["ResidualMahalanobis"]
 
