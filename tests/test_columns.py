@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -460,6 +460,7 @@ CELLS = st.one_of(FINITE, st.floats(-5, 5), st.sampled_from([0.0, 1.0, np.nan]))
     new=arrays(np.float64, st.tuples(st.integers(1, 4), st.just(3)), elements=CELLS),
     standardize=st.booleans(),
 )
+@example(fit=np.full((1, 3), 1e292), new=np.full((1, 3), -np.finfo(float).max), standardize=False)
 def test_cells_of_any_finite_table_are_finite_and_add_up(fit, new, standardize):
     try:
         encoding = of_numbers(fit, standardize=standardize)

@@ -286,7 +286,8 @@ class Encoding:
         fixed = self.state["fixed"]
         numbers = (self.state["kinds"] == NUMBER) & np.isfinite(fixed)
         slack = np.where(numbers, ROUNDED * np.abs(np.where(numbers, fixed, 0.0)), 0.0)
-        return ~(np.abs(codes - np.where(np.isfinite(fixed), fixed, np.inf)) <= slack)
+        with np.errstate(over="ignore"):  # what is too far off to be told has changed as well
+            return ~(np.abs(codes - np.where(np.isfinite(fixed), fixed, np.inf)) <= slack)
 
     def gap_nats(self, gone: Mask) -> Array:
         """How little a gap in each column was to be expected, where `gone` `(n, d)` has one."""
