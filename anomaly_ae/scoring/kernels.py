@@ -69,13 +69,14 @@ def nearest(
     low, place = np.empty(groups, far.dtype), np.zeros(memory.shape[1])
     hit, at, length = np.empty(groups + 1, np.int64), np.empty(m + 1, np.int64), np.empty(m)
     for i in range(len(rows)):
-        row = rows[i]
+        row, centre, mine = rows[i], home[rows[i]], own[rows[i]]
         # as many groups of eight have a smallest below some bound as there are candidates to find: these are among them
         for q in range(groups):
             low[q] = far[i, q]
         for start in range(groups, groups * GROUP, groups):
+            others = far[i, start : start + groups]  # whose places from 0 on let eight be compared at once
             for q in range(groups):
-                low[q] = far[i, start + q] if far[i, start + q] < low[q] else low[q]
+                low[q] = others[q] if others[q] < low[q] else low[q]
         below = bound = low[0]
         for q in range(groups):
             below = low[q] if low[q] < below else below
@@ -97,7 +98,9 @@ def nearest(
             hits += int(low[q] <= bound)
         found = 0
         for h in range(hits):
-            for other in range(hit[h], groups * GROUP, groups):
+            q = hit[h]
+            for member in range(GROUP):
+                other = member * groups + q
                 at[found] = other
                 found += int(far[i, other] <= bound)
         for other in range(groups * GROUP, m):
@@ -110,7 +113,7 @@ def nearest(
         for t in range(width):
             place[t] = places[row, t]
         for c in range(found):
-            at[c] = lists[home[row], at[c]]
+            at[c] = lists[centre, at[c]]
         for c in range(found):  # without a branch that depends on what is read, so that many reads wait side by side
             other = at[c]
             total = 0.0
@@ -123,7 +126,7 @@ def nearest(
             else:
                 for t in range(len(place)):
                     total += abs(memory[other, t] - place[t]) ** p
-            length[c] = total if other != own[row] else np.inf
+            length[c] = total if other != mine else np.inf
         for c in range(1, found):
             total, other = length[c], at[c]
             rank = c
@@ -190,8 +193,9 @@ def residuals(memory: Kept, which: Places, places: Array, ridge: float, off: Arr
             for t in range(padded):
                 centre[t] = 0.0
             for i in range(k):
+                other = which[row, i]  # not read anew for each cell
                 for t in range(padded):
-                    raw[i, t] = memory[which[row, i], t]
+                    raw[i, t] = memory[other, t]
                     centre[t] += raw[i, t]
             for t in range(padded):
                 centre[t] /= k
