@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anomaly_ae.loading import load as load
     from anomaly_ae.nn.aggregated import *
     from anomaly_ae.nn.backbones import *
+    from anomaly_ae.nn.classes import *
     from anomaly_ae.nn.codebooks import *
     from anomaly_ae.nn.contamination import *
     from anomaly_ae.nn.corruptions import *

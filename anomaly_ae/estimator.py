@@ -32,7 +32,7 @@ from anomaly_ae.data.preprocessing import Preprocessing
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.explanation import known
-from anomaly_ae.folds import Fold
+from anomaly_ae.folds import Fold, Told
 from anomaly_ae.incremental import IncrementalMixin
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of
 from anomaly_ae.monitoring.profile import References
@@ -223,11 +223,12 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Learn from normal rows `X` `(n, n_features)`; where no scorer asks for labels, `y` is ignored.
+        """Learn from normal rows `X` `(n, n_features)`; where no part asks for labels, `y` is ignored.
 
         An array holds numbers, NaN where one is missing. A DataFrame may hold numbers, booleans, text and dates. With
         `labels=KnownAnomalies()`, rows where `y` `(n,)` is -1 (or true) are known for anomalies: they train and
-        calibrate nothing, and rows like them become strange. All others are taken for normal.
+        calibrate nothing, and rows like them become strange. `PullPush` and `M2` have them train the net; nothing else
+        does. All others are taken for normal; `M2` tells those where `y` is 1 (or false) from those where it is 0.
 
         Raises
         ------
@@ -236,7 +237,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         DataError
             Nested values, integers beyond 2^53.
         """
-        X, anomalies = self._apart(X, y)
+        X, anomalies, sure = self._apart(X, y)
         kept = deepcopy(self.folds_) if self.warm_start and hasattr(self, "folds_") else []
         if kept:
             self._refuse_changes()
@@ -264,9 +265,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
 
             fold = kept[number] if kept else self._new_fold(rows[split.fit], rng)
             seed = rng.randint(2**31 - 1)
-            history = fold.train(
-                rows[split.fit], rows[split.validate], self._recipe(), seed, on_epoch, anomalies=known_rows
-            )
+            told = None if sure is None else Told(sure[split.fit], known_rows)
+            history = fold.train(rows[split.fit], rows[split.validate], self._recipe(), seed, on_epoch, told=told)
             records += [{"net": number + 1, **record} for record in history]
             self._keep(fold, rows[split.calibrate], rows[split.fit], rng)
             references.add(*fold.assess(rows[references.choose(split.calibrate)]))
@@ -278,11 +278,19 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         context.call_on_fit_task_end(estimator=self)
         return self
 
-    def _apart(self, X: Any, y: Any) -> tuple[Any, Any]:
-        """Rows that are taken for normal, and those that are known for anomalies, where a scorer asks for labels."""
-        if y is None or not any(getattr(piece, "needs_labels", False) for piece in self.parts()["scorer"].pieces()):
-            return X, None
-        anomalous = truth(y)[0]
+    def asks_for_labels(self) -> bool:
+        """Whether some part learns from rows that are known for anomalies."""
+        parts = [part for part in self.parts().values() if isinstance(part, Part)]
+        return any(piece.needs_labels for part in parts for piece in part.pieces())
+
+    def _apart(self, X: Any, y: Any) -> tuple[Any, Any, NDArray[np.bool_] | None]:
+        """Rows that are taken for normal, those that are known for anomalies, and which of the former it is known of.
+
+        Where no part asks for labels there are none.
+        """
+        if y is None or not self.asks_for_labels():
+            return X, None, None
+        anomalous, known = truth(y)
         X = as_frame(X)
         check_consistent_length(X, anomalous)
         if anomalous.all():
@@ -290,7 +298,8 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
                 f"{type(self).__name__} needs normal rows, however: all {len(anomalous):,} are labelled as anomalies. "
                 "Give normal ones as well."
             )
-        return _safe_indexing(X, ~anomalous), _safe_indexing(X, anomalous) if anomalous.any() else None
+        normal = _safe_indexing(X, ~anomalous)
+        return normal, _safe_indexing(X, anomalous) if anomalous.any() else None, known[~anomalous]
 
     def _begin(self) -> None:
         """Take the parts and the call as they are now, and see that a threshold can be set by them."""

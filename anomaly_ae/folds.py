@@ -34,6 +34,13 @@ REPAIRS = 3  # passes that a column taken away is rebuilt by: more would drive t
 SPREAD = 0.95  # share of validate rows whose value lies in the expected interval
 
 
+class Told(NamedTuple):
+    """What labels say: of which fit rows it is known that they are normal `(n,)`, and rows known for anomalies."""
+
+    sure: NDArray[np.bool_]
+    anomalies: Array | None
+
+
 class Expected(NamedTuple):
     """What a column of some rows is expected to be: its code `(n,)` and, of a number or date, half an interval."""
 
@@ -128,17 +135,19 @@ class Fold:
         seed: int,
         on_epoch: Callable[[dict[str, float]], bool] | None = None,
         remember: Array | None = None,
-        anomalies: Array | None = None,
+        told: Told | None = None,
     ) -> list[dict[str, float]]:
         """Train on codes `(n, d)`; then the scorer learns from fit and validate rows.
 
         With `remember`, rows of this and earlier calls, training goes on with the optimiser of the last call; once
-        these are enough, the scorer learns from them and closed forms are solved for them. The scorer is told
-        `anomalies`, rows that are known for such. Returns one record an epoch.
+        these are enough, the scorer learns from them and closed forms are solved for them. Parts that ask for labels
+        are `told` what these say. Returns one record an epoch.
         """
         self.nets.float()
         rows, watched = (self._batch(self._cells(X)) for X in (fit, validate))
         known = rows
+        if told is not None and any(part.needs_labels for axis in self.net.parts() for part in axis.pieces()):
+            rows = self._labelled(fit, told)
         if remember is not None:
             enough = len(remember) >= min(FEW, self.learned)
             fit = remember if enough else remember[:0]
@@ -156,8 +165,8 @@ class Fold:
         if not len(watched):  # rows that trained have to do
             watched, rows = rows.take(slice(None, None, 5)), rows if len(rows) < 2 else _but_every_fifth(rows)
         with threads(self.net), torch.inference_mode(), seeded(seed, self._device):
-            if anomalies is not None:
-                self.scorer.teach(self.passed(self._batch(self._cells(anomalies))))
+            if told is not None and told.anomalies is not None:
+                self.scorer.teach(self.passed(self._batch(self._cells(told.anomalies))))
             some = torch.randperm(len(rows), device=self._device)[:LEARN_ROWS]
             self.scorer.learn(self.passed(rows.take(some)), self.passed(watched.take(slice(LEARN_ROWS // 2))))
         self.learned = len(rows) + len(watched)
@@ -165,6 +174,13 @@ class Fold:
         self.settle()
         self._learn_margin(validate if len(validate) else fit)
         return history
+
+    def _labelled(self, fit: Array, told: Told) -> Batch:
+        """Known anomalies, if there are any, and after them fit rows `(n, d)`, with what each is known for."""
+        anomalies = fit[:0] if told.anomalies is None else told.anomalies
+        label = np.concatenate([np.ones(len(anomalies)), np.where(told.sure, 0.0, np.nan)])
+        batch = self._batch(self._cells(np.concatenate([anomalies, fit])))
+        return replace(batch, label=torch.from_numpy(label).to(self._device, torch.float32))
 
     def tune(self, X: Array, label: NDArray[Any], weight: Array, bias: Array, recipe: Recipe, seed: int) -> None:
         """Have the first net's encoder learn what rows `(n, d)` are called, from the head that is given.

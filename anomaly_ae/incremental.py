@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 
 from anomaly_ae.errors import warn
 from anomaly_ae.explanation import ExplanationMixin
-from anomaly_ae.folds import Fold
+from anomaly_ae.folds import Fold, Told
 from anomaly_ae.keeping import all_or_nothing
 from anomaly_ae.monitoring.profile import Profile, References
 from anomaly_ae.promise import warn_of_learned
@@ -36,7 +36,7 @@ class IncrementalMixin(ExplanationMixin):
     steps_per_epoch: int | None
     parts: Callable[[], dict[str, Any]]
     anomaly_score: Callable[[ArrayLike], Array]
-    _apart: Callable[[Any, Any], tuple[Any, Any]]
+    _apart: Callable[[Any, Any], tuple[Any, Any, Any]]
     _begin: Callable[[], None]
     _new_fold: Callable[[Array, np.random.RandomState], Fold]
     _recipe: Callable[..., Any]
@@ -80,7 +80,7 @@ class IncrementalMixin(ExplanationMixin):
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Go on learning from more normal rows; where a scorer asks for labels, but for those where `y` is -1.
+        """Go on learning from more normal rows; where a part asks for labels, those where `y` is -1 are anomalies.
 
         The first call, unless `fit` came before, freezes the columns' scaling and needs 3 rows. Every fifth row is
         set aside to calibrate (a uniform sample of at most 2000 is kept, in memory only); the others train for
@@ -93,7 +93,7 @@ class IncrementalMixin(ExplanationMixin):
             While a model from `load` waits for more rows.
         """
         first = not hasattr(self, "folds_")
-        X = self._apart(X, y)[0]
+        X, anomalies, _ = self._apart(X, y)
         rows = self._learn_columns(X) if first else self._checked(X)
         rng = check_random_state(self.random_state)
         if first:
@@ -118,7 +118,8 @@ class IncrementalMixin(ExplanationMixin):
             )
             self.n_rows_seen_ += len(rows)
             return self
-        self._go_on([learned if waited else known.rows for known in self._learned], rng)
+        known_rows = None if anomalies is None else self._checked(anomalies)
+        self._go_on([learned if waited else known.rows for known in self._learned], rng, known_rows)
         self.n_rows_seen_ += len(rows)
         self._calibrate_anew()
         return self
@@ -134,7 +135,7 @@ class IncrementalMixin(ExplanationMixin):
         there = sum(len(reservoir.rows) for reservoir in self._reservoirs)
         return HELD_OUT_EVERY * max(0, self._wanted - there)
 
-    def _go_on(self, learned: list[Array], rng: np.random.RandomState) -> None:
+    def _go_on(self, learned: list[Array], rng: np.random.RandomState, anomalies: Array | None = None) -> None:
         """Have each net train on rows of its own."""
         records = []
         for number, (fold, rows, known) in enumerate(zip(self.folds_, learned, self._learned, strict=True)):
@@ -142,7 +143,8 @@ class IncrementalMixin(ExplanationMixin):
                 steps = max(self.steps_per_epoch or 1, math.ceil(len(rows) / self.batch_size))
                 recipe = self._recipe(max_epochs=1, steps_per_epoch=steps, schedule=False)
                 seed = (rng.randint(2**31 - 1) + self.n_rows_seen_) % 2**31
-                history = fold.train(rows, rows[:0], recipe, seed, remember=known.rows)
+                told = None if anomalies is None else Told(np.zeros(len(rows), dtype=bool), anomalies)
+                history = fold.train(rows, rows[:0], recipe, seed, remember=known.rows, told=told)
                 records += [{"net": number + 1, **record} for record in history]
         self.history_ = pd.concat([self.history_, pd.DataFrame(records)], ignore_index=True)
         self.history_["epoch"] = self.history_.groupby("net").cumcount() + 1

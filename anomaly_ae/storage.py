@@ -42,6 +42,7 @@ ROOMS = (
     "data.preprocessing",
     "nn.aggregated",
     "nn.backbones",
+    "nn.classes",
     "nn.codebooks",
     "nn.contamination",
     "nn.corruptions",

@@ -29,7 +29,7 @@ FLOORS = [
     ["nn.convolutions"],
     ["nn.sequences"],
     [*BACKBONES, *NN_PARTS],
-    ["nn.codebooks", "nn.discrete"],
+    ["nn.classes", "nn.codebooks", "nn.discrete"],
     ["nn.model"],
     ["nn.heads", "nn.stack"],
     ["nn.training"],

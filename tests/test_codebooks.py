@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 
 from anomaly_ae import AutoencoderDetector, Dense, GaussianNoise, Memory, Normal, VectorQuantized
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Pass, Sizes
+from anomaly_ae.nn.core import LEFT_OUT, Batch, Pass, Sizes
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import seeded
 
@@ -25,8 +25,8 @@ def built(latent, features=DIM):
     return latent.double()
 
 
-def seen(h):
-    return Pass(Batch(h), Batch(h), h, (), None, None)
+def seen(h, notes=None):
+    return Pass(Batch(h), Batch(h), h, (), None, None, notes=notes or {})
 
 
 def test_an_identity_encoder_makes_it_k_means():
@@ -49,6 +49,16 @@ def test_running_means_tend_to_the_same_by_batches():
     best = KMeans(4, n_init=10, random_state=0).fit(x.numpy())
     far = np.linalg.norm(latent.book.numpy()[:, None] - best.cluster_centers_, axis=2)
     assert far.min(0).max() < 0.2
+
+
+def test_rows_that_are_left_out_teach_no_vector():
+    latent = built(VectorQuantized(4))
+    h = torch.cat([rows(), rows(20) + 50])
+    left_out = torch.arange(len(h)) >= len(h) - 20
+    latent.start(seen(h[:-20]))
+    for _ in range(200):
+        latent.after_step(seen(h, {LEFT_OUT: left_out}))
+    assert latent.book.abs().max() < 10
 
 
 def test_gradients_pass_as_if_nothing_lay_between_and_the_commitment_pulls():

@@ -91,7 +91,7 @@ def test_a_scale_that_is_learned_does_not_learn_from_rows_that_are_left_out():
 def test_two_that_deal_with_the_same_rows_are_refused():
     X = rows(200).numpy()
     with pytest.raises(
-        ConfigError, match=r"^Sum counts the rows that are rebuilt worst once, however: Trimmed\(\) and"
+        ConfigError, match=r"^Sum counts what rows pay in place of their reconstruction once, however: Trimmed\(\) and"
     ):
         AutoencoderDetector(effort="fast", penalty=Trimmed() + OutlierExposure()).fit(X)
     for penalty in (Trimmed(), L1Code() + Trimmed()):

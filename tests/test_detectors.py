@@ -1,8 +1,10 @@
 """The public contract of both detectors."""
 
+import gc
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -498,6 +500,26 @@ def test_torchs_globals_are_left_alone():
 
 
 @pytest.mark.timed
+def test_fits_in_threads_repeat_and_leave_random_numbers_alone():
+    X = np.random.default_rng(0).normal(size=(300, 4))
+    before, alone = torch.get_rng_state(), VAEDetector(effort="fast", random_state=0).fit(X).anomaly_score(X)
+    with ThreadPoolExecutor(3) as threads:
+        fits = threads.map(lambda _: VAEDetector(effort="fast", random_state=0).fit(X).anomaly_score(X), range(3))
+        for scores in fits:
+            np.testing.assert_array_equal(scores, alone)
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_no_row_stays_in_memory_when_a_detector_is_gone():
+    X = np.random.default_rng(0).normal(size=(40, 300))
+    wide = AutoencoderDetector(scorer=Mahalanobis(), max_epochs=1, calibration="split", random_state=0).fit(X)
+    width = wide.folds_[0].encoding.width
+    del wide
+    gc.collect()
+    kept = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.dim() == 2 and x.shape[1] == width]
+    assert not [x for x in kept if len(x) in (24, 32, 40)]
+
+
 def test_rows_that_come_twice_are_warned_of_unless_chance_explains_them():
     rng = np.random.default_rng(0)
     for X, copies in (

@@ -262,6 +262,9 @@ def test_codes_that_are_the_factors_score_one_and_random_ones_nothing():
     assert mig(perfect, v) > 0.95
     assert mig(random, v) < 0.05
     assert mig(mixed, v) < 0.5 * mig(perfect, v)
+    collapsed = dci(np.zeros((1000, 3)), v[:1000])
+    assert collapsed["disentanglement"] == collapsed["completeness"] == 0
+    assert dci(np.zeros((1000, 1)), v[:1000, :1])["completeness"] == 0
     told, blind, turned = (dci(codes[:1000], v[:1000]) for codes in (perfect, random, mixed))
     assert min(told.values()) > 0.95
     assert max(blind["disentanglement"], blind["completeness"]) < 0.1

@@ -22,6 +22,7 @@ from anomaly_ae import (
     Neighbours,
     Normal,
     Point,
+    Preprocessing,
     ReconstructionError,
     StandardizedError,
     VAEDetector,
@@ -484,6 +485,24 @@ BAD = [
 def test_values_out_of_range_are_refused(part):
     with pytest.raises(ConfigError):
         part.build(Sizes((DIM,)))
+
+
+@pytest.mark.parametrize(
+    "inner", [None, Neighbours(), 2 * Neighbours(), StandardizedError() + LocalDenoiser(), Fused()]
+)
+def test_the_largest_of_what_is_no_verdict_on_a_column_is_refused(inner):
+    with pytest.raises(ConfigError, match="Largest needs a scorer whose columns are judged by themselves, however"):
+        AutoencoderDetector(scorer=Largest(inner)).fit(rows(50))
+
+
+def test_an_absent_cell_is_not_to_blame():
+    X = rows(700)
+    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
+    det = AutoencoderDetector(Preprocessing(missing="ignore"), random_state=0).fit(X[:600])
+    new = X[600:][~np.isnan(X[600:]).all(axis=1)]
+    shares = det.explain(new)
+    assert (shares[np.isnan(new)] == 0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), det.anomaly_score(new), rtol=1e-9)
 
 
 def test_a_member_that_cannot_work_is_refused_by_name():

@@ -115,6 +115,17 @@ def test_tables_with_categories_and_gaps():
     assert (det.fit(rows, y == -1).anomaly_score(new) == score).all()  # booleans are true of an anomaly
 
 
+def test_known_anomalies_may_come_with_the_first_rows_of_many():
+    rng, X = ring()
+    rows, y = told(rng, X)
+    det = AutoencoderDetector(labels=KnownAnomalies(), effort="fast", random_state=0)
+    det.partial_fit(rows, y).partial_fit(X)
+    plain = AutoencoderDetector(effort="fast", random_state=0).partial_fit(X).partial_fit(X)
+    assert len(det.folds_[0].scorer.scorers[-1].anomalies) == (y == -1).sum()
+    new = faults(rng, 200)
+    assert (det.p_values(new) < plain.p_values(new)).mean() > 0.5
+
+
 def test_labels_join_whatever_scores():
     part = KnownAnomalies(weight=2)
     alone = AutoencoderDetector(scorer=Neighbours(k=1), labels=part).parts()["scorer"]

@@ -12,7 +12,7 @@ import torch
 import torch.distributions as D
 from sklearn.base import clone
 
-from anomaly_ae import AutoencoderDetector, Gaussian, Preprocessing, ReconstructionError, VAEDetector
+from anomaly_ae import AutoencoderDetector, Dense, Gaussian, Preprocessing, ReconstructionError, VAEDetector
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes
 from anomaly_ae.nn.corruptions import Chain, GaussianNoise, Masking, Swapping
@@ -186,6 +186,9 @@ def test_multinomial_charges_the_kl_divergence(total):
     kl = scipy.stats.entropy(x.numpy(), p, axis=1)
     np.testing.assert_allclose(charged, total * kl, rtol=1e-9)
     np.testing.assert_allclose(part.error(px, x, 2.0).sum(1), 2 * total * kl, rtol=1e-9)
+    error, lost = part.error(px, x, 2.0), part.lost(px, x)
+    assert (error > -1e-12).all()
+    torch.testing.assert_close(2 * lost, error)
     np.testing.assert_allclose(px.mode, p)
     counts = np.array([3, 0, 1, 4, 2])  # scipy's, up to the coefficient, which no parameter moves
     two = [scipy.stats.multinomial(10, q).logpmf(counts) for q in p[:2]]
@@ -207,7 +210,7 @@ def test_error_is_a_power_of_numbers_and_a_tail_of_the_rest(part, kind, power):
         if name == "numeric" or (isinstance(part, Mixed) and isinstance(getattr(part, name), Normal)):
             expected = (x - px.mean)[:, j].abs() ** power
         elif name == "share":
-            expected = 2 * (torch.special.xlogy(x, x)[:, j] * 3 - px.log_prob(x)[:, j])
+            expected = 2 * 3 * torch.tensor(scipy.special.kl_div(x, px.mean))[:, j]
         else:
             expected = x[:, j] * 0
             for i in range(len(x)):
@@ -577,6 +580,24 @@ class Spread(Gaussian):
     """A user's own latent, which says nothing of what it needs."""
 
     needs: ClassVar = {}
+
+
+class OneScale(Likelihood):
+    """A user's own, whose one scale is learned by steps."""
+
+    def __init__(self):
+        pass
+
+    def build(self, sizes):
+        self.log_scale = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, params):
+        return D.Normal(params[:, 0], self.log_scale.exp(), validate_args=False)
+
+
+def test_a_part_may_have_one_number_to_learn():
+    det = AutoencoderDetector(likelihood=OneScale(), effort="fast", backbone=Dense(), random_state=0)
+    assert det.fit(np.random.default_rng(0).normal(size=(60, 3))).folds_[0].net.likelihood.log_scale != 0
 
 
 def test_parts_of_one_s_own_need_to_declare_nothing():

@@ -102,6 +102,15 @@ def test_signs_shapes_and_agreement(fitted, reduce):
     assert score[100:110].min() > np.quantile(score[:90], 0.99)
 
 
+def test_a_net_in_closed_form_learns_from_all_of_a_long_series():
+    rng, t = np.random.default_rng(0), np.arange(18_000)
+    x = np.where(t < 9000, np.sin(t / 5), np.sign(np.sin(t / 9))) + 0.05 * rng.normal(size=len(t))
+    net = AutoencoderDetector(effort="fast")
+    det = SeriesDetector(net, window=8, views=[View(StandardizedError())], random_state=0).fit(x[:, None])
+    score = det.anomaly_score(x[:, None])
+    assert 0.2 < score[100:8900].mean() / score[9100:].mean() < 5
+
+
 def test_last_knows_nothing_of_what_comes_and_mean_does(fitted):
     X = plant(200, seed=1)
     later = X.copy()

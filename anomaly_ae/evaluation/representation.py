@@ -16,6 +16,7 @@ from anomaly_ae.errors import DataError
 
 Array = NDArray[np.float64]
 BINS = 20  # of a latent, and of a factor that takes more values
+TINY = 1e-300
 CLASSES = 20  # a factor with more values is a measure, not a class
 
 
@@ -102,7 +103,7 @@ def dci(codes: ArrayLike, factors: ArrayLike, random_state: int = 0) -> dict[str
         informative.append(forest.oob_score_)
     parts = importance.sum(axis=1)
     return {
-        "disentanglement": float(_purity(importance) @ parts / parts.sum()),
+        "disentanglement": float(_purity(importance) @ parts / max(parts.sum(), TINY)),
         "completeness": float(_purity(importance.T).mean()),
         "informativeness": float(np.mean(informative)),
     }
@@ -190,9 +191,10 @@ def _correlation(one: Array, other: Array) -> float:
 
 
 def _purity(importance: Array) -> Array:
-    """Of each row how far it is from being spread evenly, `(rows,)`."""
+    """Of each row how far it is from being spread evenly, `(rows,)`; 0 where there is nothing to spread."""
+    whole = importance.sum(axis=1, keepdims=True)
     if importance.shape[1] == 1:
-        return np.ones(len(importance))
-    shares = importance / np.maximum(importance.sum(axis=1, keepdims=True), 1e-300)
+        return (whole[:, 0] > 0).astype(np.float64)
+    shares = importance / np.maximum(whole, TINY)
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1)
-    return np.asarray(1 - entropy / np.log(importance.shape[1]))
+    return np.where(whole[:, 0] > 0, 1 - entropy / np.log(importance.shape[1]), 0.0)

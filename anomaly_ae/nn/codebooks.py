@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from anomaly_ae.nn.core import Batch, Level, Part, Pass, Sizes, draw, spread
+from anomaly_ae.nn.core import LEFT_OUT, Batch, Level, Part, Pass, Sizes, draw, spread
 from anomaly_ae.nn.latents import Point
 from anomaly_ae.nn.layers import Pointwise
 from anomaly_ae.ranges import COUNT, NOT_ALL, NOT_NEGATIVE, check_range
@@ -104,7 +104,11 @@ class VectorQuantized(Part):
 
     def after_step(self, p: Pass) -> None:
         e = self._rows(p.h).flatten(0, -2)
-        chosen = (self.nearest(e)[:, None] == torch.arange(self.k, device=e.device)).to(e.dtype)
+        nearest = self.nearest(e)
+        chosen = (nearest[:, None] == torch.arange(self.k, device=e.device)).to(e.dtype)
+        if (left_out := p.notes.get(LEFT_OUT)) is not None:
+            left_out = left_out.repeat_interleave(len(e) // len(left_out))[:, None]
+            chosen, e = torch.where(left_out, 0.0, chosen), torch.where(left_out, self.book[nearest], e)
         used = self.decay * self.used + (1 - self.decay) * chosen.sum(0)
         sums = self.decay * self.sums + (1 - self.decay) * chosen.T @ e
         dead = (used < DEAD * used.mean())[:, None]

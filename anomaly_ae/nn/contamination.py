@@ -1,4 +1,4 @@
-"""Penalties for rows some of which are anomalies that nobody has named: those that fit worst do not train, or repel."""
+"""Penalties for rows some of which are anomalies: named by labels or not, they do not train as others do, or repel."""
 
 from __future__ import annotations
 
@@ -7,17 +7,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_ae.errors import IncompatiblePartsError
-from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, present, row_sum
+from anomaly_ae.errors import ConfigError, IncompatiblePartsError
+from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, present, row_sum, shared_out
 from anomaly_ae.nn.terms import Term
-from anomaly_ae.ranges import NOT_ALL, SHARE, check_range
+from anomaly_ae.ranges import NOT_ALL, POSITIVE, SHARE, check_range
 
-__all__ = ["OutlierExposure", "Trimmed"]
+__all__ = ["OutlierExposure", "PullPush", "Trimmed"]
 
 TINY = 1e-3  # least mean error of a row that is to be rebuilt badly
 
 
-class Trimmed(Term):
+class Instead(Term):
+    """Some rows pay something else in place of their reconstruction, and a scale that is learned is not theirs."""
+
+    needs = {"backbone": "trained encoder"}
+    deals_with = "what rows pay in place of their reconstruction"
+
+    def join(self, net: Any) -> None:
+        for piece in net.divergence.pieces() if net.divergence is not None else ():
+            if getattr(piece, "pays_for_cells", False):
+                raise IncompatiblePartsError(
+                    f"{type(self).__name__} needs a reconstruction that is paid for once, however: {piece!r} pays for "
+                    "it as well. Leave one of them out."
+                )
+
+    def forward(self, p: Pass) -> Tensor:
+        cost = p.net.reconstruction(p)
+        rows, price = self.priced(p, cost)
+        p.notes[LEFT_OUT] = rows
+        return torch.where(rows, price - cost, 0.0)
+
+    def priced(self, p: Pass, cost: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows these are, by what reconstructions `cost`, and what they pay: `(n,)` each."""
+        raise NotImplementedError
+
+
+class Trimmed(Instead):
     r"""The rows that are rebuilt worst, a share of each batch, do not train: the trimmed autoencoder.
 
     .. math:: t_i = \begin{cases} \log p(x_i|z_i) & i \in T \\ 0 & \text{else} \end{cases}
@@ -57,32 +82,19 @@ class Trimmed(Term):
     Trimmed(share=0.05)
     """
 
-    needs = {"backbone": "trained encoder"}
-    deals_with = "the rows that are rebuilt worst"
-
     def __init__(self, share: float = 0.1) -> None:
         self.share = share
 
     def build(self, sizes: Sizes) -> None:
         check_range(self, NOT_ALL, "share")
 
-    def join(self, net: Any) -> None:
-        for piece in net.divergence.pieces() if net.divergence is not None else ():
-            if getattr(piece, "pays_for_cells", False):
-                raise IncompatiblePartsError(
-                    f"{type(self).__name__} needs a reconstruction that is paid for once, however: {piece!r} pays for "
-                    "it as well. Leave one of them out."
-                )
+    def priced(self, p: Pass, cost: Tensor) -> tuple[Tensor, Tensor]:
+        there = _there(p)
+        rows = self._worst((cost / there.clamp(min=1)).masked_fill(there == 0, -torch.inf).detach())
+        return rows, self.instead(p, cost)
 
-    def forward(self, p: Pass) -> Tensor:
-        cost = p.net.reconstruction(p)
-        there = row_sum(present(p, torch.ones_like(p.batch.x)))
-        worst = self._worst((cost / there.clamp(min=1)).masked_fill(there == 0, -torch.inf).detach())
-        p.notes[LEFT_OUT] = worst
-        return torch.where(worst, self.instead(p, cost, there) - cost, 0.0)
-
-    def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
-        """What the worst rows pay in place of their `cost`, with so many cells `there`: `(n,)`."""
+    def instead(self, p: Pass, cost: Tensor) -> Tensor:
+        """What the worst rows pay in place of their `cost`: `(n,)`."""
         return torch.zeros_like(cost)
 
     def _worst(self, cost: Tensor) -> Tensor:
@@ -136,6 +148,74 @@ class OutlierExposure(Trimmed):
         super().build(sizes)
         check_range(self, SHARE, "certainty")
 
-    def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
-        mean = row_sum(present(p, p.net.likelihood.error(p.px, p.batch.x, 2.0))) / there.clamp(min=1)
-        return torch.lerp(cost, 1 / mean.clamp(min=TINY), self.certainty)
+    def instead(self, p: Pass, cost: Tensor) -> Tensor:
+        return torch.lerp(cost, 1 / _mean_error(p).clamp(min=TINY), self.certainty)
+
+
+class PullPush(Instead):
+    r"""Known anomalies are to be rebuilt badly, while all other rows pull the net towards them.
+
+    .. math:: t_i = \begin{cases} w \max(0, m - e_i) + \log p(x_i|z_i) & y_i = -1 \\ 0 & \text{else} \end{cases}
+
+    with :math:`e_i` the mean error of a row's cells, the square of what a number is off (of other kinds, what `error`
+    of their likelihood says): a known anomaly pays for what it is rebuilt better than :math:`m` in place of its
+    reconstruction. A scale that is learned does not learn from it. Rows of which nobody knows are taken for normal.
+
+    **Shape**: a pass over `n` rows to `(n,)`.
+
+    Parameters
+    ----------
+    margin : float > 0 (variances of columns), default=2
+        :math:`m`, from which error on a known anomaly is strange enough.
+    weight : float > 0 (nats), default=1
+        :math:`w`, which is shared out so that all known anomalies of a batch together count as all other rows do.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range, or no row is known for an anomaly.
+    IncompatiblePartsError
+        At `fit`, when the encoder is drawn, not trained, or a divergence pays for the reconstruction as well.
+
+    References
+    ----------
+    Ruff et al. (2020), Deep semi-supervised anomaly detection, arXiv:1906.02694;
+    Hadsell, Chopra and LeCun (2006), Dimensionality reduction by learning an invariant mapping, CVPR (the hinge).
+
+    Examples
+    --------
+    >>> from anomaly_ae import AutoencoderDetector, PullPush
+    >>> AutoencoderDetector(effort="fast", penalty=PullPush(margin=4)).penalty
+    PullPush(margin=4)
+    """
+
+    needs_labels = True
+
+    def __init__(self, margin: float = 2.0, weight: float = 1.0) -> None:
+        self.margin = margin
+        self.weight = weight
+
+    def build(self, sizes: Sizes) -> None:
+        check_range(self, POSITIVE, "margin", "weight")
+
+    def priced(self, p: Pass, cost: Tensor) -> tuple[Tensor, Tensor]:
+        if p.batch.label is not None:
+            known = p.batch.label == 1
+        elif self.training:
+            raise ConfigError(
+                "PullPush needs rows that are known for anomalies, however: fit was told none. Give y, -1 for each of "
+                "them, or leave it out."
+            )
+        else:
+            known = torch.zeros_like(cost, dtype=torch.bool)
+        return known, self.weight * shared_out(known) * (self.margin - _mean_error(p)).clamp(min=0)
+
+
+def _there(p: Pass) -> Tensor:
+    """How many cells rows have: `(n,)`."""
+    return row_sum(present(p, torch.ones_like(p.batch.x)))
+
+
+def _mean_error(p: Pass) -> Tensor:
+    """The mean error of a row's cells: `(n,)`."""
+    return row_sum(present(p, p.net.likelihood.error(p.px, p.batch.x, 2.0))) / _there(p).clamp(min=1)

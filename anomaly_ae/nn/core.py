@@ -68,13 +68,18 @@ class Sizes:
 class Batch:
     """What came in: rows `x` (n, ...), which cells are present (`mask`), what else is known, and what rows are called.
 
-    `label` `(n,)` is there where a head on the codes learns by it.
+    `label` `(n,)` is there where a head on the codes learns by it, or a part that asks for labels: then it is 1 of a
+    known anomaly, 0 of a row that is known to be normal, NaN where nobody knows.
     """
 
     x: Tensor
     mask: Tensor | None = None
     condition: Tensor | None = None
     label: Tensor | None = None
+
+    def some(self, most: int) -> Batch:
+        """At most so many of the rows, spread evenly: windows come as they followed each other."""
+        return self if len(self) <= most else self.take(torch.linspace(0, len(self) - 1, most).round().long())
 
     def take(self, rows: Tensor | slice) -> Batch:
         """The batch of these rows."""
@@ -137,6 +142,7 @@ class Part(NumberedMixin, BaseEstimator, nn.Module):
 
     offers: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[Mapping[str, str]] = {}
+    needs_labels: ClassVar[bool] = False  # whether rows that are known for anomalies teach it something
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls) -> None:
@@ -183,7 +189,7 @@ class Part(NumberedMixin, BaseEstimator, nn.Module):
 
 
 def draw(like: Tensor) -> Tensor:
-    """Standard normal noise in the shape, type and place of `like`: the one place where parts get randomness."""
+    """Standard normal noise in the shape, type and place of `like`."""
     return torch.randn_like(like)
 
 
@@ -234,6 +240,11 @@ def feature_mean(cells: Tensor, present: Tensor | None) -> Tensor:
         return cells.mean(axes, keepdim=True)[0]
     total = torch.where(present, cells, 0.0).sum(axes, keepdim=True)
     return (total / present.sum(axes, keepdim=True))[0]
+
+
+def shared_out(rows: Tensor) -> Tensor:
+    """What each of some rows, true in `(n,)`, counts so that together they count as all do; 0 for others: `(n,)`."""
+    return rows * (len(rows) / rows.sum().clamp(min=1))
 
 
 def kl(level: Level) -> Tensor:

@@ -34,6 +34,10 @@ class Likelihood(Part):
         """New rows: the means, for a scale that was set says how errors are weighed, not how rows spread."""
         return px.mean
 
+    def lost(self, px: D.Distribution, x: Tensor) -> Tensor:
+        """What each cell costs by not being what is expected, in nats: `(n, ...)`, each 0 or more."""
+        return px.log_prob(px.mode) - px.log_prob(x)
+
     def error(self, px: D.Distribution, x: Tensor, power: float) -> Tensor:
         r"""What each cell's miss costs in the units of a reconstruction error: `(n, ...)`.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anomaly_ae.defaults import DefaultsMixin
 from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, group_of_cells, pieces_of
+from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, group_of_cells, gumbel, pieces_of
 from anomaly_ae.nn.densities import Coin, Levels, Likelihood, Routed, Shares
 from anomaly_ae.nn.likelihoods import Normal
 from anomaly_ae.ranges import POSITIVE, check_range
@@ -109,8 +109,7 @@ class Categorical(Likelihood):
 
     def sample(self, px: Any) -> Tensor:
         """New rows, one-hot: a level a column, by the Gumbel-max trick."""
-        gumbel = -torch.empty_like(px.log_p).exponential_().log()
-        return px.one_hot(px.log_p + gumbel)
+        return px.one_hot(px.log_p + gumbel(px.log_p))
 
     def error(self, px: Any, x: Tensor, power: float) -> Tensor:
         p = px.mean
@@ -128,7 +127,7 @@ class Multinomial(Likelihood):
     non-negative and adding up to 1 as the net gets them, so columns must not be standardised before.
 
     **Shape**: parameters `(n, 1, d)` to a distribution over `(n, d)`, whose `mean` and `mode` are the shares `p`.
-    A cell's `error` is negative where its share is less than expected; a row's sum never is.
+    A cell's `error` is :math:`2 N (x_j \log(x_j / p_j) - x_j + p_j)`, 0 or more; a row's add up to twice the excess.
 
     Parameters
     ----------
@@ -170,8 +169,12 @@ class Multinomial(Likelihood):
                 "set preprocessing=Preprocessing(standardize=False, bend=None)."
             )
 
+    def lost(self, px: D.Distribution, x: Tensor) -> Tensor:
+        # what is missing from a share is in others: with what is there less than expected, none is below 0
+        return self.total * (torch.xlogy(x, x) - x + px.mean) - px.log_prob(x)
+
     def error(self, px: D.Distribution, x: Tensor, power: float) -> Tensor:
-        return 2 * (self.total * torch.xlogy(x, x) - px.log_prob(x))
+        return 2 * self.lost(px, x)
 
 
 class Mixed(DefaultsMixin, Likelihood):

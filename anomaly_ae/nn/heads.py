@@ -22,7 +22,7 @@ class Headed(nn.Module):
 
     def __init__(self, net: Net, weight: Tensor, bias: Tensor, rows: int) -> None:
         super().__init__()
-        self.read = net.forward
+        self.seen, self.read = net.seen, net.encode
         self.learning = nn.ModuleList(  # the decoder is asked for nothing
             part for part in (net.encoder, net.latent, net.corruption) if part is not None
         )
@@ -35,7 +35,8 @@ class Headed(nn.Module):
         return []
 
     def forward(self, batch: Batch, clock: Clock) -> Pass:
-        return self.read(batch, clock)
+        seen = self.seen(batch)
+        return Pass(batch, seen, *self.read(seen), None, self, clock)  # type: ignore[arg-type]
 
     def terms(self, p: Pass) -> dict[str, Tensor]:
         """What labels cost, and what the head's weights do."""

@@ -99,6 +99,11 @@ class Net(nn.Module):
         """The parts that are there, in the order of `AXES`."""
         return [part for axis in self.AXES if (part := getattr(self, axis)) is not None]
 
+    def seen(self, batch: Batch) -> Batch:
+        """The batch as corruption leaves it, in training."""
+        seen: Batch = batch if self.corruption is None or not self.corruption.training else self.corruption(batch)
+        return seen
+
     def encode(self, batch: Batch) -> tuple[Tensor, tuple[Level, ...]]:
         """Features and levels of codes of rows as they are."""
         h = self.encoder(batch.x, batch.condition)
@@ -114,8 +119,7 @@ class Net(nn.Module):
         return self.prior if given is None else given(condition)
 
     def forward(self, batch: Batch, clock: Clock | None = None) -> Pass:
-        corrupt = self.corruption is not None and self.corruption.training
-        seen = self.corruption(batch) if corrupt else batch
+        seen = self.seen(batch)
         h, levels = self.encode(seen)
         px = self.decode(codes(levels), batch.condition)
         return Pass(batch, seen, h, levels, px, self, clock or Clock())

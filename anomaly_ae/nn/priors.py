@@ -74,7 +74,8 @@ class Mixture(_OfComponents):
               KL(q \,\|\, p) \le -\log \sum_k w_k e^{-KL(q \| p_k)}
 
     The bound takes the divergence's place: it is in closed form, exact for one component and for components far apart,
-    between them up to a nat too large, and the evidence bound stays one. It speaks of the code as a whole: free bits
+    a nat or so too large between them, and far too large for a posterior that is wider than the components; the
+    evidence bound stays one. It speaks of the code as a whole: free bits
     are given once.
 
     **Shape**: a batch to a distribution of codes `(n, dim)`, or of each step's `(n, dim, time)`.

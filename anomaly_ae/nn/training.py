@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -18,6 +20,16 @@ from anomaly_ae.nn.stack import Stack
 from anomaly_ae.overlap import one_thread
 
 SOLVE_ROWS = 8192  # closed-form parts see at most this many fit rows
+_seeding = RLock()  # torch has one state of random numbers for all threads
+
+
+def _seed_anew() -> None:
+    global _seeding
+    _seeding = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_seed_anew)  # the thread that held it is not in a child
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def train(
     steps, that is the one epoch. Returns the records.
     """
     known = fit if known is None else known
-    watched = None if validate is None else validate.take(slice(recipe.validate_rows))
+    watched = None if validate is None else validate.some(recipe.validate_rows)
     if stack.weights:
         _hooked(stack, "start", known)
         optimizer = optimizer or AdamW(stack.weights, recipe.weight_decay)
@@ -61,7 +73,7 @@ def train(
         return history
     started = time.perf_counter()
     _hooked(stack, "solve", known)
-    loss = float(_validate(stack, fit.take(slice(recipe.validate_rows)))[0].mean())
+    loss = float(_validate(stack, fit.some(recipe.validate_rows))[0].mean())
     seen = {} if watched is None else _validate(stack, watched)[1]
     record = {"epoch": 1, "reconstruction": loss, "loss": loss, **seen, "learning_rate": 0.0}
     record["seconds"] = time.perf_counter() - started
@@ -76,7 +88,7 @@ def _hooked(stack: Stack, hook: str, rows: Batch) -> None:
     for net in stack.nets:
         parts = [part for part in net.parts() if part.has(hook)]
         if parts and len(rows):
-            p = net.eval()(rows.take(slice(SOLVE_ROWS)))
+            p = net.eval()(rows.some(SOLVE_ROWS))
             for part in parts:
                 getattr(part, hook)(p)
     stack.gather()
@@ -227,21 +239,22 @@ def _validate(stack: Stack, rows: Batch) -> tuple[Tensor, dict[str, float]]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Run with torch's random numbers seeded, then put its state back as it was."""
+    """Run with torch's random numbers seeded, then put their state back as it was; one thread at a time."""
     generators = [torch.default_generator]
     if (device := torch.device(device)).type == "cuda":
         torch.cuda.init()
         generators.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    with _seeding:
+        states = [generator.get_state() for generator in generators]
+        for generator in generators:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
 
 def threads(net: Net) -> AbstractContextManager[None]:
     """One thread for torch where the net is too narrow to gain from more."""
-    return one_thread(max(parameter.shape[0] for parameter in net.parameters()) <= 256)
+    return one_thread(max((len(weight) for weight in net.parameters() if weight.dim()), default=1) <= 256)

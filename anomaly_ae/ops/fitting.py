@@ -186,7 +186,7 @@ def told_anomalies(
     """
     if known is None:
         return None, X
-    if detector.labels is None:
+    if not detector.asks_for_labels():
         detector.set_params(labels=KnownAnomalies())
     table = Table.open(known, dialect)
     columns = [str(name) for name in X]

@@ -14,7 +14,7 @@ from anomaly_ae.compiled import pays
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, pieces_of
 from anomaly_ae.ranges import POSITIVE, is_within
-from anomaly_ae.scoring.scorers import Scorer, divided, weights_of
+from anomaly_ae.scoring.scorers import Scorer, divided_among, weights_of
 
 __all__ = ["Fused", "Largest"]
 
@@ -181,7 +181,7 @@ class Fused(Scorer):
         for i, judge in enumerate(self.judges):
             score, cells = judge.judged(p)
             scores.append(self._nats(i, self._log(i, score)))
-            total += divided(scores[-1], cells.clamp(min=0))
+            total += divided_among(p, scores[-1], cells.clamp(min=0))
         return torch.stack(scores).sum(0), total
 
     def _nats(self, i: int, logs: Tensor) -> Tensor:
@@ -252,7 +252,8 @@ class Largest(Scorer):
         return [self, *self.scorer.pieces()] if isinstance(self.scorer, Part) else [self]
 
     def build(self, sizes: Sizes) -> None:
-        if not isinstance(self.scorer, Scorer) or self.scorer.searches or isinstance(self.scorer, Fused):
+        inner = self.scorer.pieces() if isinstance(self.scorer, Scorer) else []
+        if not inner or any(getattr(piece, "searches", False) or isinstance(piece, Fused) for piece in inner):
             raise ConfigError(
                 f"Largest needs a scorer whose columns are judged by themselves, however: {self.scorer!r}. Give one, "
                 "as StandardizedError() or Mahalanobis()."

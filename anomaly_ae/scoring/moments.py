@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,6 @@ __all__ = ["Moments", "centred_rows", "moments_of", "spread"]
 ROWS = ((256, 16384), (1024, 2048))  # of so many columns at most, fit rows that components are taken from
 FEWEST = 1024  # of more columns: the time it takes grows with the cube
 CELLS = 2**22  # of rows whose absent cells are filled together: 32 MiB
-
-_known: dict[str, Any] = {}  # the moments that were taken last, for scorers that learn from the same rows
 
 
 class Moments(NamedTuple):
@@ -41,7 +38,8 @@ def moments_of(p: Pass) -> Moments:
 
     Of windows over a cycle without much noise those that are left out may be all that show some part of it.
     """
-    if (kept := _known.get("moments")) is not None and kept[0]() is p.batch.x:
+    kept: tuple[Tensor, Moments] | None = p.notes.get("moments")
+    if kept is not None and kept[0] is p.batch.x:
         return kept[1]
     x = p.batch.x.flatten(1)
     x = x[spread(p, next((rows for width, rows in ROWS if x.shape[1] <= width), FEWEST))].double()
@@ -57,7 +55,7 @@ def moments_of(p: Pass) -> Moments:
         some = values > 1e-12 * values[0].clamp(min=1e-300)
         values, vectors = values[some], vectors[:, some]
     found = Moments(mean, values, vectors, centred if wide else None)
-    _known["moments"] = weakref.ref(p.batch.x), found
+    p.notes["moments"] = p.batch.x, found
     return found
 
 

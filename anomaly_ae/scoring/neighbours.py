@@ -12,7 +12,7 @@ from torch import Tensor
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Pass, Sizes, codes, present
 from anomaly_ae.ranges import COUNT, ONE_OR_MORE, POSITIVE, SHARE, check_range
-from anomaly_ae.scoring.scorers import Scorer, divided
+from anomaly_ae.scoring.scorers import Scorer, divided_among
 from anomaly_ae.scoring.search import Searching, chunks, kernels, rows_of
 
 __all__ = ["LocalDenoiser", "Neighbours"]
@@ -104,7 +104,7 @@ class Remembering(Searching, Scorer):
             return self(p), super().contributions(p)
         score, off = self._score_and_off(p)
         cells = off[:, : p.batch.x[0].numel()].abs().pow(self.p).view_as(p.batch.x)
-        return score, divided(score, cells)
+        return score, divided_among(p, score, cells)
 
     def _score(self, p: Pass, own: Tensor | None) -> Tensor:
         """Scores `(n,)`; `own` says which of the memory the rows are themselves."""
@@ -180,9 +180,11 @@ class Neighbours(Remembering):
         :math:`b`, in units of cells (standard deviations of columns) or codes: from where on they lag behind. `None`
         never bends.
     exact : int >= 1, default=20000
-        Up to so many fit and validate rows all are remembered.
+        Up to so many fit and validate rows all are remembered. Of a table, no scorer sees more than 16,384 fit and
+        8,192 validate rows.
     sample : int >= 1, default=20000
-        Above, as many of the fit rows, which come in random order (windows: evenly spaced in time).
+        Above, as many of the fit rows, if there are as many, which come in random order (windows: evenly spaced in
+        time).
 
     Raises
     ------
@@ -274,8 +276,8 @@ class LocalDenoiser(Remembering):
         How many neighbours. `None` is 40, or 10 where more than 5,000 rows are remembered, which lie so dense that
         their tangents are known by few, in a quarter of the time.
     ridge : float > 0, default=1
-        :math:`\lambda` in units of the neighbours' mean square distance from their mean: how much noise the
-        denoiser expects.
+        :math:`\lambda` in units of the neighbours' mean square distance from their mean. The denoiser expects noise of
+        variance :math:`\lambda / k` in each direction.
     space, bend, exact, sample
         As of `Neighbours`.
 

@@ -43,7 +43,6 @@ class Scorer(Part):
 
     reads_net: bool = True  # whether it looks at more of a pass than the rows
     needs_validate: bool = True  # whether rows that were held out teach it something
-    needs_labels: ClassVar[bool] = False  # whether rows that are known for anomalies do
     numbers_only: ClassVar[bool] = False
     searches: ClassVar[bool] = False
     comparable: ClassVar[bool] = False  # whether it sees a cell's error in units of what is usual for that cell
@@ -78,8 +77,10 @@ class Scorer(Part):
         r"""What each cell lost by not being what was expected, in nats: `(n, ...)`, each 0 or more.
 
         .. math:: c_j = \log p(\hat x_j | z) - \log p(x_j | z)
+
+        of shares of a whole (`Multinomial`) what they differ by, which adds up to the same.
         """
-        return by_members(p, lambda q: present(q, q.px.log_prob(q.px.mode) - q.px.log_prob(q.batch.x)))
+        return by_members(p, lambda q: present(q, q.net.likelihood.lost(q.px, q.batch.x)))
 
     def judged(self, p: Pass) -> tuple[Tensor, Tensor]:
         """Scores and contributions, for those who want both."""
@@ -133,10 +134,12 @@ class AdditiveScorer(Scorer):
 class ReconstructionError(AdditiveScorer):
     r"""Mean over the present columns of the reconstruction's error.
 
-    .. math:: s(x) = \frac1d \sum_j e_j, \quad e_j = |x_j - \hat x_j|^p \text{ or } -2 \log p(x_j | z)
+    .. math:: s(x) = \frac1d \sum_j e_j, \quad
+        e_j = |x_j - \hat x_j|^p \text{ or } -2 \log P\bigl(p(X_j) \le p(x_j)\bigr)
 
-    the power in standardised columns of numbers, the deviance of booleans and categories: of a unit normal, the
-    deviance is the squared error. The contributions add up to the score exactly.
+    the power in standardised columns of numbers, and of booleans and categories how unlikely a level is that is as
+    unlikely or more: the squared error of a unit normal has the same tails. The contributions add up to the score
+    exactly.
 
     **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from anomaly_ae.nn.core import Pass, Sizes, by_members, codes, kl, present, total_kl
 from anomaly_ae.ranges import check_range, whole
 from anomaly_ae.scoring.scorers import Scorer, Steps
 
-__all__ = ["KLScore", "LikelihoodRatio", "NegativeELBO"]
+__all__ = ["ClassScore", "KLScore", "LikelihoodRatio", "NegativeELBO"]
 
 
 class KLScore(Scorer):
@@ -76,6 +77,33 @@ class NegativeELBO(Scorer):
     def by_step(self, p: Pass) -> list[Steps]:
         cost = by_members(p, lambda q: present(q, -q.px.log_prob(q.batch.x)).sum(1) + _kl_by_step(q))
         return [Steps(cost, self.contributions(p), False)]
+
+
+class ClassScore(Scorer):
+    r"""How unlikely it is that a row is of the normal class, in nats, by a code with a class (`ClassGaussian`).
+
+    .. math:: s(x) = -\log q(y = 0|x)
+
+    It knows anomalies that resemble those that labels named, and no others: `NegativeELBO() + 10 * ClassScore()` knows
+    both. Contributions are the reconstruction's.
+
+    **Shape**: a pass over `n` rows to `(n,)`, each 0 or more.
+
+    References
+    ----------
+    Kingma, Rezende, Mohamed and Welling (2014), Semi-supervised learning with deep generative models, arXiv:1406.5298.
+
+    Examples
+    --------
+    >>> from anomaly_ae import M2, ClassGaussian, ClassScore, VAEDetector
+    >>> VAEDetector(latent=ClassGaussian(), divergence=M2(), scorer=ClassScore()).scorer
+    ClassScore()
+    """
+
+    needs = {"latent": "class"}
+
+    def forward(self, p: Pass) -> Tensor:
+        return by_members(p, lambda q: softplus(q.net.latent.log_odds(q.h)))
 
 
 class LikelihoodRatio(Scorer):
