@@ -36,13 +36,13 @@ from anomaly_ae.folds import Fold, Told
 from anomaly_ae.incremental import IncrementalMixin
 from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of
 from anomaly_ae.monitoring.profile import References
-from anomaly_ae.nn.core import Part, faces_prior, lacking
+from anomaly_ae.nn.core import Part, faces_prior, lacking, place_for
 from anomaly_ae.nn.divergences import warn_of_collapse
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.training import Recipe
 from anomaly_ae.representation import RepresentationMixin
 from anomaly_ae.scoring.calibration import lower_median, p_values, splits
-from anomaly_ae.truth import truth
+from anomaly_ae.truth import truth, warn_of_ignored
 
 Array = NDArray[np.float64]
 FOLDS = 5
@@ -289,6 +289,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         Where no part asks for labels there are none.
         """
         if y is None or not self.asks_for_labels():
+            warn_of_ignored(y, type(self).__name__)
             return X, None, None
         anomalous, known = truth(y)
         X = as_frame(X)
@@ -337,7 +338,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         return torch.float32 if self.effort == "fast" else torch.float64
 
     def _device(self) -> str:
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return place_for(self.device)
 
     def _calibrate(self, scores: list[Array]) -> None:
         self.calibration_scores_ = np.sort(np.concatenate(scores))

@@ -227,16 +227,18 @@ class Fold:
     def _scored(
         self, X: Array, explained: bool, score_of: Callable[[Pass], Tensor] | None = None
     ) -> tuple[Array, Array]:
-        unit, score_of = self.scorer.unit, score_of or self.scorer
+        score_of = score_of or self.scorer
 
         def judged(rows: Array) -> tuple[Array, Array]:
             cells = self._cells(rows)
             p = self.passed(self._batch(cells))
             score, lost = self.scorer.judged(p) if explained else (score_of(p), None)
-            scores = score.double().cpu().numpy() + unit * np.einsum("ij->i", cells.surprise)  # quicker than sum
+            nats = np.einsum("ij->i", cells.surprise)  # quicker than sum
+            price = self.scorer.price(nats)
+            scores = score.double().cpu().numpy() + price * nats
             if lost is None:
                 return scores, np.empty((len(rows), 0))
-            return scores, self.encoding.by_column(lost.double().cpu().numpy()) + unit * cells.surprise
+            return scores, self.encoding.by_column(lost.double().cpu().numpy()) + (price * cells.surprise.T).T
 
         scores, shares = zip(*self._by_block(X, judged, alone=score_of is not self.scorer), strict=True)
         return np.concatenate(scores), np.concatenate(shares)

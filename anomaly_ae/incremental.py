@@ -18,7 +18,7 @@ from anomaly_ae.explanation import ExplanationMixin
 from anomaly_ae.folds import Fold, Told
 from anomaly_ae.keeping import all_or_nothing
 from anomaly_ae.monitoring.profile import Profile, References
-from anomaly_ae.promise import warn_of_learned
+from anomaly_ae.promise import warn_of_calibrating
 from anomaly_ae.scoring.calibration import Reservoir
 
 Array = NDArray[np.float64]
@@ -59,14 +59,14 @@ class IncrementalMixin(ExplanationMixin):
         Warns
         -----
         UserWarning
-            Where the rows look as if they had been learned from.
+            Where the rows look as if they had been learned from, or far more of them are alarms than were promised.
         """
         rows = self._checked(X)
         self.parts_ = self.parts_ | {"threshold": self.parts()["threshold"]}  # it may have been set since
         self.call_ = clone(self.call_).set_params(threshold=self.threshold)
-        before, scores = self.calibration_scores_, self.anomaly_score(X)
+        before, scores = (self.calibration_scores_, self.threshold_.value_), self.anomaly_score(X)
         self._calibrate([scores])
-        warn_of_learned(self, scores, before)
+        warn_of_calibrating(self, scores, *before)
         rng = check_random_state(self.random_state)
         self._reservoirs = [Reservoir(RESERVOIR, self.n_features_in_) for _ in self.folds_]
         for number, reservoir in enumerate(self._reservoirs):  # what `partial_fit` goes on from

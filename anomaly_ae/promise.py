@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu
 
 from anomaly_ae.errors import warn
 from anomaly_ae.scoring.thresholds import rows_needed
 
 LEARNED, BY_CHANCE = 0.4, 1e-6  # so few rows above the median before, and so surely: they were learned from
+STRANGE, RARELY = 2.0, 1e-3  # times as many alarms as promised, and so surely: anomalies are among them
 
 
 def promised(detector: Any) -> float | None:
@@ -58,8 +59,15 @@ def warn_of_few(detector: Any) -> None:
     )
 
 
-def warn_of_learned(detector: Any, scores: NDArray[np.float64], before: NDArray[np.float64]) -> None:
-    """Warn where rows that are to calibrate look as if they had been learned from, beside those held out before."""
+def warn_of_calibrating(
+    detector: Any, scores: NDArray[np.float64], before: NDArray[np.float64], threshold: float
+) -> None:
+    """Warn where rows that calibrate look learned from, or full of anomalies, by scores and threshold of before."""
+    _warn_of_learned(detector, scores, before)
+    warn_of_alarms(detector, scores, threshold)
+
+
+def _warn_of_learned(detector: Any, scores: NDArray[np.float64], before: NDArray[np.float64]) -> None:
     above, step = float((scores > np.median(before)).mean()), math.ceil(_apart(detector))
     if above >= LEARNED or mannwhitneyu(scores[::step], before[::step], alternative="less").pvalue >= BY_CHANCE:
         return
@@ -67,6 +75,21 @@ def warn_of_learned(detector: Any, scores: NDArray[np.float64], before: NDArray[
         f"{type(detector).__name__} needs rows that no fit has seen, however: {above:.0%} of these are stranger than "
         "half of those held out before, as if they had been learned from. The threshold would be too low, and alarms "
         "too many: take others."
+    )
+
+
+def warn_of_alarms(detector: Any, scores: NDArray[np.float64], threshold: float) -> None:
+    """Warn where far more of the rows that are to be taken for normal are alarms than is promised of such."""
+    usual, alarms = promised(detector), scores > threshold
+    if usual is None or alarms.mean() < STRANGE * usual:
+        return
+    some = alarms[:: math.ceil(_apart(detector))]
+    if binomtest(int(some.sum()), len(some), usual, alternative="greater").pvalue >= RARELY:
+        return
+    warn(
+        f"{type(detector).__name__} needs normal rows, however: {alarms.mean():.0%} of these are alarms by the "
+        f"threshold that was, where at most {percent(usual)} of normal rows are. What they have in common will be "
+        "normal from now on: leave anomalies out, unless normal operation has changed."
     )
 
 

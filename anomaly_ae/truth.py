@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.errors import ConfigError, warn
 
 Flags = NDArray[np.bool_]
 
@@ -28,3 +28,20 @@ def truth(y: ArrayLike) -> tuple[Flags, Flags]:
             "booleans, y == 1 say, which are true of an anomaly."
         )
     return labels == -1, labels != 0
+
+
+def warn_of_ignored(y: ArrayLike | None, who: str) -> None:
+    """Warn of labels that name anomalies to a detector of which no part asks for any."""
+    labels = np.asarray(y)
+    if labels.dtype == bool:
+        named = labels
+    elif labels.dtype.kind in "if" and set(np.unique(labels)) == {-1, 1}:
+        named = labels == -1
+    else:  # what other values mean nobody knows
+        return
+    if named.any():
+        warn(
+            f"{who} needs normal rows, however: y names {named.sum():,} of {len(named):,} anomalies, and no part asks "
+            "for labels. They are learned as normal: fit on the others (in cross-validation too), or set "
+            "labels=KnownAnomalies()."
+        )

@@ -11,6 +11,7 @@ import pytest
 
 import anomaly_ae
 from anomaly_ae import errors
+from anomaly_ae.nn.core import EXAMPLES
 from anomaly_ae.storage import vocabulary
 
 PACKAGE = Path(anomaly_ae.__file__).parent
@@ -261,3 +262,10 @@ def test_every_module_can_be_the_first_that_is_imported():
     names = [f"anomaly_ae.{name_of(path)}" for path in FILES]
     done = subprocess.run([sys.executable, "-c", FIRST, *names], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+def test_whoever_lacks_a_quality_is_shown_a_part_that_has_it():
+    asked = {quality for part in vocabulary().values() for quality in getattr(part, "needs", {}).values()}
+    assert asked == set(EXAMPLES)
+    for quality, example in EXAMPLES.items():
+        assert quality in eval(example.split(", ")[0], dict(vocabulary())).offers  # noqa: S307

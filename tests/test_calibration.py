@@ -156,3 +156,8 @@ def test_cross_fitted_rates_are_at_most_twice_alpha(detector, n):
     for alpha, observed in zip(ALPHAS, rates.T, strict=True):
         assert observed.mean() <= 2 * alpha
         assert observed.mean() > 0 or alpha < 1 / (n + 1)  # a promise kept by never alarming would be no use
+
+
+def test_a_quantile_that_makes_most_rows_alarms_is_warned_of():
+    with pytest.warns(UserWarning, match=r"Quantile needs a level near 1, .* however: 0.05, .* Set level=0.95"):
+        Quantile(0.05).fit(np.arange(100))

@@ -374,7 +374,7 @@ def test_parts_that_are_missing_or_do_not_fit_are_named():
         AutoencoderDetector(scorer=ReconstructionError() + 0.1 * KLScore()).fit(normal_rows(50))
     with pytest.raises(IncompatiblePartsError, match=r"StandardNormal needs .* that faces it, however: Point\(\)"):
         AutoencoderDetector(prior=StandardNormal()).fit(normal_rows(50))
-    with pytest.raises(IncompatiblePartsError, match=r"Gaussian needs a prior .*: there is none\. Set prior= to one"):
+    with pytest.raises(IncompatiblePartsError, match=r"Gaussian needs a prior .*: there is none\. Set prior=StandardNormal\(\)"):
         AutoencoderDetector(latent=Gaussian()).fit(normal_rows(50))
     with pytest.raises(ValueError, match="'max_epochs' parameter"):
         AutoencoderDetector(max_epochs=0).fit(normal_rows(50))
@@ -518,6 +518,23 @@ def test_no_row_stays_in_memory_when_a_detector_is_gone():
     gc.collect()
     kept = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.dim() == 2 and x.shape[1] == width]
     assert not [x for x in kept if len(x) in (24, 32, 40)]
+
+
+@pytest.mark.parametrize("labels", [np.repeat([1, -1], 30), np.arange(60) < 5, np.repeat([1.0, -1.0], 30)])
+def test_labels_that_nobody_asks_for_are_warned_of_where_they_name_anomalies(labels):
+    X, det = normal_rows(60), AutoencoderDetector(effort="fast", random_state=0)
+    with pytest.warns(UserWarning, match="y names .* of 60 anomalies, and no part asks for labels"):
+        det.fit(X, labels)
+    with warnings.catch_warnings(record=True) as told:
+        for others in (None, np.ones(60), np.arange(60) % 2, np.repeat(["a", "b"], 30)):
+            det.fit(X, others)
+    assert not [one for one in told if "labels" in str(one.message)]
+
+
+def test_a_device_that_is_not_there_is_named():
+    for device in ("cuda:7", "nowhere"):
+        with pytest.raises(ConfigError, match=rf"needs a device that torch has, however: '{device}' \(.*Set device="):
+            AutoencoderDetector(device=device).fit(normal_rows(30))
 
 
 def test_rows_that_come_twice_are_warned_of_unless_chance_explains_them():

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
-from anomaly_ae import AutoencoderDetector, Preprocessing, VAEDetector, load
+from anomaly_ae import AutoencoderDetector, Conformal, Preprocessing, VAEDetector, load
 from anomaly_ae.cli import app
 from anomaly_ae.data.contract import EXACT
 from anomaly_ae.errors import DataError
@@ -643,3 +643,20 @@ def test_of_alarms_the_column_at_fault_is_blamed():
         right += [NAMES[blamed[i]] in at_fault[i] for i in np.flatnonzero(verdict.is_anomaly)]
     assert len(right) > 500
     assert np.mean(right) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_never_there_is_the_strangest_beside_numbers_without_pattern(seed):
+    rng = np.random.default_rng(seed)
+
+    def made(n):
+        numbers = pd.DataFrame(rng.normal(size=(n, 3)), columns=["u", "v", "w"])
+        return numbers.assign(site=rng.choice(["north", "south"], n))
+
+    det = AutoencoderDetector(threshold=Conformal(0.01), random_state=0).fit(made(1500))
+    new = made(200)
+    assert (det.predict(new) == -1).mean() < 0.04
+    for odd in (new.assign(site="mars"), new.assign(u=np.nan)):
+        assert (det.p_values(odd) == 1 / (len(det.calibration_scores_) + 1)).all()
+    assert (det.explain(new.assign(site="mars")).argmax(axis=1) == 3).all()
+    np.testing.assert_allclose(det.explain(odd).sum(axis=1), det.anomaly_score(odd))

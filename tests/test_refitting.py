@@ -75,6 +75,15 @@ def test_a_threshold_by_rows_that_were_learned_from_is_warned_of(place):
         AutoencoderDetector(random_state=0).fit(rows(600, 0)).recalibrate(rows(600, 1))
 
 
+@pytest.mark.parametrize("how", ["new", "warm", "threshold"])
+def test_rows_that_are_full_of_alarms_are_warned_of(place, how):
+    strange = rows(600, 3)
+    strange.iloc[:200] += 9
+    strange.to_csv(place / "strange.csv", index=False)
+    with pytest.warns(UserWarning, match=r"needs normal rows, however: 3\d% of these are alarms by the threshold"):
+        refit(place / "model", place / "strange.csv", to=place / "other", how=how)
+
+
 @pytest.mark.parametrize("learned", ["fit", "new", "warm"])
 def test_a_threshold_by_the_very_file_that_was_learned_from_is_warned_of(place, learned):
     rows(600, 3).to_csv(place / "some.csv", index=False)

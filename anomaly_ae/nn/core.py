@@ -24,6 +24,17 @@ from anomaly_ae.numbered import NumberedMixin
 from anomaly_ae.ranges import check_flags
 
 ROLES = {"backbone": "encoder", "latent": "sample", "likelihood": "error", "scorer": "learn"}  # what a part does there
+EXAMPLES = {  # of parts that have the qualities which others ask for
+    "class": "ClassGaussian()",
+    "code without noise": "Point(), as AutoencoderDetector has",
+    "density": "StandardNormal(), as VAEDetector has",
+    "hierarchy of codes": "Ladder()",
+    "normal posterior": "Gaussian(), as VAEDetector has",
+    "posterior": "Gaussian(), as VAEDetector has (AutoencoderDetector is for codes that are points)",
+    "sigmoid activation": 'Dense(activation="sigmoid")',
+    "squared error of a known scale": "Normal()",
+    "trained encoder": "Dense()",
+}
 LEFT_OUT = "rows that do not train"  # a note of a pass: which they are, `(n,)`
 
 
@@ -310,12 +321,11 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
     for part in pieces:
         check_flags(part)
         for axis, quality in lacking(part, parts).items():
-            neighbour = parts.get(axis)
+            neighbour, who = parts.get(axis), type(part).__name__
             found = "there is none" if neighbour is None else repr(neighbour)
-            choose = f"Set {axis}= to one" if neighbour is None else f"Choose another {axis}"
+            choose = f"Set {axis}={EXAMPLES[quality]}" if quality in EXAMPLES else f"Choose another {axis}"
             raise IncompatiblePartsError(
-                f"{type(part).__name__} needs a {axis} with a {quality}, however: {found}. {choose} (VAEDetector has a "
-                f"prior, a divergence and a posterior), or leave {type(part).__name__} out."
+                f"{who} needs a {axis} with a {quality}, however: {found}. {choose}, or leave {who} out."
             )
     prior, latent = parts.get("prior"), parts.get("latent")
     if prior is not None and not faces_prior(parts):
@@ -323,6 +333,19 @@ def check_compatible(parts: Mapping[str, Part | None]) -> None:
             f"{type(prior).__name__} needs a latent or a divergence that faces it, however: {latent!r} and "
             f"{parts.get('divergence')!r}. Choose another latent, as VAEDetector has, or leave the prior out."
         )
+
+
+def place_for(device: str) -> str:
+    """Where to compute, "auto" is a CUDA device if there is one; raises ConfigError where torch has no such device."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f'A detector needs a device that torch has, however: {device!r} ({reason}). Set device="auto", or "cpu".'
+        ) from error
+    return name
 
 
 @contextmanager

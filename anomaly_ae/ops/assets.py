@@ -19,7 +19,7 @@ from anomaly_ae.errors import AnomalyError, ConfigError, OutputError, warn
 from anomaly_ae.mlflow import runs
 from anomaly_ae.monitoring.history import Evidence, History, Normal
 from anomaly_ae.ops.arguments import Path_
-from anomaly_ae.ops.report import tells, window_page
+from anomaly_ae.ops.report import more_alarms, tells, window_page
 from anomaly_ae.ops.tracking import Entry, digest
 
 FOLDER = "anomaly-ae-monitor"  # in the working directory
@@ -180,6 +180,10 @@ def told_drift(monitoring: dict[str, Any] | None) -> list[str]:
     """What was found of drift, a line a finding."""
     if monitoring is None:
         return []
-    none = "none: alarms, scores and columns are as at fit" if tells([monitoring]) else "too few rows to tell"
+    none = "none: alarms, scores and columns are as at fit"
+    if not tells([monitoring]):
+        none = "too few rows to tell"
+    elif more_alarms(monitoring):
+        none = "none beyond doubt, but more alarms than are expected of normal rows"
     findings = monitoring["findings"] or [none]
     return [f"drift     {findings[0]}", *(f"          {finding}" for finding in findings[1:])]

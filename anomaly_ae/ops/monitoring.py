@@ -25,7 +25,7 @@ from anomaly_ae.ops import series
 from anomaly_ae.ops.arguments import Path_, Progress, tell
 from anomaly_ae.ops.assets import Place, add, chart
 from anomaly_ae.ops.job import Job
-from anomaly_ae.ops.report import tells, window_page
+from anomaly_ae.ops.report import more_alarms, tells, window_page
 from anomaly_ae.ops.series_reading import read
 from anomaly_ae.ops.series_times import laid, last_moment
 from anomaly_ae.ops.sinks import NOTHING, Nowhere
@@ -152,7 +152,8 @@ def told(summary: MonitorSummary) -> str:
         low, high = batch["alarm_interval"]
         promise = "" if batch["promised"] is None else f", at most {percent(batch['promised'])} expected"
         again = ", was here before" if batch["repeated"] else ""
-        mood = " ".join(batch["crossed"]) or ("quiet" if tells([batch]) else "too few rows to tell")
+        calm = "more alarms than expected, no drift beyond doubt" if more_alarms(batch) else "quiet"
+        mood = " ".join(batch["crossed"]) or (calm if tells([batch]) else "too few rows to tell")
         lines.append(
             f"{batch['event_time'][:16]}  {batch['name']}{again}  {batch['rows']:,} rows  alarms "
             f"{batch['alarm_rate']:.1%} ({low:.1%} to {high:.1%}{promise})  {mood}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, 
 from anomaly_ae.ops.series_reading import read
 from anomaly_ae.ops.tally import nameless
 from anomaly_ae.ops.tracking import digest, told_run, tracked
-from anomaly_ae.promise import is_cross_fitted, promised
+from anomaly_ae.promise import is_cross_fitted, promised, warn_of_alarms
 from anomaly_ae.series.detector import SeriesDetector
 
 DID = {"new": "learned anew", "warm": "went on learning", "threshold": "had its threshold set anew"}
@@ -126,7 +127,7 @@ def refit(
     was, threshold, read = digest(folder / "manifest.json"), float(before.threshold_.value_), source(data)
     lineage = [*before.lineage_, _parent(name, was, how, read, len(X))]
     detector = clone(before) if how == "new" else before
-    if how == "new" and not is_series and detector.labels is not None and known is None:
+    if how == "new" and not is_series and detector.asks_for_labels() and known is None:
         raise ConfigError(
             f"A refit of a model that was told anomalies needs their rows again, however: {name} holds only what it "
             "made of them. Give --known."
@@ -139,6 +140,9 @@ def refit(
             "out."
         )
     anomalies, X = told_anomalies(detector, known, dialect, data, X)
+    if how != "threshold":
+        with contextlib.suppress(DataError):  # of rows that cannot be judged: what learns says what is wrong
+            warn_of_alarms(before, before.anomaly_score(X), threshold)
     learn(detector, data, read, X, progress, how, anomalies)
     _refuse_others(before, detector, data)
     detector.lineage_ = lineage

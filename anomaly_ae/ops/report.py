@@ -160,6 +160,11 @@ def tells(batches: Sequence[Mapping[str, Any]]) -> bool:
     return any(batch.get("tells", True) for batch in batches)  # states of before did not say
 
 
+def more_alarms(batch: Mapping[str, Any]) -> bool:
+    """Whether more rows alarm than a model promises of normal ones, though it may be by chance."""
+    return batch["promised"] is not None and batch["alarm_interval"][0] > batch["promised"]
+
+
 def _quiet(batches: Sequence[Mapping[str, Any]]) -> str:
     return QUIET if tells(batches) else TOO_FEW
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomaly_ae.compiled import pays
@@ -133,6 +135,13 @@ class Fused(Scorer):
         self.register_buffer("origin", torch.zeros(len(judges)))
         self.register_buffer("floor", torch.full((len(judges),), SMALLEST))
         self.register_buffer("heard", torch.zeros(len(judges)))  # how much a guard counts of all rows, or 0
+
+    def price(self, nats: NDArray[np.float64]) -> Any:
+        # beside categories, whose nats count for less, guards speak of numbers alone: for the rest this is as loud
+        if not self.is_mixed or len(self.judges) == 1:
+            return self.unit
+        beyond = LOUD * (len(self.judges) - len(self.scorers)) * (nats - UNHEARD).clip(min=0)
+        return self.unit + beyond / np.maximum(nats, UNHEARD)
 
     def teach(self, known: Pass) -> None:
         for judge in self.judges:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomaly_ae.errors import ConfigError
@@ -72,6 +73,10 @@ class Scorer(Part):
     def insists(self) -> bool:
         """Whether what it has learned says that it should be heard of all rows, though it be a guard (`Fused`)."""
         return False
+
+    def price(self, nats: NDArray[np.float64]) -> Any:
+        """What one nat is worth in rows that are charged so many, `(n,)`, or in any row: what no net can judge."""
+        return self.unit
 
     def contributions(self, p: Pass) -> Tensor:
         r"""What each cell lost by not being what was expected, in nats: `(n, ...)`, each 0 or more.

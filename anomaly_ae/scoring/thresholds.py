@@ -100,6 +100,11 @@ class Quantile(BaseEstimator):
     ConfigError
         At `fit`, when `level` is out of range.
 
+    Warns
+    -----
+    UserWarning
+        At `fit`, when most normal rows would be alarms.
+
     References
     ----------
     Hyndman and Fan (1996), Sample quantiles in statistical packages, The American Statistician 50.
@@ -117,6 +122,11 @@ class Quantile(BaseEstimator):
     def fit(self, scores: ArrayLike) -> Quantile:
         """Set the threshold from the scores of calibrate rows, `(n,)`."""
         check_range(self, PROPER_SHARE, "level")
+        if self.level < 0.5:
+            warn(
+                f"Quantile needs a level near 1, the share of normal rows that stay below, however: {self.level:g}, by "
+                f"which {1 - self.level:.0%} of them are alarms. Set level={1 - self.level:g}."
+            )
         scores = np.asarray(scores, dtype=np.float64)
         self.resolution_ = 1 / (len(scores) + 1)
         self.value_ = float(np.quantile(scores, self.level))

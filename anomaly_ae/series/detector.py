@@ -28,7 +28,7 @@ from anomaly_ae.keeping import all_or_nothing, arrays_of, called, config_of, rec
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.profile import MOST, Profile
 from anomaly_ae.nn.divergences import warn_of_collapse
-from anomaly_ae.promise import warn_of_few, warn_of_learned
+from anomaly_ae.promise import warn_of_calibrating, warn_of_few
 from anomaly_ae.scoring.scorers import StandardizedError
 from anomaly_ae.series.calibrated import Calibrated
 from anomaly_ae.series.channels import Channels, told_apart
@@ -300,11 +300,11 @@ class SeriesDetector(CallbackSupportMixin, DefaultsMixin, SeriesVerdictsMixin, O
         rows = line.rows(taken.codes)
         self.parts_ = self.parts_ | {"threshold": self.parts()["threshold"]}  # it may have been set since
         self.call_ = clone(self.call_).set_params(threshold=self.threshold, event_rule=self.event_rule)
-        before = self.calibration_scores_
+        before = self.calibration_scores_, self.threshold_.value_
         for reduce in self._ways:
             told = self._raw(self.fold_, line, rows, line.bounds, reduce)
             self._calibrate(reduce, self._calibrated(reduce).rarities, told, self._step(reduce, len(rows)))
-        warn_of_learned(self, self.calibration_scores_, before)
+        warn_of_calibrating(self, self.calibration_scores_, *before)
         self._learn_profile(taken.codes[line.order], len(taken.codes), False)
         return self
 
