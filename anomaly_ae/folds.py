@@ -15,7 +15,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from anomaly_ae.data.preprocessing import Cells, Encoding
-from anomaly_ae.errors import ConfigError
+from anomaly_ae.errors import ConfigError, warn
 from anomaly_ae.nn.core import Batch, Pass, Sizes, check_compatible, put_together
 from anomaly_ae.nn.heads import Headed
 from anomaly_ae.nn.model import Net
@@ -152,6 +152,13 @@ class Fold:
             enough = len(remember) >= min(FEW, self.learned)
             fit = remember if enough else remember[:0]
             known = self._batch(self._cells(fit))
+        with seeded(seed, self._device):
+            if self.optimizer is None and self.net.may_copy():
+                warn(
+                    "A net that is to tell rows apart needs something that keeps it from copying any, however: its "
+                    f"code of {self.net.latent.width} is as wide as a row of {self.encoding.width} cells, and there is "
+                    "no noise, penalty or divergence. Take a smaller code, or leave the corruption to the default."
+                )
         with threads(self.net), seeded(seed, self._device):
             if remember is None or self.stack is None or self.optimizer is None:
                 self.stack = Stack(list(self.nets))  # type: ignore[arg-type]

@@ -31,17 +31,14 @@ def truth(y: ArrayLike) -> tuple[Flags, Flags]:
 
 
 def warn_of_ignored(y: ArrayLike | None, who: str) -> None:
-    """Warn of labels that name anomalies to a detector of which no part asks for any."""
+    """Warn of labels that name anomalies to a detector of which no part asks for any.
+
+    Booleans may be classes, for what comes behind a detector in a pipeline.
+    """
     labels = np.asarray(y)
-    if labels.dtype == bool:
-        named = labels
-    elif labels.dtype.kind in "if" and set(np.unique(labels)) == {-1, 1}:
-        named = labels == -1
-    else:  # what other values mean nobody knows
-        return
-    if named.any():
+    if labels.dtype.kind in "if" and set(np.unique(labels)) == {-1, 1}:
         warn(
-            f"{who} needs normal rows, however: y names {named.sum():,} of {len(named):,} anomalies, and no part asks "
-            "for labels. They are learned as normal: fit on the others (in cross-validation too), or set "
+            f"{who} needs normal rows, however: y names {(labels == -1).sum():,} of {len(labels):,} anomalies, and no "
+            "part asks for labels. They are learned as normal: fit on the others (in cross-validation too), or set "
             "labels=KnownAnomalies()."
         )

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_ae import AutoencoderDetector, Conformal, Quantile, VAEDetector
+from anomaly_ae import MAD, AutoencoderDetector, Conformal, PeaksOverThreshold, Quantile, VAEDetector
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.scoring.attribution import shares, top
 from anomaly_ae.scoring.calibration import Reservoir, false_alarm_band, lower_median, p_values, splits
@@ -161,3 +161,41 @@ def test_cross_fitted_rates_are_at_most_twice_alpha(detector, n):
 def test_a_quantile_that_makes_most_rows_alarms_is_warned_of():
     with pytest.warns(UserWarning, match=r"Quantile needs a level near 1, .* however: 0.05, .* Set level=0.95"):
         Quantile(0.05).fit(np.arange(100))
+
+
+@pytest.mark.parametrize("shape", [-0.2, 0.0, 0.3])
+@pytest.mark.parametrize("risk", [1e-3, 1e-4])
+def test_the_tail_of_peaks_over_a_threshold_is_that_of_its_distribution(shape, risk):
+    n = 5000  # at even ranks, so that nothing is left to chance
+    scores = scipy.stats.genpareto(shape, scale=2.0).ppf((np.arange(n) + 0.5) / n) + 7
+    told = PeaksOverThreshold(risk).fit(scores).value_
+    assert told - 7 == pytest.approx(scipy.stats.genpareto(shape, scale=2.0).isf(risk), rel=0.03)
+    assert PeaksOverThreshold(risk).fit(3 * scores - 1).value_ == pytest.approx(3 * told - 1)
+
+
+def test_peaks_over_a_threshold_find_rates_that_ranks_cannot_tell():
+    rates = [
+        scipy.stats.expon.sf(PeaksOverThreshold(1e-4).fit(np.random.default_rng(seed).exponential(size=500)).value_)
+        for seed in range(100)
+    ]
+    assert 3e-5 < np.median(rates) < 3e-4
+    scores = np.random.default_rng(0).exponential(size=500)
+    assert PeaksOverThreshold(0.3).fit(scores).value_ == np.quantile(scores, 0.7)  # not in the tail
+    assert PeaksOverThreshold(level=0.5).fit(scores).value_ != PeaksOverThreshold().fit(scores).value_
+    assert PeaksOverThreshold().fit(np.ones(30)).value_ == 1
+    assert np.isfinite(PeaksOverThreshold().fit(scores[:5]).value_)
+
+
+def test_robust_deviations_are_those_of_a_normal_and_half_of_the_rows_may_be_odd():
+    scores = scipy.stats.norm(5, 2).ppf((np.arange(2000) + 0.5) / 2000)
+    assert MAD(k=3).fit(scores).value_ == pytest.approx(11, abs=0.01)
+    assert MAD(k=1).fit(scores).value_ == pytest.approx(7, abs=0.01)
+    odd = np.concatenate([scores, np.full(500, 1e9)])
+    assert MAD().fit(odd).value_ < 15
+    assert MAD().fit(2 * scores + 1).value_ == pytest.approx(2 * MAD().fit(scores).value_ + 1)
+
+
+@pytest.mark.parametrize("part", [MAD(0), PeaksOverThreshold(0), PeaksOverThreshold(level=1)], ids=repr)
+def test_thresholds_of_no_range_are_refused(part):
+    with pytest.raises(ConfigError):
+        part.fit(np.arange(50))

@@ -1,5 +1,7 @@
 """Trained nets against what theory says they must find, and every hyperparameter against the score it must move."""
 
+import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +14,7 @@ from anomaly_ae import (
     DIP,
     KL,
     M2,
+    MAD,
     MMD,
     Adversarial,
     AutoencoderDetector,
@@ -34,6 +37,7 @@ from anomaly_ae import (
     L1Code,
     Ladder,
     Laplace,
+    LatentMahalanobis,
     LearnedNormal,
     LikelihoodRatio,
     LocalDenoiser,
@@ -46,12 +50,14 @@ from anomaly_ae import (
     Neighbours,
     Normal,
     OutlierExposure,
+    PeaksOverThreshold,
     Point,
     Preprocessing,
     PullPush,
     Quantile,
     RandomFeatures,
     ReconstructionError,
+    ReconstructionProbability,
     ResidualMahalanobis,
     SlicedWasserstein,
     StandardizedError,
@@ -407,6 +413,10 @@ MOVES = [
     (VAEDetector, {"likelihood": LearnedNormal(momentum=0.2)}),
     (VAEDetector, {"corruption": GaussianNoise()}),
     (VAEDetector, {"scorer": KLScore()}),
+    (VAEDetector, {"scorer": ReconstructionProbability()}),
+    (VAEDetector, {"scorer": ReconstructionProbability(draws=3)}),
+    (VAEDetector, {"scorer": LatentMahalanobis()}),
+    (VAEDetector, {"scorer": LatentMahalanobis(shrinkage=1.0)}),
     (VAEDetector, {"scorer": NegativeELBO() + KLScore()}),
     (VAEDetector, {"scorer": WeightedSum([NegativeELBO(), KLScore()], [1, 3])}),
 ]
@@ -459,9 +469,65 @@ def test_the_kept_weights_are_those_of_the_best_epoch():
     assert -kept.mean() == pytest.approx(history["validate_loss"].min(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("threshold", "other"), [(Conformal(0.05), Conformal(0.2)), (Quantile(0.9), Quantile(0.99))])
+@pytest.mark.parametrize(
+    ("threshold", "other"),
+    [
+        (Conformal(0.05), Conformal(0.2)),
+        (Quantile(0.9), Quantile(0.99)),
+        (MAD(1), MAD(3)),
+        (PeaksOverThreshold(0.01), PeaksOverThreshold(0.05)),
+    ],
+)
 def test_threshold_moves_alarms_and_not_scores(threshold, other):
     X = gaussian_rows(800)[0]
     one, two = (AutoencoderDetector(threshold=t, max_epochs=3, random_state=0).fit(X[:400]) for t in (threshold, other))
     np.testing.assert_array_equal(one.anomaly_score(X), two.anomaly_score(X))
     assert (one.predict(X) != two.predict(X)).any()
+
+
+def test_reconstruction_probability_is_the_mean_over_codes_that_a_row_may_have():
+    X = gaussian_rows(400)[0]
+    det = VAEDetector(effort="fast", scorer=ReconstructionProbability(2000), calibration="split", random_state=0).fit(X)
+    fold = det.folds_[0]
+    p = fold.passed(fold._batch(fold._cells(X[:20])))
+    assert fold.scorer.noise.sum().abs() < 1e-3  # each with its opposite
+    with seeded(1):
+        z = p.levels[0].q.sample((4000,))
+    lost = torch.stack([fold.net.reconstruction(replace(p, px=fold.net.decode(each))) for each in z])
+    ours = torch.tensor(det.anomaly_score(X[:20]))
+    torch.testing.assert_close(ours, lost.mean(0).double(), rtol=0.05, atol=0.1)
+    more = ours - fold.net.reconstruction(p).double()
+    assert (more > 0).all()
+    np.testing.assert_array_equal(det.anomaly_score(X[:20]), det.anomaly_score(X[:20]))
+
+
+@pytest.mark.parametrize("detector", [VAEDetector, AutoencoderDetector])
+def test_codes_are_judged_by_their_covariance(detector):
+    X, parts = gaussian_rows(400)[0], {"effort": "fast", "calibration": "split", "random_state": 0}
+    if detector is AutoencoderDetector:
+        parts |= {"latent": Point(2), "backbone": Dense()}
+    det = detector(scorer=LatentMahalanobis(shrinkage=1e-6), **parts).fit(X)
+    own = det.folds_[0].scorer
+    z = det.transform(X[:50])
+    covariance = np.linalg.inv(own.whiten.double().numpy() @ own.whiten.double().numpy())
+    expected = [0.5 * (row - own.mean.numpy()) @ np.linalg.solve(covariance, row - own.mean.numpy()) for row in z]
+    np.testing.assert_allclose(det.folds_[0].read(X[:50], own), expected, rtol=1e-3)
+    split = splits(len(X), 1, np.random.RandomState(0))[0]
+    np.testing.assert_allclose(np.cov(det.transform(X[split.fit]).T, bias=True), covariance, rtol=1e-2, atol=1e-4)
+    assert det.anomaly_score(100 * X[:5]).min() > det.anomaly_score(X).max()
+
+
+def test_an_autoencoder_that_nothing_keeps_from_copying_is_warned_of():
+    X = gaussian_rows(200)[0]
+    d = X.shape[1]
+    free = {"backbone": Dense(()), "latent": Point(d), "corruption": GaussianNoise(0), "effort": "fast"}
+    with pytest.warns(UserWarning, match=f"its code of {d} is as wide as a row of {d} cells, and there is no noise"):
+        AutoencoderDetector(**free).fit(X)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for change in (
+            {"latent": Point(d - 1)}, {"corruption": None}, {"penalty": L1Code()}, {"backbone": Dense((d - 1,))},
+            {"backbone": Dense((8,), dropout=0.1)}, {"latent": VectorQuantized()}, {"corruption": Masking(0.1)},
+        ):  # fmt: skip
+            AutoencoderDetector(**(free | change)).fit(X)
+    assert not [one for one in told if "copying" in str(one.message)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -88,12 +89,29 @@ class Net(nn.Module):
     @torch.no_grad()
     def rehearse(self) -> None:
         """One pass over two rows of zeros, and its loss; raises what parts raise that are on an axis of others."""
-        shape, time = self.sizes.shape, self.sizes.shape[1:]
-        zeros = next(self.parameters()).new_zeros
-        condition = zeros(2, self.sizes.condition, *time) if self.sizes.condition else None
-        p = self.noisy()(Batch(zeros(2, *shape), None, condition))
+        p = self.noisy()(self._like_rows(torch.zeros(2)))
         with contextlib.suppress(ValueError):  # zeros may lie beyond what the likelihood takes
             self.terms(p)
+
+    @torch.no_grad()
+    def may_copy(self) -> bool:
+        """Whether nothing keeps it from rebuilding any row at all: no noise, no penalty, no narrower layer."""
+        batch = self._like_rows(torch.arange(256.0))
+        qualities = self.backbone.offers | self.latent.offers
+        if not {"trained encoder", "code without noise"} <= qualities:
+            return False
+        paid = self.penalty is not None or self.divergence is not None
+        noisy = self.corruption is not None and not torch.equal(self.corruption(batch).x, batch.x)
+        costly = any(isinstance(level.cost, Tensor) for level in self.encode(batch)[1])
+        dropped = any(isinstance(layer, nn.Dropout) for layer in self.modules())
+        widths = [self.latent.width, *(len(weight) for weight in self.parameters() if weight.dim() > 1)]
+        return not (paid or noisy or costly or dropped) and min(widths) >= prod(self.sizes.shape)
+
+    def _like_rows(self, values: Tensor) -> Batch:
+        """Rows `(n, ...)` of which each holds one value `(n,)` everywhere, and nothing else is known."""
+        shape, time = self.sizes.shape, self.sizes.shape[1:]
+        x = values.to(next(self.parameters())).view(-1, *[1] * len(shape)).expand(-1, *shape).contiguous()
+        return Batch(x, None, x.new_zeros(len(x), self.sizes.condition, *time) if self.sizes.condition else None)
 
     def parts(self) -> list[Any]:
         """The parts that are there, in the order of `AXES`."""

@@ -9,9 +9,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 
 from anomaly_ae.errors import warn
-from anomaly_ae.ranges import PROPER_SHARE, check_range
+from anomaly_ae.ranges import POSITIVE, PROPER_SHARE, check_range
 
-__all__ = ["Conformal", "Quantile"]
+NORMAL = 1.4826  # standard deviations in a median absolute deviation, of a normal distribution
+FEWEST = 10  # excesses that say how a tail falls
+HEAVIEST = 0.5  # of tails whose variance is finite
+__all__ = ["MAD", "Conformal", "PeaksOverThreshold", "Quantile"]
 
 
 def rows_needed(alpha: float) -> int:
@@ -130,4 +133,121 @@ class Quantile(BaseEstimator):
         scores = np.asarray(scores, dtype=np.float64)
         self.resolution_ = 1 / (len(scores) + 1)
         self.value_ = float(np.quantile(scores, self.level))
+        return self
+
+
+class MAD(BaseEstimator):
+    r"""So many robust standard deviations above the median of the calibrate scores; a rule of thumb without a promise.
+
+    .. math:: t = m + 1.4826 \, k \operatorname{median}_i |s_i - m|, \quad m = \operatorname{median}_i s_i
+
+    Less than half of the calibrate rows may be anomalies, however strange, and move it little. Scores have heavier
+    tails than a normal distribution: more than its share of normal rows are alarms.
+
+    Parameters
+    ----------
+    k : float > 0, default=3
+        How many standard deviations.
+
+    Attributes
+    ----------
+    value_ : float
+        Scores above it are alarms.
+    resolution_ : float
+        Smallest p-value there can be, `1 / (n + 1)`.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when `k` is not positive.
+
+    References
+    ----------
+    Leys et al. (2013), Detecting outliers: do not use standard deviation around the mean, use absolute deviation around
+    the median, Journal of Experimental Social Psychology 49.
+
+    Examples
+    --------
+    >>> from anomaly_ae import MAD
+    >>> MAD(k=2).fit([1, 2, 3, 4, 500]).value_
+    5.9652
+    """
+
+    def __init__(self, k: float = 3.0) -> None:
+        self.k = k
+
+    def fit(self, scores: ArrayLike) -> MAD:
+        """Set the threshold from the scores of calibrate rows, `(n,)`."""
+        check_range(self, POSITIVE, "k")
+        scores = np.asarray(scores, dtype=np.float64)
+        self.resolution_ = 1 / (len(scores) + 1)
+        middle = np.median(scores)
+        self.value_ = float(middle + NORMAL * self.k * np.median(np.abs(scores - middle)))
+        return self
+
+
+class PeaksOverThreshold(BaseEstimator):
+    r"""The score that hardly a normal row exceeds, by how the tail of calibrate scores falls.
+
+    .. math:: t = u + \frac{\sigma}{\xi} \left(\left(\frac{\text{risk}}{P(S > u)}\right)^{-\xi} - 1\right), \quad
+        S - u \mid S > u \sim \mathrm{GPD}(\xi, \sigma)
+
+    with `u` the `level` quantile of the calibrate scores, of which at least ten lie beyond, and the generalised Pareto
+    distribution by probability-weighted moments, its shape at most 1/2. An estimate, no promise: for a rate of false
+    alarms below one in `n + 1`, which no ranks can tell.
+
+    Parameters
+    ----------
+    risk : float in (0, 1), default=0.001
+        Share of normal rows meant to be alarms.
+    level : float in (0, 1), default=0.9
+        Where the tail begins.
+
+    Attributes
+    ----------
+    value_ : float
+        Scores above it are alarms.
+    resolution_ : float
+        Smallest p-value there can be, `1 / (n + 1)`.
+
+    Raises
+    ------
+    ConfigError
+        At `fit`, when a value is out of range.
+
+    References
+    ----------
+    Siffer et al. (2017), Anomaly detection in streams with extreme value theory, KDD;
+    Hosking and Wallis (1987), Parameter and quantile estimation for the generalized Pareto distribution, Technometrics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomaly_ae import PeaksOverThreshold
+    >>> scores = -np.log(1 - (np.arange(1000) + 0.5) / 1000)  # one in e^s is larger than s
+    >>> round(PeaksOverThreshold(risk=np.exp(-10)).fit(scores).value_)
+    10
+    """
+
+    def __init__(self, risk: float = 0.001, level: float = 0.9) -> None:
+        self.risk = risk
+        self.level = level
+
+    def fit(self, scores: ArrayLike) -> PeaksOverThreshold:
+        """Set the threshold from the scores of calibrate rows, `(n,)`."""
+        check_range(self, PROPER_SHARE, "risk", "level")
+        scores = np.sort(np.asarray(scores, dtype=np.float64))
+        n = len(scores)
+        self.resolution_ = 1 / (n + 1)
+        start = np.quantile(scores, max(0.0, min(self.level, 1 - FEWEST / n)))
+        excess = scores[scores > start] - start
+        share = len(excess) / n
+        if self.risk >= share or not len(excess):  # not in the tail
+            self.value_ = float(np.quantile(scores, 1 - self.risk))
+            return self
+        above = 1 - (np.arange(1, len(excess) + 1) - 0.35) / len(excess)
+        mean, weighted = excess.mean(), (above * excess).mean()
+        shape = min(HEAVIEST, 2 - mean / (mean - 2 * weighted)) if mean > 2 * weighted else HEAVIEST
+        scale, fold = mean * (1 - shape), np.log(share / self.risk)  # of that shape and mean
+        self.value_ = float(start + scale * (np.expm1(shape * fold) / shape if abs(shape) > 1e-9 else fold))
         return self
