@@ -69,7 +69,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         What stands on each axis of the composition; `None` is the class's default. `set_params(divergence__beta=4)`
         reaches into a default as well, `set_params(scorer__scorers__2__k=3)` into the third of a list.
     effort : {"fast", "default", "best"}, default="default"
-        Accuracy against speed, by what stands where nothing is given: "fast" asks the net alone, which is solved or
+        Trades accuracy for speed by the choice of the default parts: "fast" asks the net alone, which is solved or
         trained for fewer epochs, and read in float32, whose scores depend on other rows in their seventh digit;
         "default" fuses it with neighbours and denoisers of neighbourhoods, in closed form; "best" with more of them.
     members : int >= 1, default=1

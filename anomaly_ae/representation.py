@@ -59,6 +59,9 @@ class RepresentationMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Col
     ) -> Array | pd.DataFrame:
         """New rows like the normal ones, `(n_samples, n_features)`.
 
+        Of a likelihood whose scale was set, as an autoencoder's by default, they are without noise: what the decoder
+        makes of new codes. Where rows are to spread as normal ones do, learn it (`LearnedNormal`, as a VAE does).
+
         Where some columns are a condition (`Conditional`), they are those of the rows `condition`, in turns: a table
         or an array of all columns, or a table of those that are a condition. Other columns count for nothing.
         """

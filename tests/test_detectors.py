@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -32,9 +33,11 @@ from anomaly_ae import (
     GaussianNoise,
     Huber,
     KLScore,
+    LearnedNormal,
     Mahalanobis,
     Mixed,
     Multinomial,
+    NegativeELBO,
     Neighbours,
     Normal,
     Point,
@@ -276,6 +279,17 @@ def test_samples_look_like_the_rows(fitted, which):
     for odd in (-1, 2.5):
         with pytest.raises(ValueError, match=f"whole number of rows.* {odd}"):
             det.sample(odd)
+
+
+@pytest.mark.parametrize("per", ["all", "feature"])
+def test_a_classifier_cannot_tell_samples_of_a_gaussian_from_rows(per):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 2)) @ rng.normal(size=(2, 5)) + 0.5 * rng.normal(size=(3000, 5))
+    det = VAEDetector(likelihood=LearnedNormal(per=per), scorer=NegativeELBO(), random_state=0).fit(X[:2000])
+    both = np.concatenate([X[2000:], det.sample(1000, random_state=0)])
+    forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=0)
+    told = cross_val_score(forest, both, np.repeat([0, 1], 1000), scoring="roc_auc", cv=5)
+    assert told.mean() < 0.6
 
 
 @pytest.mark.parametrize("effort", ["fast", "default"])

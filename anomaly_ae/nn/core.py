@@ -43,12 +43,12 @@ class Sizes:
     """What a part must know before it can make tensors.
 
     `shape` is one row's shape without the batch axis: (columns,) of a table, (channels, time) of a window. `condition`
-    is the width of what else is known, `(n, condition)` of rows, `context` of them of columns that are given, and `(n,
-    condition, time)` of windows. `features` is the width of what the encoder hands to the latent, and `steps` what it
-    has beside: () where a code stands for a whole row, (time,) where each time step has its own. `code` is the width of
-    the codes that face the prior. `groups` says of a row's columns or channels, in order, which belong together and
-    what they hold, as (kind, width): ("numeric", 1), ("binary", 1) for 0 or 1, ("category", k) for one of `k` levels,
-    one-hot. Empty where every one is a number.
+    is how many cells tell the net what else is known, `(n, condition)` of rows and `(n, condition, time)` of windows:
+    `context` of them are of columns that the user gave for that, the others say where gaps are. `features` is the width
+    of what the encoder hands to the latent, and `steps` what it has beside: () where a code stands for a whole row,
+    (time,) where each time step has its own. `code` is the width of the codes that face the prior. `groups` says of a
+    row's columns or channels, in order, which belong together and what they hold, as (kind, width): ("numeric", 1),
+    ("binary", 1) for 0 or 1, ("category", k) for one of `k` levels, one-hot. Empty where every one is a number.
     """
 
     shape: tuple[int, ...]
@@ -77,7 +77,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What came in: rows `x` (n, ...), which cells are present (`mask`), what else is known, and what rows are called.
+    """What came in: rows `x` (n, ...), which cells are present (`mask`), what else is known, and labels.
 
     `label` `(n,)` is there where a head on the codes learns by it, or a part that asks for labels: then it is 1 of a
     known anomaly, 0 of a row that is known to be normal, NaN where nobody knows.

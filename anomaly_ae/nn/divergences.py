@@ -39,7 +39,7 @@ class KL(Term):
     warmup : float in [0, 1], default=0
         Share of training over which `beta` (or, with a capacity, `C`) rises linearly from 0.
     free_bits : float >= 0 (nats per latent), default=0
-        KL that each latent variable (at each time step that has a code) has for nothing; keeps latents from collapsing.
+        KL of each latent variable (at each time step that has a code) that is not paid for; keeps latents in use.
 
     Raises
     ------

@@ -233,7 +233,7 @@ class Huber(Likelihood):
 
 
 class StudentT(Likelihood):
-    r"""Student's t errors: heavy tails, to which a gross error is no news and pulls less the grosser it is.
+    r"""Student's t errors: outliers are expected, and pull the less the further off they are.
 
     .. math::
         -\log p(x_j|z) = \frac{\nu + 1}{2} \log\Bigl(1 + \frac{u^2}{\nu}\Bigr) + \log \sigma
