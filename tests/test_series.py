@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -100,6 +101,20 @@ def test_signs_shapes_and_agreement(fitted, reduce):
     assert (verdict.contributions >= 0).all()
     assert verdict.contributions[100:110].argmax(axis=1).tolist() == [2] * 10
     assert score[100:110].min() > np.quantile(score[:90], 0.99)
+
+
+def test_rows_at_uneven_steps_are_warned_of_and_a_few_gaps_are_not():
+    rng, X = (
+        np.random.default_rng(0),
+        pd.DataFrame(np.random.default_rng(1).normal(size=(1500, 3)), columns=list("abc")),
+    )
+    uneven, even = rng.exponential(60, 1500), np.where(rng.random(1500) < 0.01, 600, 60)
+    with pytest.warns(UserWarning, match=r"needs rows at about even steps, however: \d+% of them come more than 3.5"):
+        SeriesDetector(time="t", random_state=0).fit(X.assign(t=uneven.cumsum()))
+    with warnings.catch_warnings(record=True) as told:
+        SeriesDetector(time="t", random_state=0).fit(X.assign(t=even.cumsum()))
+        SeriesDetector(time="t", on_gap="fill", random_state=0).fit(X.assign(t=uneven.cumsum()))
+    assert not [one for one in told if "even steps" in str(one.message)]
 
 
 def test_a_net_in_closed_form_learns_from_all_of_a_long_series():

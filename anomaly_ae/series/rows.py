@@ -11,10 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.columns import ColumnsMixin, as_frame
 from anomaly_ae.errors import DataError, warn
-from anomaly_ae.series.timeline import GAP, Timeline, moments, usual_step
+from anomaly_ae.series.timeline import GAP, Timeline, by_groups, moments, steps_between, usual_step
 
 Array = NDArray[np.float64]
 TELLING = 10  # rows whose usual step means something
+TORN = 0.05  # share of rows after a gap, from which on a series is in pieces
 
 
 class Taken(NamedTuple):
@@ -65,6 +66,7 @@ class SeriesRowsMixin(ColumnsMixin):
         if reset:
             self.step_ = usual_step(times, groups)
             self._warn_of_times()
+            self._warn_of_gaps(times, groups)
         elif times is not None and len(times) >= TELLING:
             self._warn_of_step(usual_step(times, groups, TELLING, self.step_) / self.step_)
         return Taken(codes, times, groups, said)
@@ -75,6 +77,18 @@ class SeriesRowsMixin(ColumnsMixin):
             warn(
                 f"{type(self).__name__} needs to know which column says when rows were taken, however: {stamps[0]!r} "
                 f"rises from row to row, and time is None. Set time={stamps[0]!r}, to know where rows are missing."
+            )
+
+    def _warn_of_gaps(self, times: NDArray[np.float64] | None, groups: NDArray[Any] | None) -> None:
+        if times is None or self.on_gap != "split":
+            return
+        order, new = by_groups(len(times), groups)
+        gaps = (steps_between(times[order], new, self.step_) > GAP * self.step_).mean()
+        if gaps > TORN:
+            warn(
+                f"{type(self).__name__} needs rows at about even steps, however: {gaps:.0%} of them come more than "
+                f"{GAP:g} times the usual step of {self.step_:.4g} after the one before, and no window reaches across. "
+                'Resample them, set on_gap="fill", or leave time out, so that rows follow each other as they come.'
             )
 
     def _warn_of_step(self, steps: float) -> None:
