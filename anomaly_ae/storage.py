@@ -71,6 +71,7 @@ ROOMS = (
     "series.events",
     "series.views",
 )
+RATES, RATE = ("alpha", "contamination"), "Write threshold: {Conformal: {alpha: 0.01}}."  # of what promises it
 
 
 @functools.cache
@@ -143,9 +144,8 @@ def from_tree(tree: Any, names: Mapping[str, type], where: str = "the configurat
     arguments = {}
     for key, value in (parameters or {}).items():
         if key not in known:
-            raise ConfigError(
-                f"{name} in {where} needs known parameters, however: {key!r}. {_nearest(str(key), known)}"
-            )
+            to_do = RATE if key in RATES and "threshold" in known else _nearest(str(key), known)
+            raise ConfigError(f"{name} in {where} needs known parameters, however: {key!r}. {to_do}")
         allowed = getattr(names[name], "_parameter_constraints", {}).get(key, ())
         is_text = isinstance(value, str) and str in allowed
         arguments[key] = value if is_text else from_tree(value, names, f"{where}, {name}.{key}")

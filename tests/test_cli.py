@@ -20,7 +20,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from anomaly_ae import load
+from anomaly_ae import config, load
 from anomaly_ae.cli import app
 from anomaly_ae.cli.app import Command
 from anomaly_ae.errors import BadRowsError
@@ -220,6 +220,39 @@ def test_fit_needs_no_configuration_and_notes_constant_columns(tmp_path):
     assert np.isfinite(model.anomaly_score(rows(5).assign(stuck=8.0))).all()
 
 
+@pytest.mark.parametrize("kind", ["VAEDetector: {max_epochs: 3}", "SeriesDetector: {time: time}", "--time time", ""])
+def test_the_shell_sets_the_rate_of_false_alarms(tmp_path, kind):
+    (tmp_path / "one.yaml").write_text(kind)
+    time = pd.DataFrame({"time": np.arange(1200.0)}) if "time" in kind else None
+    data = write(pd.concat([time, rows(1200)], axis=1), tmp_path / "normal.csv")
+    given = [tmp_path / "one.yaml"] if ":" in kind else kind.split()
+    told = {}
+    for alpha in ("0.02", "0.2"):
+        job = ["fit", *given, "--data", data, "--model", tmp_path / alpha, "--alpha", alpha, "--json"]
+        told[alpha] = json.loads(done(*job).stdout)
+        model = load(tmp_path / alpha)
+        assert model.threshold_.alpha == model.threshold.alpha == float(alpha)
+        assert f"threshold=Conformal(alpha={alpha})" in told[alpha]["detector"]
+        held_out = model.calibration_scores_
+        assert (held_out > model.threshold_.value_).mean() == pytest.approx(float(alpha), abs=2 / len(held_out))
+    assert told["0.2"]["threshold"] < told["0.02"]["threshold"]
+    assert told["0.2"]["promised_false_alarm_rate"] >= 0.2
+
+
+def test_the_shell_s_rate_goes_before_that_of_the_configuration_and_is_in_the_run(place, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    (tmp_path / "one.yaml").write_text("AutoencoderDetector: {max_epochs: 3, threshold: {Conformal: {alpha: 0.01}}}\n")
+    job = f"fit one.yaml --data {place}/normal.csv --model model --alpha 0.1 --json".split()
+    client, run_id = mlflow.MlflowClient(store), json.loads(done(*job, track=True).stdout)["run_id"]
+    assert client.get_run(run_id).data.params["threshold.alpha"] == "0.1"
+    written = Path(client.download_artifacts(run_id, "config.yaml", str(tmp_path))).read_text()
+    assert repr(config.loads(written)) == repr(load("model").call_)
+
+
 def test_overwrite_replaces(place, tmp_path):
     shutil.copytree(place / "model", tmp_path / "model")
     (tmp_path / "out.csv").write_text("old")
@@ -368,6 +401,10 @@ JOBS = [
     ("fit {tmp}/gone.yaml --data {place}/normal.csv --model {tmp}/new", ["gone.yaml"]),
     ("fit {place}/quick.yaml --data {tmp}/gone.csv --model {tmp}/new", ["gone.csv"]),
     ("fit {place}/quick.yaml --data {tmp}/one.csv --model {tmp}/new", ["one.csv", "1"]),
+    (FIT + "new --alpha 0", ["Conformal", "alpha", "0.0", "0.05"]),
+    ("fit --data {place}/normal.csv --model {tmp}/new --time a --alpha 1", ["Conformal", "alpha", "1.0"]),
+    ("fit {tmp}/quantile.yaml --data {place}/normal.csv --model {tmp}/new --alpha 0.1", ["--alpha", "Quantile()"]),
+    ("fit {tmp}/still.yaml --data {place}/normal.csv --model {tmp}/new --alpha 0.1", ["--alpha", "(level=0.9)"]),
 ]
 
 
@@ -383,11 +420,15 @@ def test_an_impossible_job_is_refused_before_it_begins(place, tmp_path, job, wor
     write(rows(9).assign(id=[[1]] * 9), tmp_path / "lists.parquet")
     write(rows(9)[["a", "b", "c"]], tmp_path / "short.csv")
     write(rows(1), tmp_path / "one.csv")
+    (tmp_path / "quantile.yaml").write_text("AutoencoderDetector: {threshold: Quantile}")
+    (tmp_path / "still.yaml").write_text("SeriesDetector: {threshold: {Quantile: {level: 0.9}}}")
     refused(tmp_path, job.format(place=place, tmp=tmp_path).split(), words)
 
 
 CONFIGS = [
     ("AutoencoderDetector: {learning_rat: 0.1}", ["bad.yaml", "'learning_rate'"]),
+    ("AutoencoderDetector: {alpha: 0.1}", ["bad.yaml", "'alpha'", "threshold: {Conformal: {alpha: 0.01}}"]),
+    ("SeriesDetector: {contamination: 0.1}", ["bad.yaml", "'contamination'", "threshold: {Conformal: {alpha: 0.01}}"]),
     ("AutoencoderDetector: {backbone: {Dens: {}}}", ["bad.yaml", "'Dense'"]),
     ("AutoencoderDetector: {backbone: Dens}", ["bad.yaml", "'Dense'"]),
     ("AutoencoderDetector: {backbone: {Dense: {drop: 0.1}}}", ["bad.yaml", "'dropout'"]),

@@ -96,6 +96,9 @@ def fit(
     missing: Missing = [],  # noqa: B006
     time: Annotated[str | None, typer.Option(help="Column of times: rows are a series.")] = None,
     group: Annotated[str | None, typer.Option(help="Column that says which series a row is of.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Rate of false alarms to promise; else as the configuration says, or 0.05.")
+    ] = None,
     known: Known = None,
     register: Register = None,
     report: Report = None,
@@ -113,11 +116,12 @@ def fit(
             if known is not None:
                 raise ConfigError("--known needs a model of rows, however: this one is of series. Leave it out.")
             made = series.fit(
-                data, model, config, time, group, names(exclude), dialect, overwrite, track, register, progress, report
-            )
+                data, model, config, time, group, names(exclude), dialect, overwrite, track, register, progress, report,
+                alpha,
+            )  # fmt: skip
             return finish(made, series_summary.told_fit, json_, quiet)
         summary = fitting.fit(
-            data, model, config, names(exclude), dialect, overwrite, track, progress, register, report, known
+            data, model, config, names(exclude), dialect, overwrite, track, progress, register, report, known, alpha
         )
     return finish(summary, fitting.told_fit, json_, quiet)
 

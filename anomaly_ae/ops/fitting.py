@@ -29,7 +29,9 @@ from anomaly_ae.ops.describe import describe, told, told_ignored, told_promise
 from anomaly_ae.ops.report import fit_page
 from anomaly_ae.ops.tracking import Entry, digest, picture, told_run, tracked, written
 from anomaly_ae.promise import promised
+from anomaly_ae.ranges import PROPER_SHARE, check_range
 from anomaly_ae.scoring.known import KnownAnomalies
+from anomaly_ae.scoring.thresholds import Conformal
 
 if TYPE_CHECKING:
     from anomaly_ae.estimator import Detector
@@ -76,13 +78,15 @@ def fit(
     register: str | None = None,
     report: Path_ | None = None,
     known: Path_ | None = None,
+    alpha: float | None = None,
 ) -> FitSummary:
     """Fit the detector of a YAML file (default: `AutoencoderDetector(random_state=0)`) on all rows of a table.
 
     The model folder is published first, the run logged after it; a run that cannot be logged is a warning. `register`
     names a registered model that gets it as a new version: the first is the champion, later ones are challengers.
     `report` is an HTML file for a page on the model. `known` is a table of rows that are known for anomalies, which a
-    detector without `labels` of its own learns from as `KnownAnomalies()` does.
+    detector without `labels` of its own learns from as `KnownAnomalies()` does. `alpha` is the rate of false alarms to
+    promise, whatever the YAML file says of it.
 
     Raises
     ------
@@ -94,6 +98,9 @@ def fit(
     page = None if report is None else check_page(report, data, config, model)
     target = storage.check_target(model, overwrite)
     detector, text = configuration.load(config) if config is not None else (AutoencoderDetector(random_state=0), "")
+    if alpha is not None:
+        set_rate(detector, alpha, config)
+        text = ""  # the configuration is no longer as it was written
     table = Table.open(data, dialect)
     table.require(exclude, "--exclude")
     columns = [name for name in table.columns if name not in set(exclude)]
@@ -125,6 +132,24 @@ def fit(
     if not track:
         return summary
     return tracked(summary, lambda: entry(detector, target, read, began, register, text, known=known))
+
+
+def set_rate(detector: Detector | SeriesDetector, alpha: float, config: Path_ | None) -> None:
+    """Have a detector, that of a `config` if there is one, promise a rate of false alarms.
+
+    Raises
+    ------
+    ConfigError
+        Where its threshold promises none, or none such.
+    """
+    threshold = detector.parts()["threshold"]
+    if not isinstance(threshold, Conformal):
+        raise ConfigError(
+            f"--alpha needs a threshold that promises a rate of false alarms, however: {config} has {threshold!r}. "
+            f"Leave --alpha out, or write threshold: {{Conformal: {{alpha: {alpha:g}}}}}."
+        )
+    detector.set_params(threshold__alpha=alpha)
+    check_range(detector.threshold, PROPER_SHARE, "alpha")
 
 
 def check_register(register: str | None, track: bool) -> None:

@@ -33,7 +33,7 @@ from anomaly_ae.monitoring.history import Evidence
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.ops.arguments import Progress, tell
 from anomaly_ae.ops.assets import Place, brief, monitored
-from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, source
+from anomaly_ae.ops.fitting import check_register, entry, learn, publish_model, set_rate, source
 from anomaly_ae.ops.pictures import score_histogram
 from anomaly_ae.ops.report import batch_page
 from anomaly_ae.ops.scoring import Outputs, check_policies
@@ -67,8 +67,11 @@ def fit(
     register: str | None = None,
     progress: Progress | None = None,
     report: str | Path | None = None,
+    alpha: float | None = None,
 ) -> SeriesFitSummary:
     """Fit the `SeriesDetector` of a YAML file (default: `SeriesDetector(random_state=0)`) on all rows of a table.
+
+    `time_column`, `group` and `alpha`, the rate of false alarms to promise, stand for what the file says of them.
 
     Raises
     ------
@@ -87,6 +90,10 @@ def fit(
         )
     given = {name: value for name, value in (("time", time_column), ("group", group)) if value is not None}
     detector.set_params(**given)
+    if alpha is not None:
+        set_rate(detector, alpha, config)
+    if given or alpha is not None:
+        text = ""  # the configuration is no longer as it was written
     table = Table.open(data, dialect)
     table.require([*exclude, *named(detector)], "The fit")
     names = [name for name in table.columns if name not in set(exclude)]
