@@ -354,6 +354,73 @@ def test_a_bad_table_is_refused_with_its_place(place, tmp_path, job, code, case)
     )
 
 
+def run_check(*job):
+    return CliRunner().invoke(app, ["check", *job]).stdout
+
+
+MISREAD = {  # what a file may hold, the option that reads it, and what is said where none does
+    "decimal commas": (lambda text: text.replace(",", ";").replace(".", ","), ["--decimal", ","], "(--decimal ,)"),
+    "a dash": (
+        lambda text: text.replace("7.5", "-"),
+        ["--missing", "-"],
+        "'-' stands for a missing value (--missing -)",
+    ),
+    "a question": (lambda text: text.replace("7.5", "?"), ["--missing", "?"], "(--missing '?')"),
+    "Latin-1": (lambda text: text.replace("south", "süd"), ["--encoding", "latin-1"], "(--encoding, cp1252 perhaps)"),
+    "Latin-1 in a number": (lambda text: text.replace("7.5", "7\xa0500"), [], "(--encoding, cp1252 perhaps)"),
+    "thousands": (lambda text: text.replace("7.5", '"1,234.50"'), [], "without separators of thousands"),
+    "thousands or decimals": (
+        lambda text: text.replace("7.5", '"1,234"'),
+        [],
+        "(--decimal ,) or write numbers without",
+    ),
+    "units": (lambda text: text.replace("7.5", "7.5 kW"), [], "without units"),
+}
+
+
+@pytest.fixture(scope="module")
+def sited(tmp_path_factory):
+    """A model of rows with a text, which is south of some, and 7.5 in others."""
+    folder = tmp_path_factory.mktemp("sited")
+    table = rows(300).assign(site=["north", "south"] * 150)
+    table.loc[::20, "b"] = 7.5
+    done("fit", "--data", write(table, folder / "normal.csv"), "--model", folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize("case", MISREAD)
+def test_the_option_that_reads_what_cannot_be_read_is_named(sited, tmp_path, case):
+    change, option, said = MISREAD[case]
+    file = tmp_path / "new.csv"
+    file.write_text(change((sited / "normal.csv").read_text()), encoding="latin-1")
+    score = ["score", sited / "model", file, "--output", tmp_path / "out.csv"]
+    for policy in ([], ["--on-bad-row", "fail"]):
+        ran = run(*score, *policy)
+        assert (ran.exit_code, said in ran.stderr) == (3, True), ran.stderr
+    check = [str(sited / "model"), str(file)]
+    assert said in run_check(*check)
+    if option:
+        assert "bad rows" not in done(*score, *option, "--overwrite").stderr
+        assert "not a finite number" not in run_check(*check, *option)
+
+
+def test_points_where_decimals_are_to_have_commas_are_told_of_as_they_are_written(place, tmp_path):
+    rows(50).to_csv(tmp_path / "new.csv", sep=";", index=False)
+    job = [str(place / "model"), str(tmp_path / "new.csv"), "--decimal", ","]
+    assert "decimals have a point" in run("score", *job, "--output", tmp_path / "out.csv").stderr
+    first = rows(50)["a"][0]
+    assert f"(first in row 1: '{first}'); say that decimals" in run_check(*job)
+
+
+def test_of_a_parquet_file_no_option_of_text_is_named(place, tmp_path):
+    for cell, way in (("-", "(--missing -)"), ("1,5", "")):
+        table = rows(50).astype({"b": object})
+        table["b"] = table["b"].astype(str).mask(table.index == 3, cell)
+        job = [str(place / "model"), str(write(table, tmp_path / "new.parquet"))]
+        for said in (run("score", *job, "--output", tmp_path / "out.csv").stderr, run_check(*job)):
+            assert (cell in said, way in said, "--decimal" in said) == (True, True, False)
+
+
 DAMAGE = {  # of copies of the model
     "model": ("manifest.json", lambda data: data),
     "flipped": ("weights.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1])),

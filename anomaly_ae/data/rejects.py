@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +20,19 @@ SCHEMA = pa.schema(
         ("raw", pa.string()),
     ]
 )
+NO_NUMBER = re.compile(r"""(['"])(.*)\1 is (?:no|not a finite) number""", re.DOTALL)
+NO_TEXT = "no text in the encoding"
+ENCODING = "say how the file is encoded (--encoding, cp1252 perhaps)"
+COMMA = "say that decimals have a comma (--decimal ,)"
+THOUSANDS = "write numbers without separators of thousands"
+REMEDIES = {  # of what a cell looks like that is no number
+    r".*\\x[89a-f].*": ENCODING,  # a byte that is no text
+    r"[-+]?\d{1,3},\d{3}": f"{COMMA} or {THOUSANDS}",
+    r"[-+]?\d*,\d+([eE][-+]?\d+)?": COMMA,
+    r"[-+]?\d*\.\d+([eE][-+]?\d+)?": "say that decimals have a point (no --decimal)",
+    r"[-+]?\d{1,3}([.,' ]\d{3})+([.,]\d*)?": THOUSANDS,
+    r"[^#]*\d.*": "write numbers without units and other signs",
+}
 
 
 class Reject(NamedTuple):
@@ -43,7 +58,23 @@ class Reject(NamedTuple):
         column = "" if self.column is None else f", column {self.column!r}"
         return f"{self.file}, row {self.row}{line}{column}"
 
+    @property
+    def remedy(self) -> str:
+        """Which option may have it read, if one may."""
+        if self.reason == NO_TEXT:
+            return ENCODING
+        told = NO_NUMBER.fullmatch(self.reason)
+        return remedy(told[2], self.line is not None) if told else ""
+
 
 def as_table(rejects: Sequence[Reject]) -> pa.Table:
     """Rejects as the rejects file has them."""
     return pa.table(list(map(list, zip(*rejects, strict=True))) or [[]] * len(SCHEMA), schema=SCHEMA)
+
+
+def remedy(cell: str, is_text: bool = True) -> str:
+    """Which option may have a cell read that is no number, by what it looks like, of a file that `is_text` or not."""
+    looks = (way for pattern, way in REMEDIES.items() if re.fullmatch(pattern, cell.strip(), re.DOTALL))
+    named = f"{cell!r} stands for a missing value (--missing {shlex.quote(cell)})"
+    way = next(looks, f"say that {named}" if len(cell) < 20 else "say what stands for a missing value (--missing)")
+    return way if is_text or "--missing" in way else ""

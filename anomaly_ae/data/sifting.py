@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.records import QUOTE, Piece, Spans, spans_of
+from anomaly_ae.data.rejects import NO_TEXT
 
 Types = Mapping[str, pa.DataType]
 Read = Callable[[bytes, Types], pa.Table]
@@ -134,7 +135,7 @@ def _suspects(data: bytes, read: Read, types: Types, dialect: Dialect) -> Bad:
         for row in np.flatnonzero(~fine.to_numpy(zero_copy_only=False)).tolist():
             cell = column[row].as_py()
             if not pa.types.is_floating(kind):
-                bad[row] = (name, "no text in the encoding")
+                bad[row] = (name, NO_TEXT)
             elif not dialect.is_number(cell):
                 bad[row] = (name, f"{cell[:80].decode('utf-8', 'backslashreplace')!r} is no number")
     return bad

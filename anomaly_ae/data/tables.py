@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from anomaly_ae.data.coding import plain
 from anomaly_ae.data.contract import EXACT
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.rejects import Reject
+from anomaly_ae.data.rejects import Reject, remedy
 from anomaly_ae.data.sources import Columnar, Source, Trouble, Wanted, open_source, require
 from anomaly_ae.errors import DataError
 
@@ -122,8 +122,8 @@ class Table:
                 reject = reject._replace(row=done + 1 + reject.row)
                 if aside is None:
                     raise DataError(
-                        f"A table needs rows that can be read, however: {reject.place}: {reject.reason}. Repair it, or "
-                        "leave the column out."
+                        f"A table needs rows that can be read, however: {reject.place}: {reject.reason}. Repair "
+                        f"it{reject.remedy and f', {reject.remedy}'}, or leave the column out."
                     )
                 aside(reject)
             pending = part.table if pending is None else pa.concat_tables([pending, part.table])
@@ -171,7 +171,7 @@ class Table:
             row, value = present.index[wrong][0], present[wrong].iloc[0]
             raise DataError(
                 f"A model needs finite numbers, however: {self.source.name}, row {row}, column {values.name!r} has "
-                f"{value!r}. Repair or empty the cell, or leave the column out of the model."
+                f"{value!r}. Repair or empty the cell, {remedy(value)}, or leave the column out of the model."
             )
         if present.str.lower().isin(["true", "false"]).all():
             return values.map(lambda text: text.lower() == "true", na_action="ignore")

@@ -13,7 +13,7 @@ from scipy import stats
 from anomaly_ae.data.coding import WANTED, coded
 from anomaly_ae.data.contract import UNSEEN, Column, listed
 from anomaly_ae.data.dialect import Dialect
-from anomaly_ae.data.rejects import Reject
+from anomaly_ae.data.rejects import Reject, remedy
 from anomaly_ae.data.tables import Table
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
@@ -89,7 +89,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     for block in table.blocks([], read, BLOCK, bad):
         for tally in tallies:
             values = block.X[tally.name]
-            tally.add(table.pointed(values) if tally.column.kind == "number" else values)
+            tally.add(values, table.pointed(values) if tally.column.kind == "number" else values)
         rows += len(block.X)
         places += [block.X[placed]] if placed else []
         tell(progress, block.share_read, "checking")
@@ -103,7 +103,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
     ]
     findings += bad.findings(rows)
     for tally in tallies if rows else []:
-        findings += tally.findings(rows, detector)
+        findings += tally.findings(rows, detector, table.is_text)
     if isinstance(detector, SeriesDetector) and places:
         X = pd.concat(places)
         times = table.as_numbers(X[detector.time]) if detector.time in placed else None
@@ -136,7 +136,9 @@ class _Bad:
         if self.first is None:
             return []
         rows = good + self.count
-        sentence = f"{self.count:,} of {rows:,} rows cannot be read, the first: {self.first.place}: {self.first.reason}"
+        way = self.first.remedy and f"; {self.first.remedy}"
+        place = f"{self.first.place}: {self.first.reason}{way}"
+        sentence = f"{self.count:,} of {rows:,} rows cannot be read, the first: {place}"
         return [Finding("unreadable row", "", self.count, self.count / rows, self.first.row, sentence)]
 
 
@@ -165,10 +167,10 @@ class _Tally:
         self.name = name
         self.misread, self.gaps, self.outside, self.unseen = _Seen(), _Seen(), _Seen(), _Seen()
 
-    def add(self, values: pd.Series) -> None:
-        """Count a block of the column, indexed by row numbers."""
+    def add(self, values: pd.Series, read: pd.Series) -> None:
+        """Count a block of the column, indexed by row numbers: as it is written, and as it is to be read."""
         missing = values.isna().to_numpy()
-        codes, wrong = coded(self.column, values)
+        codes, wrong = coded(self.column, read)
         self.misread.add(values, wrong, values.to_numpy())
         self.gaps.add(values, missing, codes)
         if self.column.kind == "category":
@@ -184,11 +186,12 @@ class _Tally:
         later = codes > high + slack
         return (codes < low - slack) | (later & (not self.column.rising))
 
-    def findings(self, rows: int, detector: Detector) -> list[Finding]:
-        """All there is to say of the column."""
-        wanted = WANTED.get(self.column.kind)
+    def findings(self, rows: int, detector: Detector, is_text: bool) -> list[Finding]:
+        """All there is to say of the column, which may be of a file that `is_text`."""
+        wanted, first = WANTED.get(self.column.kind), self.misread.value
+        way = remedy(first, is_text) if self.column.kind == "number" and isinstance(first, str) else ""
         said: list[tuple[Kind, _Seen, str, str]] = [
-            ("type", self.misread, f"not {wanted}", f": {str(self.misread.value)!r:.60}"),
+            ("type", self.misread, f"not {wanted}", f": {str(first)!r:.60}"),
             ("range", self.outside, *self._range()),
             ("unseen category", self.unseen, "of a category unseen at fit", f": {str(self.unseen.value)!r:.60}"),
         ]
@@ -202,7 +205,8 @@ class _Tally:
                 seen.rows,
                 seen.rows / rows,
                 seen.first_row,
-                f"{self.name}: {seen.rows:,} of {rows:,} rows {what} (first in row {seen.first_row}{value})",
+                f"{self.name}: {seen.rows:,} of {rows:,} rows {what} (first in row {seen.first_row}{value})"
+                + (way and f"; {way}" if kind == "type" else ""),
             )
             for kind, seen, what, value in said
             if seen.rows

@@ -100,7 +100,7 @@ class Job:
                 rows, start = 0, None
         if not allowed.suffices(tally.rejected, tally.rows):
             sink.refuse()
-            raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path)
+            raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path, tally.remedy)
         return tally
 
     def _say(self, file: int, format: Format, block: Block) -> tuple[Block, Told, Any, Any]:
@@ -131,13 +131,14 @@ def _check(tally: Tally, allowed: Allowed, rejects: Sequence[Reject], sink: Sink
     if allowed.count == 0:
         first = rejects[0]
         raise BadRowsError(
-            f"A row needs values that can be scored, however: {first.place}: {first.reason}. Repair it, or set such "
-            "rows aside (--on-bad-row quarantine with --max-bad-rows above 0; of standard output, --rejects FILE).",
+            f"A row needs values that can be scored, however: {first.place}: {first.reason}. Repair "
+            f"it{first.remedy and f', {first.remedy}'}, or set such rows aside (--on-bad-row quarantine with "
+            "--max-bad-rows above 0; of standard output, --rejects FILE).",
             rows=tally.rows,
             rejected=tally.rejected,
             rejects=None if sink.rejects_path is None else str(sink.rejects_path),
         )
-    raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path)
+    raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path, tally.remedy)
 
 
 def _columns(detector: Detector, source: Source) -> list[str]:

@@ -186,7 +186,7 @@ def score(
     if not allowed.suffices(len(bad), rows) or not len(X):
         _set_aside(goes, bad)
         allowed = allowed if len(X) else Allowed(rows - 1, np.inf)  # one row at least has to be good
-        raise too_many(len(bad), rows, allowed, f"{bad[0].place}: {bad[0].reason}", goes.rejects)
+        raise too_many(len(bad), rows, allowed, f"{bad[0].place}: {bad[0].reason}", goes.rejects, bad[0].remedy)
     try:
         told, verdict, found, spans = told_rows(detector, X, kept, top_columns, X.index.to_numpy())
     except DataError as error:

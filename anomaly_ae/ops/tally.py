@@ -125,6 +125,7 @@ class Tally:
     disputed: list[Ranked] = field(default_factory=list)
     counts: Counts | None = None
     first_reject: str = ""  # where the first bad row is, and what is wrong with it
+    remedy: str = ""  # which option may have it read
     record: str = field(default_factory=lambda: uuid4().hex)  # the job's run, whichever process logs it
 
     @classmethod
@@ -161,7 +162,7 @@ class Tally:
         self.scored += len(told.scores)
         self.rejected += len(rejects)
         if rejects and not self.first_reject:
-            self.first_reject = f"{rejects[0].place}: {rejects[0].reason}"
+            self.first_reject, self.remedy = f"{rejects[0].place}: {rejects[0].reason}", rejects[0].remedy
         self.alarms += told.alarms
 
     def _foremost(
@@ -183,13 +184,15 @@ class Tally:
         }
 
 
-def too_many(rejected: int, rows: int, allowed: Allowed, first: str, rejects: Path | None) -> BadRowsError:
-    """What to raise then; the `first` bad row says why, and the file of `rejects` of each."""
+def too_many(
+    rejected: int, rows: int, allowed: Allowed, first: str, rejects: Path | None, remedy: str = ""
+) -> BadRowsError:
+    """What to raise then; the `first` bad row says why, and the file of `rejects` of each; a `remedy` may be known."""
     such = f" (the first: {first})" if first else ""
     where = "" if rejects is None else f" ({rejects} says what is wrong with each)"
     return BadRowsError(
         f"A job may have bad rows, at most {allowed.told()}, however: {rejected:,} of {rows:,}{such}. Repair "
-        f"them{where}, or have score allow more (--max-bad-rows).",
+        f"them{where}{remedy and f', {remedy}'}, or have score allow more (--max-bad-rows).",
         rows=rows,
         rejected=rejected,
         rejects=None if rejects is None else str(rejects),
