@@ -80,7 +80,9 @@ def test_too_many_bad_rows_of_a_series_leave_the_rejects_alone(machines, tmp_pat
     lines = (folder / "bad.csv").read_text().splitlines()
     (tmp_path / "all.csv").write_text("\n".join([lines[0], lines[71], lines[91]]))
     for most in ("1%", "100%"):
-        with pytest.raises(BadRowsError, match="2 of 2"):
+        with pytest.raises(
+            BadRowsError, match=f"at most {most[:-1]} %.*none of 2 rows can be read .the first: .*row 1"
+        ):
             series.score(folder / "model", tmp_path / "all.csv", tmp_path / "all.scores.csv", max_bad_rows=most)
     assert len(pd.read_csv(tmp_path / "all.scores.csv.rejects.csv")) == 2
 
@@ -99,6 +101,23 @@ def test_words_and_numbers_that_are_no_times(tmp_path, cell, reason):
     (bad,) = pd.read_csv(tmp_path / "o.csv.rejects.csv").to_dict("records")
     assert (bad["row"], bad["column"]) == (6, "time")
     assert bad["reason"].endswith(reason)
+
+
+@pytest.mark.parametrize("most", ["1%", "100%"])
+def test_a_series_without_one_time_that_can_be_read_says_so_with_an_example(machines, tmp_path, most):
+    folder, good = machines
+    days = pd.to_datetime(good["time"]).dt.strftime("%d.%m.%Y %H:%M")
+    good.assign(time=days).to_csv(tmp_path / "new.csv", index=False)
+    said = (
+        f"at most {most[:-1]} % of all, however: none of 396 times can be read (the first: .*, row 1, line 2, column "
+        f"'time': '{days.iloc[0]}' is no time). Repair them (.* says what is wrong with each), or write times as ISO "
+        "8601 (2026-11-27 14:30:00) or as a count."
+    )
+    with pytest.raises(BadRowsError, match=re.escape(said).replace(r"\.\*", ".*")):
+        series.score(folder / "model", tmp_path / "new.csv", tmp_path / "out.csv", max_bad_rows=most)
+    good.assign(time=good["time"].mask(np.arange(396) % 10 == 0, "noon")).to_csv(tmp_path / "some.csv", index=False)
+    with pytest.raises(BadRowsError, match=r"at most 1 % of all, however: 40 of 396 .* write times as ISO 8601 .*, or"):
+        series.score(folder / "model", tmp_path / "some.csv", tmp_path / "some.out.csv")
 
 
 def test_numbers_that_a_parquet_file_has_as_text(machines, tmp_path):

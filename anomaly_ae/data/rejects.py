@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
     ]
 )
 NO_NUMBER = re.compile(r"""(['"])(.*)\1 is (?:no|not a finite) number""", re.DOTALL)
-NO_TEXT = "no text in the encoding"
+NO_TEXT, NO_TIME = "no text in the encoding", " is no time"
 ENCODING = "say how the file is encoded (--encoding, cp1252 perhaps)"
 COMMA = "say that decimals have a comma (--decimal ,)"
 THOUSANDS = "write numbers without separators of thousands"
@@ -63,6 +63,8 @@ class Reject(NamedTuple):
         """Which option may have it read, if one may."""
         if self.reason == NO_TEXT:
             return ENCODING
+        if self.reason.endswith(NO_TIME):
+            return "write times as ISO 8601 (2026-11-27 14:30:00) or as a count"
         told = NO_NUMBER.fullmatch(self.reason)
         return remedy(told[2], self.line is not None) if told else ""
 

@@ -183,10 +183,13 @@ def score(
     table, bad = Table.open(input, dialect), list[Reject]()
     X, kept = read(detector, table, keep, progress, bad.append)
     rows = len(X) + len(bad)
-    if not allowed.suffices(len(bad), rows) or not len(X):
+    if not len(X) or not allowed.suffices(len(bad), rows):
         _set_aside(goes, bad)
-        allowed = allowed if len(X) else Allowed(rows - 1, np.inf)  # one row at least has to be good
-        raise too_many(len(bad), rows, allowed, f"{bad[0].place}: {bad[0].reason}", goes.rejects, bad[0].remedy)
+        lacks = ""
+        if not len(X):
+            lacks = "times" if all(reject.column == detector.time for reject in bad) else "rows"
+        first = f"{bad[0].place}: {bad[0].reason}"
+        raise too_many(len(bad), rows, allowed, first, goes.rejects, bad[0].remedy, lacks)
     try:
         told, verdict, found, spans = told_rows(detector, X, kept, top_columns, X.index.to_numpy())
     except DataError as error:

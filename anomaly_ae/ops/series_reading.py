@@ -11,7 +11,7 @@ from pandas.api.types import is_numeric_dtype
 
 from anomaly_ae.data.coding import coded, plain
 from anomaly_ae.data.contract import EXACT, Column
-from anomaly_ae.data.rejects import Reject
+from anomaly_ae.data.rejects import NO_TIME, Reject
 from anomaly_ae.data.sources import Trouble
 from anomaly_ae.data.tables import Table
 from anomaly_ae.folds import BLOCK
@@ -81,7 +81,7 @@ def _untimely(detector: SeriesDetector, table: Table, rows: pa.Table) -> list[Tr
         times = counts if np.isfinite(counts).sum() > np.isfinite(times).sum() else times
     missing = values.isna()
     return [
-        Trouble(row, detector.time, "is missing" if missing[row] else f"{str(values[row])!r:.60} is no time")
+        Trouble(row, detector.time, "is missing" if missing[row] else f"{str(values[row])!r:.60}{NO_TIME}")
         for row in np.flatnonzero(~np.isfinite(times)).tolist()
     ]
 

@@ -185,14 +185,20 @@ class Tally:
 
 
 def too_many(
-    rejected: int, rows: int, allowed: Allowed, first: str, rejects: Path | None, remedy: str = ""
+    rejected: int, rows: int, allowed: Allowed, first: str, rejects: Path | None, remedy: str = "", lacks: str = ""
 ) -> BadRowsError:
-    """What to raise then; the `first` bad row says why, and the file of `rejects` of each; a `remedy` may be known."""
+    """What to raise then; the `first` bad row says why, and the file of `rejects` of each; a `remedy` may be known.
+
+    A job that `lacks` "times" or "rows" has none at all that can be read.
+    """
     such = f" (the first: {first})" if first else ""
     where = "" if rejects is None else f" ({rejects} says what is wrong with each)"
+    found = f"none of {rows:,} {lacks} can be read" if lacks else f"{rejected:,} of {rows:,}"
+    more = "" if lacks else "have score allow more (--max-bad-rows)"
+    ways = [way for way in (f"Repair them{where}", remedy, more) if way]
     return BadRowsError(
-        f"A job may have bad rows, at most {allowed.told()}, however: {rejected:,} of {rows:,}{such}. Repair "
-        f"them{where}{remedy and f', {remedy}'}, or have score allow more (--max-bad-rows).",
+        f"A job may have bad rows, at most {allowed.told()}, however: {found}{such}. "
+        f"{', or '.join(filter(None, [', '.join(ways[:-1]), ways[-1]]))}.",
         rows=rows,
         rejected=rejected,
         rejects=None if rejects is None else str(rejects),
