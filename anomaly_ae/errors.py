@@ -12,6 +12,7 @@ __all__ = [
     "BadRowsError",
     "ConfigError",
     "DataError",
+    "EmptyTableError",
     "IncompatiblePartsError",
     "MissingExtraError",
     "ModelFolderError",
@@ -39,6 +40,10 @@ class ConfigError(AnomalyError):
 
 class DataError(AnomalyError):
     """A table cannot be read as the rows a model needs."""
+
+
+class EmptyTableError(DataError):
+    """A table has not even a header."""
 
 
 class IncompatiblePartsError(AnomalyError):

@@ -168,6 +168,30 @@ def test_many_inputs_are_one_output_with_their_names(model, new, tmp_path, monke
     assert all("file" in row for row in summary.top_anomalies)
 
 
+def test_files_without_rows_are_noted_beside_others(model, new, tmp_path):
+    folder = tmp_path / "day"
+    folder.mkdir()
+    new[:9000].to_csv(folder / "b.csv", index=False)
+    new[9000:9100].to_csv(folder / "d.csv", index=False)
+    score_file(model, [folder / "b.csv", folder / "d.csv"], tmp_path / "whole.csv")
+    without = {"a.csv": b"", "c.csv": new[:0].to_csv(index=False).encode(), "e.csv": b"\xef\xbb\xbf\r\n", "f.csv": b""}
+    for name, content in without.items():
+        (folder / name).write_bytes(content)
+    typed(new[:0]).to_parquet(folder / "g.parquet")
+    (folder / "h.parquet").write_bytes(b"")
+    summary = score_file(model, folder / "*.*", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(summary.empty_inputs) == [str(folder / name) for name in [*without, "g.parquet", "h.parquet"]]
+    assert sorted(summary.in_a_run(0)["empty_inputs"]) == [*without, "g.parquet", "h.parquet"]
+    assert len(summary.inputs) == 8
+    assert "note      without rows: " in scoring.told_score(summary)
+    assert score_file(model, folder / "*.*", tmp_path / "out.csv").empty_inputs == summary.empty_inputs
+    for names in (["a.csv"], ["c.csv"], ["a.csv", "f.csv", "h.parquet"], ["c.csv", "a.csv"], ["a.csv", "c.csv"]):
+        with pytest.raises(DataError, match=r"is empty|has a header and no row"):
+            score_file(model, [folder / name for name in names], tmp_path / "none.csv")
+    assert not (tmp_path / "none.csv").exists()
+
+
 def test_a_pattern_does_not_stand_for_the_job_s_own_files(model, new, tmp_path):
     for name in ("a.csv", "b.csv"):
         new[:30].assign(load="x" if name == "b.csv" else 1.0).to_csv(tmp_path / name, index=False)
@@ -325,6 +349,19 @@ def stopped(model, source, target, after, **options):
 
     with pytest.raises(KeyboardInterrupt):
         score_file(model, source, target, progress=progress, **options)
+
+
+def test_an_interrupted_job_notes_files_without_rows_once(model, new, tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "EVERY", 0.0)
+    for name, rows in (("a", new[:0]), ("b", new[:9000]), ("c", new[:0]), ("d", new[:9000])):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "e.csv").write_text("")
+    names = [tmp_path / f"{name}.csv" for name in "abcde"]
+    for after in range(1, 5):
+        stopped(model, names, tmp_path / f"{after}.out.csv", after)
+        summary = score_file(model, names, tmp_path / f"{after}.out.csv")
+        assert (summary.scored, summary.resumed_rows > 0) == (18_000, True)
+        assert sorted(summary.empty_inputs) == [str(tmp_path / f"{name}.csv") for name in "ace"]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])

@@ -25,7 +25,7 @@ from anomaly_ae.data.records import LONGEST, Piece, pieces, spans_of, well_forme
 from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.sifting import sift
 from anomaly_ae.data.streams import STDIN, Text, readable
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import DataError, EmptyTableError
 
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
@@ -145,7 +145,7 @@ def open_source(path: str | os.PathLike[str], dialect: Dialect | None = None) ->
     Raises
     ------
     DataError
-        When there is no such file, it is empty, it cannot be read, or two columns have one name.
+        When there is no such file, it is empty (`EmptyTableError`), it cannot be read, or two columns have one name.
     """
     path = os.fspath(path)
     if path != STDIN and (Path(path).is_fifo() or Path(path).is_char_device()):
@@ -153,7 +153,7 @@ def open_source(path: str | os.PathLike[str], dialect: Dialect | None = None) ->
     if path != STDIN and not Path(path).is_file():
         raise DataError(f"A table needs a file, however: {path} is none. Check the path.")
     if path != STDIN and Path(path).stat().st_size == 0:
-        raise DataError(f"A table needs a header and rows, however: {path} is empty. Give a file with both.")
+        raise EmptyTableError(f"A table needs a header and rows, however: {path} is empty. Give a file with both.")
     with readable(path):
         suffix = Path(path).suffix.lower()
         if suffix in PARQUET + ARROW:
@@ -205,7 +205,7 @@ class Csv:
         body = head[text.marked :].lstrip(b"\r\n")
         skipped = len(head) - len(body)
         if not body:
-            raise DataError(f"A table needs a header and rows, however: {path} is empty. Give a file with both.")
+            raise EmptyTableError(f"A table needs a header and rows, however: {path} is empty. Give a file with both.")
         line = body.split(b"\n", 1)[0].decode("utf-8", "replace")
         if b"\n" not in body and b"\r" in body.rstrip(b"\r"):
             raise DataError(

@@ -16,7 +16,7 @@ from anomaly_ae.data.formats import Format
 from anomaly_ae.data.rejects import Reject, as_table
 from anomaly_ae.data.sources import Position, Source, Wanted, open_source, require
 from anomaly_ae.data.streams import STDIN
-from anomaly_ae.errors import BadRowsError, DataError
+from anomaly_ae.errors import BadRowsError, DataError, EmptyTableError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.ops.arguments import Progress, tell
 from anomaly_ae.ops.sinks import REJECTS, Sink
@@ -41,7 +41,7 @@ class Job:
     ) -> None:
         self.several, self.keep, self.kept = several, list(keep), kept
         self.stamps = {name: None if name == STDIN else Stamp.of(Path(name)) for name in names}
-        self.sources = [open_source(name, dialect) for name in names]
+        self.sources, self.empty = _opened(names, dialect)
         self.columns = [[_columns(detector, source) for detector in detectors] for source in self.sources]
         self.coders = [
             Coders(
@@ -75,8 +75,9 @@ class Job:
 
     def run(self, sink: Sink, format: Format, allowed: Allowed, progress: Progress | None) -> Tally:
         """Score all rows, from the beginning or from where the sink says that it stands."""
-        done = sink.begin(self.schema) or {"file": 0, "rows": 0, "position": None, "tally": Tally(self.kept).to_json()}
-        tally = Tally.of(done["tally"])
+        done = sink.begin(self.schema) or {"file": 0, "rows": 0, "position": None}
+        none = Tally(self.kept, empty=list(self.empty)).to_json()
+        tally = Tally.of(done.get("tally", none))
         file, rows, start = done["file"], done["rows"], done["position"] and Position(*done["position"])
         with pool() as threads:
             for file in range(file, len(self.sources)):  # noqa: B020 (from where it stands)
@@ -88,20 +89,28 @@ class Job:
                     there = {"file": file, "rows": block.done, "position": block.position}
                     sink.checkpoint({**there, "tally": tally.to_json()})
                     tell(progress, (file + block.share) / len(self.sources), "scoring")
+                    rows = block.done
+                if not rows:
+                    tally.empty.append(name)
                 if not tally.rows and file == len(self.sources) - 1:
                     raise DataError(
                         f"A table needs rows, however: {name} has a header and no row. Give a file with rows."
                     )
-                if self.stamps[name] is not None and Stamp.of(Path(name)) != self.stamps[name]:
-                    raise DataError(
-                        f"A job needs an input that stays as it is, however: {name} changed while it was read. Start "
-                        "again when it is complete."
-                    )
+                self._check_unchanged(name)
                 rows, start = 0, None
+        for name in self.empty:
+            self._check_unchanged(name)
         if not allowed.suffices(tally.rejected, tally.rows):
             sink.refuse()
             raise too_many(tally.rejected, tally.rows, allowed, tally.first_reject, sink.rejects_path, tally.remedy)
         return tally
+
+    def _check_unchanged(self, name: str) -> None:
+        if self.stamps[name] is not None and Stamp.of(Path(name)) != self.stamps[name]:
+            raise DataError(
+                f"A job needs an input that stays as it is, however: {name} changed while it was read. Start again "
+                "when it is complete."
+            )
 
     def _say(self, file: int, format: Format, block: Block) -> tuple[Block, Told, Any, Any]:
         """What there is to say of a block, as it is and as bytes of output and of rejects."""
@@ -121,6 +130,20 @@ class Job:
 
         parts = in_order(threads, part, source.chunks(wanted, start))
         return blocks(parts, list(dict.fromkeys([*coder.texts, *self.keep])), skip)
+
+
+def _opened(names: Sequence[str], dialect: Dialect) -> tuple[list[Source], list[str]]:
+    """Tables to read, and the names of those beside them that are empty; raises DataError where all are."""
+    sources: list[Source] = []
+    empty: list[str] = []
+    for name in names:
+        try:
+            sources.append(open_source(name, dialect))
+        except EmptyTableError:
+            if len(empty) == len(names) - 1:
+                raise
+            empty.append(name)
+    return sources, empty
 
 
 def _check(tally: Tally, allowed: Allowed, rejects: Sequence[Reject], sink: Sink) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_output, check_page, pointed_at, write_whole
 from anomaly_ae.data.formats import Format, format_of
@@ -81,7 +82,7 @@ def score_file(
         The model folder; or of a registry `models:/NAME@champion` or `models:/NAME/3`, or `runs:/ID/model`.
     input : path or sequence of paths
         CSV (also compressed by gzip, bzip2, xz or Zstandard), Parquet or Arrow files, patterns such as `"day-*.csv"`,
-        or `"-"`, which is CSV from standard input.
+        or `"-"`, which is CSV from standard input. Of several, those without rows, be they empty, add none.
     output : path
         CSV, JSON lines or Parquet file by its ending, or `"-"`, which is standard output.
     keep : sequence of str, default=()
@@ -190,6 +191,7 @@ def score_file(
             ignored_columns=job.ignored,
             top_anomalies=[row for _, _, row in tally.strangest],
             seconds=time.perf_counter() - started,
+            empty_inputs=tally.empty,
             p_value_resolution=judges[0].detector.threshold_.resolution_,
             challenger=None if challenger is None else tally.beside(judges[1].name, judges[1].detector),
             resumed_rows=tally.resumed,
@@ -370,6 +372,7 @@ def told_score(s: ScoreSummary) -> str:
     lines = [
         f"{done}{again} in {s.seconds:.1f} s",
         *told_ignored(s),
+        *([f"note      without rows: {listed(s.empty_inputs, 8)}"] if s.empty_inputs else []),
         told_alarms(s),
         f"output    {s.output}",
         *told_rejects(s.rejected, s.rows, s.rejects),

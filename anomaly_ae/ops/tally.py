@@ -47,6 +47,7 @@ class ScoreSummary:
     ignored_columns: list[str]
     top_anomalies: list[dict[str, Any]]
     seconds: float
+    empty_inputs: list[str] = field(default_factory=list)  # those without a row, beside others
     p_value_resolution: float = 0.0  # the least p-value there can be
     challenger: dict[str, Any] | None = None
     monitoring: dict[str, Any] | None = None
@@ -57,7 +58,9 @@ class ScoreSummary:
 
     def in_a_run(self, samples: int) -> dict[str, Any]:
         """What a run may hold of it: names of files instead of paths, and values of rows only of so many of them."""
-        told: dict[str, Any] = {**vars(self), "inputs": [Path(name).name for name in self.inputs]}
+        told: dict[str, Any] = {**vars(self)}
+        for names in ("inputs", "empty_inputs"):
+            told[names] = [Path(name).name for name in told[names]]
         told["top_anomalies"] = [_placed(row) for row in self.top_anomalies[:samples]]
         if self.challenger is not None:
             disagreements = [_placed(row) for row in self.challenger["disagreements"][:samples]]
@@ -126,6 +129,7 @@ class Tally:
     counts: Counts | None = None
     first_reject: str = ""  # where the first bad row is, and what is wrong with it
     remedy: str = ""  # which option may have it read
+    empty: list[str] = field(default_factory=list)  # files without a row
     record: str = field(default_factory=lambda: uuid4().hex)  # the job's run, whichever process logs it
 
     @classmethod
