@@ -23,7 +23,7 @@ FRONT_ENDS = ["Envelope", "LogMel", "Spectrogram"]
 PRETRAINED = ["PretrainedClassifier", "PretrainedRegressor"]
 # floors, lowest first; a file imports from lower floors only, never from its own
 FLOORS = [
-    ["errors", "overlap", "version"],
+    ["data.written", "errors", "overlap", "version"],
     ["compiled", "numbered", "ranges", "truth"],
     ["defaults", "loops", "nn.core", "series.spectra"],
     ["nn.densities", "nn.layers", "nn.terms"],

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly_ae.data.written import MOSTLY, WRITTEN, written_as
 from anomaly_ae.errors import DataError, warn
 
 Array = NDArray[np.float64]
@@ -24,12 +25,7 @@ LABELS = frozenset(
 )
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 FEW_LEVELS = 10
-MOSTLY = 0.9
 FEWEST = 20  # rows whose order tells something
-WRITTEN = {  # how people write what is then text to pandas
-    "numbers": re.compile(r"(?=.*[.,'% ])[-+]?\d+(?:[.,' ]\d{3})*(?:[.,]\d+)?(?:\s?%|\s[^\s\d]\S{0,5})?"),
-    "dates": re.compile(r"\d{1,2}[./]\d{1,2}[./]\d{4}(?:\s.*)?|\d{4}/\d\d?/\d\d?(?:\s.*)?"),
-}
 UNSEEN = -1.0  # the code of a category that was not there at fit
 DATES = (-62_135_596_800.0, 253_402_300_799.0)  # seconds since 1970 of the first and last moment of years 1 to 9999
 
@@ -398,10 +394,7 @@ def _looks_like(column: Column, values: pd.Series) -> str | None:
         return None
     if values.dtype == object and np.mean([isinstance(value, Real) for value in values.dropna()]) > MOSTLY:
         return "numbers"
-    for kind, pattern in WRITTEN.items():
-        if sum(pattern.fullmatch(level) is not None for level in column.levels) > MOSTLY * len(column.levels):
-            return kind
-    return None
+    return written_as(column.levels)
 
 
 def _is_label(column: Column, values: pd.Series) -> bool:
