@@ -42,9 +42,7 @@ class ColumnsMixin:
             self.contract_ = Contract.learn(X)
             rows = self.contract_.codes(X)
         else:
-            rows = validate_data(
-                self, X, dtype=np.float64, ensure_min_samples=self._fewest, ensure_all_finite="allow-nan"
-            )
+            rows = self._numbers(X, "Give a DataFrame, whose columns may hold text", ensure_min_samples=self._fewest)
             self.contract_ = Contract.numeric(rows)
         if np.isnan(rows).all():
             raise DataError(f"{type(self).__name__} needs values, however: every cell is missing. Give other rows.")
@@ -78,7 +76,7 @@ class ColumnsMixin:
         self._refuse(X)
         self._refuse_order(X)
         if is_plain(X) and self.contract_.all_numbers:
-            return validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite="allow-nan")
+            return self._numbers(X, "Repair it", reset=False)
         if not isinstance(X, pd.DataFrame):
             raise DataError(
                 f"{type(self).__name__} was fitted on a table with columns of several types, however: this is "
@@ -88,6 +86,18 @@ class ColumnsMixin:
         if not len(X):
             raise DataError(f"{type(self).__name__} needs a row or more, however: the table has none. Give it rows.")
         return self.contract_.codes(X)
+
+    def _numbers(self, X: ArrayLike, to_do: str, **checks: Any) -> Array:
+        """An array, or a table of numbers alone, as scikit-learn checks it; says what `to_do` where it holds text."""
+        try:
+            return np.asarray(validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", **checks))
+        except ValueError as error:
+            if not str(error).startswith("could not convert string to float: "):
+                raise
+            text = str(error).partition(": ")[2].removeprefix("np.str_(").removesuffix(")")
+            raise DataError(
+                f"{type(self).__name__} needs numbers in an array, however: it holds the text {text}. {to_do}."
+            ) from error
 
     def _is_as_wanted(self, X: Any) -> bool:
         """Whether all checks would hand `X` back as it is: a row of a stream comes thousands of times."""

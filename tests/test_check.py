@@ -158,6 +158,15 @@ def test_columns_of_another_type_in_parquet(model, tmp_path):
     ]
 
 
+def test_a_column_that_may_be_there_by_another_name_is_asked_for(model, tmp_path):
+    renamed = plant().rename(columns={"stuck": "Stuck ", "day": "date"})
+    summary = check(model, write(renamed, tmp_path / "new.csv"))
+    assert [finding.sentence for finding in summary.findings[:2]] == [
+        "stuck: a column of the model that is not in the file. Did you mean 'Stuck '?",
+        "day: a column of the model that is not in the file",
+    ]
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_gaps_are_a_finding_where_chance_does_not_explain_them(model, tmp_path, ending):
     frame = plant()

@@ -449,8 +449,11 @@ JOBS = [
     ("score {place}/model {tmp}/old.csv --output - --format parquet", ["parquet"]),
     ("score {place}/model {tmp}/lists.parquet --output {tmp}/out.csv --keep id", ["lists.parquet", "'id'"]),
     ("score {place}/model {tmp}/old.csv --output {tmp}/old.csv --overwrite", ["old.csv", "both"]),
-    ("score {place}/model {tmp}/gone.csv --output {tmp}/out.csv", ["gone.csv"]),
-    ("score {place}/model {tmp}/short.csv --output {tmp}/out.csv", ["short.csv", "lacks 'd'"]),
+    ("score {place}/model {tmp}/gone.csv --output {tmp}/out.csv", ["there is no", "gone.csv"]),
+    ("score {place}/model {tmp}/full --output {tmp}/out.csv", ["full is a folder"]),
+    ("score {place}/model {tmp}/short.csv --output {tmp}/out.csv", ["short.csv", "lacks 'd'. It has"]),
+    ("score {place}/model {tmp}/case.csv --output {tmp}/out.csv", ["lacks 'c', 'd'. Did you mean 'C', ' d'? It has"]),
+    (FIT + "new --exclude B", ["--exclude", "Did you mean 'b'?"]),
     ("score {tmp}/gone {place}/normal.csv --output {tmp}/out.csv", ["gone"]),
     ("info {place}", ["manifest.json"]),
     ("info {tmp}/flipped", ["flipped", "weights.safetensors"]),
@@ -486,6 +489,7 @@ def test_an_impossible_job_is_refused_before_it_begins(place, tmp_path, job, wor
     write(rows(9).assign(row=0, id=0), tmp_path / "old.csv")
     write(rows(9).assign(id=[[1]] * 9), tmp_path / "lists.parquet")
     write(rows(9)[["a", "b", "c"]], tmp_path / "short.csv")
+    write(rows(9).rename(columns={"c": "C", "d": " d"}), tmp_path / "case.csv")
     write(rows(1), tmp_path / "one.csv")
     (tmp_path / "quantile.yaml").write_text("AutoencoderDetector: {threshold: Quantile}")
     (tmp_path / "still.yaml").write_text("SeriesDetector: {threshold: {Quantile: {level: 0.9}}}")

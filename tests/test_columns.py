@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import re
 import warnings
 
 import numpy as np
@@ -353,6 +354,22 @@ def test_numbers_and_dates_written_as_text_are_warned_of(case):
 def test_values_of_no_kind_are_refused_by_name(values):
     with pytest.raises(DataError, match="column 'odd' has values of type"):
         Contract.learn(pd.DataFrame({"odd": values}))
+
+
+@pytest.mark.parametrize(
+    ("index", "where"),
+    [
+        (pd.Index(np.arange(3) + 7), "at index 8"),
+        (pd.Index(["u", "v", "w"]), "at index 'v'"),
+        (pd.date_range("2026-01-01", periods=3), "at index 2026-01-02 00:00:00"),
+        (pd.Index([1, 2, 3], name="row"), "in row 2"),
+    ],
+    ids=["numbers", "text", "dates", "rows of a file"],
+)
+def test_a_place_is_told_as_a_person_writes_it(index, where):
+    X = pd.DataFrame({"a": [1.0, np.inf, 2.0], "site": ["north", "south", "north"]}, index=index)
+    with pytest.raises(DataError, match=f"column 'a' has infinity {re.escape(where)}\\."):
+        Contract.learn(X)
 
 
 @pytest.mark.parametrize("case", SUSPICIOUS)

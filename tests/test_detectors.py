@@ -609,10 +609,11 @@ def test_a_handful_of_rows_fits(detector, n):
         (np.ones((2, 3)), "minimum of 3"),
         (np.full((50, 2), np.nan), "every cell is missing"),
         (np.full((50, 2), np.inf), "infinity"),
-        (np.array([["a", "b"]] * 50), "could not convert|dtype"),
+        (np.array([["a", "b"]] * 50), "it holds the text 'a'. Give a DataFrame"),
+        (np.array([[1.0, "(b)"]] * 50, dtype=object), "it holds the text '[(]b[)]'. Give a DataFrame"),
         (np.vstack([np.full((25, 2), -1e300), np.full((25, 2), 1e300)]), "column 'x0' reaches 1e[+]300"),
     ],
-    ids=["two rows", "nothing but gaps", "infinite", "text", "squares overflow"],
+    ids=["two rows", "nothing but gaps", "infinite", "text", "objects", "squares overflow"],
 )
 def test_bad_rows_are_refused(X, words):
     with pytest.raises(ValueError, match=words):

@@ -381,6 +381,32 @@ def test_what_is_set_after_a_fit_is_not_what_was_fitted(tmp_path):
             method(rows)
 
 
+MISPLACED = {  # where times are that are no column of the name, and what to do
+    "an index of the name": (lambda X: X.set_index("time"), r"The index is named so: give X.reset_index\(\)\."),
+    "dates of the name": (
+        lambda X: X.assign(time=pd.to_datetime(X["time"])).set_index("time"),
+        r"The index is named so: give X.reset_index\(\)\.",
+    ),
+    "dates without a name": (
+        lambda X: X.set_index(pd.DatetimeIndex(X.pop("time")).rename(None)),
+        r"The index has dates: leave time out, or give X.reset_index\(names='time'\)\.",
+    ),
+    "another case": (lambda X: X.rename(columns={"time": "Time"}), r"Did you mean 'Time'\?"),
+    "nowhere": (lambda X: X.drop(columns="time"), r"is not there\. Give a table that has them\."),
+}
+
+
+@pytest.mark.parametrize("case", MISPLACED)
+def test_times_that_are_in_the_index_are_asked_for_as_a_column(case):
+    move, said = MISPLACED[case]
+    detector, X = SeriesDetector(views=QUICK, time="time", random_state=0), move(table(100))
+    with pytest.raises(DataError, match=said):
+        detector.fit(X)
+    if "X.reset_index" in said:
+        names = {"names": "time"} if "names" in said else {}
+        assert detector.fit(X.reset_index(**names)).step_ == 60
+
+
 def test_times_of_all_kinds_say_the_same():
     X, new = table(800), table(100, seed=1)
     scores = []

@@ -711,5 +711,7 @@ def test_a_line_says_in_a_watch_what_it_says_in_a_file(tmp_path):
 def test_a_header_that_lacks_a_column_is_refused(model):
     with pytest.raises(DataError, match="lacks"):
         watched(model, ["time,sensor_0\n", "2026-01-01T00:00Z,1\n"])
+    with pytest.raises(DataError, match="Did you mean 'Time '"):
+        watched(model, ["Time ,sensor_0\n", "2026-01-01T00:00Z,1\n"])
     with pytest.raises(DataError, match="has none"):
         watched(model, [])

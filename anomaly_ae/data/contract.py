@@ -368,7 +368,10 @@ def _date(seconds: float) -> str:
 
 
 def _where(values: pd.Series, place: int) -> str:
-    return f"in row {values.index[place]}" if values.index.name == "row" else f"at index {values.index[place]!r}"
+    label = values.index[place]
+    return (
+        f"{'in row' if values.index.name == 'row' else 'at index'} {repr(label) if isinstance(label, str) else label}"
+    )
 
 
 def _other_type(values: pd.Series, name: str, wanted: str, wrong: pd.Series) -> DataError:

@@ -25,6 +25,7 @@ from anomaly_ae.data.records import LONGEST, Piece, pieces, spans_of, well_forme
 from anomaly_ae.data.rejects import Reject
 from anomaly_ae.data.sifting import sift
 from anomaly_ae.data.streams import STDIN, Text, readable
+from anomaly_ae.data.written import meant
 from anomaly_ae.errors import DataError, EmptyTableError
 
 PARQUET = (".parquet", ".pq")
@@ -150,8 +151,10 @@ def open_source(path: str | os.PathLike[str], dialect: Dialect | None = None) ->
     path = os.fspath(path)
     if path != STDIN and (Path(path).is_fifo() or Path(path).is_char_device()):
         raise DataError(f"A table needs a file, however: {path} is a pipe. Give - and let standard input come from it.")
+    if path != STDIN and not Path(path).exists():
+        raise DataError(f"A table needs a file, however: there is no {path}. Check the path.")
     if path != STDIN and not Path(path).is_file():
-        raise DataError(f"A table needs a file, however: {path} is none. Check the path.")
+        raise DataError(f"A table needs a file, however: {path} is a folder. Name a file in it.")
     if path != STDIN and Path(path).stat().st_size == 0:
         raise EmptyTableError(f"A table needs a header and rows, however: {path} is empty. Give a file with both.")
     with readable(path):
@@ -170,8 +173,8 @@ def require(source: Source, names: Sequence[str], who: str) -> None:
     """Raise DataError where a column of `names` is missing."""
     if missing := [name for name in names if name not in source.columns]:
         raise DataError(
-            f"{who} needs the columns {_quoted(names)}, however: {source.name} lacks {_quoted(missing)}. "
-            f"It has {_quoted(source.columns)}."
+            f"{who} needs the columns {_quoted(names)}, however: {source.name} lacks "
+            f"{_quoted(missing)}.{meant(missing, source.columns)} It has {_quoted(source.columns)}."
         )
 
 

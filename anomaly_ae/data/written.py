@@ -1,9 +1,9 @@
-"""Numbers and dates as people write them, which are then text to pandas."""
+"""As people write: numbers and dates that are then text to pandas, and names that are other names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MOSTLY = 0.9
 CURRENCY = "[$€£¥₹]|USD|EUR|GBP|CHF|JPY|CNY|INR"
@@ -24,3 +24,10 @@ def written_as(texts: Sequence[str]) -> str | None:
         if sum(pattern.fullmatch(text) is not None for text in texts) > MOSTLY * len(texts):
             return kind
     return None
+
+
+def meant(missing: Iterable[str], there: Iterable[str]) -> str:
+    """A question to follow on a sentence, where names that are `missing` differ from some `there` by case or blanks."""
+    known = {str(name).strip().casefold(): name for name in there}
+    alike = [repr(known[key]) for name in missing if (key := name.strip().casefold()) in known]
+    return f" Did you mean {', '.join(alike)}?" if alike else ""

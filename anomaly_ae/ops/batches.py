@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly_ae.columns import check_distinct
 from anomaly_ae.data.coding import Coder
 from anomaly_ae.data.sources import Trouble
+from anomaly_ae.data.written import meant
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
@@ -107,8 +108,9 @@ def _scored(
         table = _table(batch, names)
         if lacking := [name for name in [*names, *keep] if name not in table.column_names]:
             raise DataError(
-                f"score_batches needs the columns of the model and those to keep, however: a batch lacks {lacking}. It "
-                f"has {table.column_names[:20]}: give it all of them by their names."
+                "score_batches needs the columns of the model and those to keep, however: a batch lacks "
+                f"{lacking}.{meant(lacking, table.column_names)} It has {table.column_names[:20]}: give it all of them "
+                "by their names."
             )
         codes, troubles = coder(table)
         first = {trouble.row: trouble for trouble in reversed(troubles)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from anomaly_ae.data.contract import UNSEEN, Column, listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.rejects import Reject, remedy
 from anomaly_ae.data.tables import Table
+from anomaly_ae.data.written import meant
 from anomaly_ae.estimator import Detector
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load
@@ -93,10 +95,7 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
         rows += len(block.X)
         places += [block.X[placed]] if placed else []
         tell(progress, block.share_read, "checking")
-    findings = [
-        Finding("missing column", name, rows, 1.0, 1, f"{name}: a column of the model that is not in the file")
-        for name in lacking
-    ]
+    findings = [Finding("missing column", name, rows, 1.0, 1, _lacking(name, extra)) for name in lacking]
     findings += [
         Finding("extra column", name, rows, 1.0, 1, f"{listed([name])}: a column that the model does not know")
         for name in extra
@@ -112,6 +111,12 @@ def check(model: Path_, input: Path_, progress: Progress | None = None, dialect:
             for odd in odd_in_time(detector, X, times)
         ]
     return CheckSummary(str(model), str(input), rows + bad.count, len(table.columns), findings)
+
+
+def _lacking(name: str, extra: Sequence[str]) -> str:
+    """That a column lacks, and by which other name it may be there."""
+    question = meant([name], extra).strip()
+    return f"{name}: a column of the model that is not in the file" + (question and f". {question}")
 
 
 def told(summary: CheckSummary) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.streams import NO_TEXT
+from anomaly_ae.data.written import meant
 from anomaly_ae.errors import DataError
 
 
@@ -32,8 +33,9 @@ def records(lines: Iterable[str], names: list[str], dialect: Dialect) -> Iterato
         header = next(csv.reader([first], delimiter=dialect.separator))
         if missing := [name for name in names if name not in header]:
             raise DataError(
-                f"The model needs the columns {names}, however: the header lacks {missing}. It has {header}: name them "
-                "as at fit, or say what is between them (--delimiter)."
+                f"The model needs the columns {names}, however: the header lacks "
+                f"{missing}.{meant(missing, header)} It has {header}: name them as at fit, or say what is between "
+                "them (--delimiter)."
             )
         read = partial(_fields, header=header, separator=dialect.separator)
     for line in lines:

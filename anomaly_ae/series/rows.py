@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.columns import ColumnsMixin, as_frame
+from anomaly_ae.data.written import meant
 from anomaly_ae.errors import DataError, warn
 from anomaly_ae.series.timeline import GAP, Timeline, by_groups, moments, steps_between, usual_step
 
@@ -48,7 +49,7 @@ class SeriesRowsMixin(ColumnsMixin):
             if missing := [name for name in named if name not in X.columns]:
                 raise DataError(
                     f"{type(self).__name__} needs the columns {named} for time and group, however: {missing} is not "
-                    "there. Give a table that has them."
+                    f"there.{meant(missing, X.columns)} {self._way_to(missing, X.index)}"
                 )
             if self.time is not None:
                 said, times = X[self.time].to_numpy(), moments(X[self.time], self.time)
@@ -70,6 +71,14 @@ class SeriesRowsMixin(ColumnsMixin):
         elif times is not None and len(times) >= TELLING:
             self._warn_of_step(usual_step(times, groups, TELLING, self.step_) / self.step_)
         return Taken(codes, times, groups, said)
+
+    def _way_to(self, missing: list[str], index: pd.Index) -> str:
+        """What to do about columns that are not there; the index may be what was meant."""
+        if set(missing) <= set(index.names):
+            return "The index is named so: give X.reset_index()."
+        if missing == [self.time] and isinstance(index, pd.DatetimeIndex):
+            return f"The index has dates: leave time out, or give X.reset_index(names={self.time!r})."
+        return "Give a table that has them."
 
     def _warn_of_times(self) -> None:
         stamps = [column.name for column in self.contract_.columns if column.rising]
