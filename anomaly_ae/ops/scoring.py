@@ -82,7 +82,7 @@ def score_file(
         The model folder; or of a registry `models:/NAME@champion` or `models:/NAME/3`, or `runs:/ID/model`.
     input : path or sequence of paths
         CSV (also compressed by gzip, bzip2, xz or Zstandard), Parquet or Arrow files, patterns such as `"day-*.csv"`,
-        or `"-"`, which is CSV from standard input. Of several, those without rows, be they empty, add none.
+        or `"-"`, which is CSV from standard input. Of several, those without a row, even empty ones, are passed over.
     output : path
         CSV, JSON lines or Parquet file by its ending, or `"-"`, which is standard output.
     keep : sequence of str, default=()
