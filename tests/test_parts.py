@@ -289,7 +289,7 @@ def test_dropout_and_batch_norm_are_off_when_scoring():
     ("parts", "names"),
     [
         ({"latent": Point(2), "divergence": KL()}, ("KL", "Point(dim=2)", "posterior")),
-        ({"latent": Gaussian(2), "prior": None}, ("Gaussian", "there is none. Set prior= to one", "density")),
+        ({"latent": Gaussian(2), "prior": None}, ("Gaussian", "there is none. Set prior=StandardNormal()", "density")),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_by_name(parts, names):

@@ -140,7 +140,8 @@ class Fused(Scorer):
         # beside categories, whose nats count for less, guards speak of numbers alone: for the rest this is as loud
         if not self.is_mixed or len(self.judges) == 1:
             return self.unit
-        beyond = LOUD * (len(self.judges) - len(self.scorers)) * (nats - UNHEARD).clip(min=0)
+        guards = sum(unheard > 0 for unheard in self.unheard)
+        beyond = LOUD * max(1, guards) * (nats - UNHEARD).clip(min=0)
         return self.unit + beyond / np.maximum(nats, UNHEARD)
 
     def teach(self, known: Pass) -> None:

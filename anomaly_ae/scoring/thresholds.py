@@ -169,8 +169,8 @@ class MAD(BaseEstimator):
     Examples
     --------
     >>> from anomaly_ae import MAD
-    >>> MAD(k=2).fit([1, 2, 3, 4, 500]).value_
-    5.9652
+    >>> round(MAD(k=2).fit([1, 2, 3, 4, 500]).value_, 3)
+    5.965
     """
 
     def __init__(self, k: float = 3.0) -> None:
