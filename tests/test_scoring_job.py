@@ -620,14 +620,15 @@ def test_two_jobs_at_once_make_one_whole_output(model, dirty, tmp_path):
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])  # 25 times each
 def test_killed_fifty_times_it_still_ends_in_the_same_bytes(model, dirty, tmp_path, ending):
     target, whole = tmp_path / f"out{ending}", tmp_path / f"whole{ending}"
-    started = time.monotonic()
-    score_file(model, dirty[0], whole)
+    job, started = spawned().Process(target=_job, args=(model, dirty[0], whole)), time.monotonic()
+    job.start()
+    job.join()
     took, kills, rng = time.monotonic() - started, 0, random.Random(0)  # noqa: S311
     resumed = 0
     while kills < 25:
         job = spawned().Process(target=_job, args=(model, dirty[0], target))
         job.start()
-        job.join(rng.uniform(0, 1.5 * took + 0.3))
+        job.join(rng.uniform(0.3 * took, 1.2 * took))  # much of it is the start of a process
         job.kill()  # a job that ends just now is not missed: `kill` asks before it sends
         job.join()
         if job.exitcode == -signal.SIGKILL:
