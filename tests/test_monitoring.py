@@ -547,3 +547,17 @@ def test_scores_of_every_tenth_row_say_as_much_as_their_times_allow(step):
     told = score_drift(a[::step], b, 40, step=step)
     excess, n, m = told.ks, len(a[::step]) / max(1, 40 / step), 4000 / 40
     assert told.p_value == pytest.approx(np.exp(-2 * excess**2 * n * m / (n + m)))
+
+
+@pytest.mark.parametrize(
+    ("interval", "tells", "words"),
+    [
+        ([0.136, 0.525], True, "none beyond doubt, but more alarms than are expected"),
+        ([0.02, 0.2], True, "none: alarms, scores and columns are as at fit"),
+        ([0.136, 0.525], False, "too few rows to tell"),
+    ],
+)
+def test_more_alarms_than_promised_are_not_called_as_at_fit(interval, tells, words):
+    batch = {"tells": tells, "findings": [], "promised": 0.1, "alarm_interval": interval}
+    (line,) = told_drift(batch)
+    assert words in line
