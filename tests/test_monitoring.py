@@ -27,6 +27,7 @@ from anomaly_ae.monitoring.drift import (
 from anomaly_ae.monitoring.history import EVER, Evidence, History, Normal
 from anomaly_ae.monitoring.martingale import Martingale
 from anomaly_ae.monitoring.profile import BINS, Counts, Profile
+from anomaly_ae.ops.assets import told_drift
 
 ROOT = Path(__file__).parents[1]
 START = datetime(2026, 1, 1, tzinfo=UTC)
