@@ -368,10 +368,8 @@ def _date(seconds: float) -> str:
 
 
 def _where(values: pd.Series, place: int) -> str:
-    label = values.index[place]
-    return (
-        f"{'in row' if values.index.name == 'row' else 'at index'} {repr(label) if isinstance(label, str) else label}"
-    )
+    where, label = "in row" if values.index.name == "row" else "at index", values.index[place]
+    return f"{where} {label!r}" if isinstance(label, str) else f"{where} {label}"
 
 
 def _other_type(values: pd.Series, name: str, wanted: str, wrong: pd.Series) -> DataError:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from anomaly_ae.nn.core import LEFT_OUT, Batch, Level, Part, Pass, Sizes, codes, shared_out
+from anomaly_ae.nn.core import LEFT_OUT, Batch, Level, Part, Pass, Sizes, codes, shared_out, total_kl
 from anomaly_ae.nn.divergences import KL
 from anomaly_ae.nn.latents import Gaussian
 from anomaly_ae.nn.layers import Pointwise
@@ -149,14 +149,15 @@ class M2(Term):
         other = replace(p, levels=levels, px=net.decode(codes(levels), p.batch.condition))
         odds = net.latent.log_odds(p.h)
         mine, theirs = logsigmoid((2 * y - 1) * odds), logsigmoid((1 - 2 * y) * odds)
-        own = self._bound(p, y)
-        cost = mine.exp() * (own + mine) + theirs.exp() * (self._bound(other, 1 - y) + theirs)
+        paid = net.reconstruction(p)
+        own, others = self._bound(p, y, paid), self._bound(other, 1 - y, net.reconstruction(other))
+        cost = mine.exp() * (own + mine) + theirs.exp() * (others + theirs)
         if p.batch.label is not None:
             p.notes[LEFT_OUT] = p.batch.label == 1
             counts = sum(shared_out(p.batch.label == kind) for kind in (0, 1))
             cost = torch.where(p.batch.label.isnan(), cost, own - self.weight * counts * mine)
-        return cost - net.reconstruction(p)
+        return cost - paid
 
-    def _bound(self, p: Pass, y: Tensor) -> Tensor:
-        """`L(x, y)`, by the draw of the pass."""
-        return -p.net.log_likelihood(p) - torch.where(y > 0, self.share, 1 - self.share).log()
+    def _bound(self, p: Pass, y: Tensor, reconstruction: Tensor) -> Tensor:
+        """`L(x, y)`, by the draw of the pass and what its reconstruction costs `(n,)`."""
+        return reconstruction + total_kl(p) - torch.where(y > 0, self.share, 1 - self.share).log()

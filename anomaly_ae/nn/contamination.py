@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_ae.errors import ConfigError, IncompatiblePartsError
-from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, present, row_sum, shared_out
+from anomaly_ae.errors import IncompatiblePartsError
+from anomaly_ae.nn.core import LEFT_OUT, Pass, Sizes, present, row_sum, shared_out, untold
 from anomaly_ae.nn.terms import Term
 from anomaly_ae.ranges import NOT_ALL, POSITIVE, SHARE, check_range
 
@@ -91,10 +91,10 @@ class Trimmed(Instead):
     def priced(self, p: Pass, cost: Tensor) -> tuple[Tensor, Tensor]:
         there = _there(p)
         rows = self._worst((cost / there.clamp(min=1)).masked_fill(there == 0, -torch.inf).detach())
-        return rows, self.instead(p, cost)
+        return rows, self.instead(p, cost, there)
 
-    def instead(self, p: Pass, cost: Tensor) -> Tensor:
-        """What the worst rows pay in place of their `cost`: `(n,)`."""
+    def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
+        """What the worst rows pay in place of their `cost`, with so many cells `there`: `(n,)`."""
         return torch.zeros_like(cost)
 
     def _worst(self, cost: Tensor) -> Tensor:
@@ -148,8 +148,8 @@ class OutlierExposure(Trimmed):
         super().build(sizes)
         check_range(self, SHARE, "certainty")
 
-    def instead(self, p: Pass, cost: Tensor) -> Tensor:
-        return torch.lerp(cost, 1 / _mean_error(p).clamp(min=TINY), self.certainty)
+    def instead(self, p: Pass, cost: Tensor, there: Tensor) -> Tensor:
+        return torch.lerp(cost, 1 / _mean_error(p, there).clamp(min=TINY), self.certainty)
 
 
 class PullPush(Instead):
@@ -202,13 +202,10 @@ class PullPush(Instead):
         if p.batch.label is not None:
             known = p.batch.label == 1
         elif self.training:
-            raise ConfigError(
-                "PullPush needs rows that are known for anomalies, however: fit was told none. Give y, -1 for each of "
-                "them, or leave it out."
-            )
+            raise untold(self)
         else:
             known = torch.zeros_like(cost, dtype=torch.bool)
-        return known, self.weight * shared_out(known) * (self.margin - _mean_error(p)).clamp(min=0)
+        return known, self.weight * shared_out(known) * (self.margin - _mean_error(p, _there(p))).clamp(min=0)
 
 
 def _there(p: Pass) -> Tensor:
@@ -216,6 +213,6 @@ def _there(p: Pass) -> Tensor:
     return row_sum(present(p, torch.ones_like(p.batch.x)))
 
 
-def _mean_error(p: Pass) -> Tensor:
-    """The mean error of a row's cells: `(n,)`."""
-    return row_sum(present(p, p.net.likelihood.error(p.px, p.batch.x, 2.0))) / _there(p).clamp(min=1)
+def _mean_error(p: Pass, there: Tensor) -> Tensor:
+    """The mean error of a row's cells, of which so many are `there`: `(n,)`."""
+    return row_sum(present(p, p.net.likelihood.error(p.px, p.batch.x, 2.0))) / there.clamp(min=1)

@@ -286,6 +286,14 @@ def pieces_of(part: Part, inner: Any) -> list[Part]:
     return [part, *(piece for one in inner for piece in one.pieces())]
 
 
+def untold(part: Part) -> ConfigError:
+    """What a part raises that cannot do without known anomalies."""
+    return ConfigError(
+        f"{type(part).__name__} needs rows that are known for anomalies, however: fit was told none. Give y, -1 for "
+        "each of them, or leave it out."
+    )
+
+
 def check_roles(parts: Mapping[str, Part | None]) -> None:
     """Refuse a part on an axis where it cannot do what is asked of it there; raises ConfigError."""
     for axis, part in parts.items():

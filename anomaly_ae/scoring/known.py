@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anomaly_ae.errors import ConfigError
-from anomaly_ae.nn.core import Pass, Sizes
+from anomaly_ae.nn.core import Pass, Sizes, untold
 from anomaly_ae.ranges import COUNT, POSITIVE, check_range
 from anomaly_ae.scoring.fusion import Fused
 from anomaly_ae.scoring.neighbours import TINY, Remembering, means
@@ -109,10 +108,7 @@ class KnownAnomalies(Remembering):
 
     def learn(self, fit: Pass, validate: Pass) -> Tensor:
         if not len(self.anomalies):
-            raise ConfigError(
-                "KnownAnomalies needs rows that are known for anomalies, however: fit was told none. Give y, -1 for "
-                "each of them, or leave it out."
-            )
+            raise untold(self)
         return super().learn(fit, validate)
 
     def _settle(self, memory: Tensor) -> None:

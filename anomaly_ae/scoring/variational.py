@@ -157,15 +157,11 @@ class ReconstructionProbability(Scorer):
         return by_members(p, self._mean)
 
     def _mean(self, p: Pass) -> Tensor:
-        return torch.stack([self._lost(p, noise) for noise in self.noise]).mean(0)
-
-    def _lost(self, p: Pass, noise: Tensor) -> Tensor:
-        """What a row loses by its code with this noise `(width,)`: `(n,)`."""
         mean = codes(p.levels)
         spread = torch.cat([torch.zeros_like(z) if q is None else q.stddev for q, _, z, _ in p.levels], dim=1)
-        z = mean + spread * noise.view(-1, *[1] * (mean.dim() - 2))
-        lost: Tensor = p.net.reconstruction(replace(p, px=p.net.decode(z, p.batch.condition)))
-        return lost
+        drawn = (mean + spread * noise.view(-1, *[1] * (mean.dim() - 2)) for noise in self.noise)
+        rebuilt = (replace(p, px=p.net.decode(z, p.batch.condition)) for z in drawn)
+        return torch.stack([p.net.reconstruction(one) for one in rebuilt]).mean(0)
 
 
 class LikelihoodRatio(Scorer):
