@@ -43,7 +43,7 @@ class DataError(AnomalyError):
 
 
 class EmptyTableError(DataError):
-    """A table has not even a header."""
+    """A table has no row, or not even a header."""
 
 
 class IncompatiblePartsError(AnomalyError):

@@ -196,6 +196,30 @@ def test_a_model_of_series_is_watched_as_well(here):
     assert "b" in moved["drifting"]
 
 
+@pytest.mark.parametrize("empty", ["", "flow,head,speed\n"], ids=["no byte", "a header"])
+def test_a_file_without_rows_beside_others_is_passed_over_and_told_of(plant, here, empty):
+    Path("empty.csv").write_text(empty)
+    files = ["empty.csv", plant / "day1.csv", plant / "day2.csv"]
+    done = shell("monitor", plant / "model", *files, "--no-track", "--json")
+    told = json.loads(done.stdout)
+    assert [batch["name"] for batch in told["batches"]] == ["day1.csv", "day2.csv"]
+    assert told["empty_inputs"] == ["empty.csv"]
+    assert "without rows: empty.csv" in shell("monitor", plant / "model", *files, "--no-track").output
+    alone = shell("monitor", plant / "model", "empty.csv", "--no-track", exits=2)
+    assert "empty.csv" in alone.output
+
+
+def test_a_series_without_rows_beside_others_is_passed_over(here):
+    X = pd.DataFrame({"a": np.sin(np.arange(900) / 9)}) + np.random.default_rng(0).normal(size=(900, 1)) / 20
+    SeriesDetector(views=[View(Mahalanobis(), window=8)], random_state=0).fit(X[:600]).save("model")
+    X[600:].to_csv("rows.csv", index=False)
+    X[:0].to_csv("empty.csv", index=False)
+    told = json.loads(shell("monitor", "model", "rows.csv", "empty.csv", "--no-track", "--json").stdout)
+    assert [batch["name"] for batch in told["batches"]] == ["rows.csv"]
+    assert told["empty_inputs"] == ["empty.csv"]
+    shell("monitor", "model", "empty.csv", "--no-track", exits=2)
+
+
 # --- what a store draws ----------------------------------------------------------------------------------------------
 
 

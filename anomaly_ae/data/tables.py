@@ -17,7 +17,7 @@ from anomaly_ae.data.contract import EXACT
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.rejects import Reject, remedy
 from anomaly_ae.data.sources import Columnar, Source, Trouble, Wanted, open_source, require
-from anomaly_ae.errors import DataError
+from anomaly_ae.errors import DataError, EmptyTableError
 
 MOSTLY_NUMBERS = 0.2  # where a smaller share of cells is no number, they are a mistake in a column of numbers
 
@@ -112,7 +112,7 @@ class Table:
         Raises
         ------
         DataError
-            At the first such row, with its place, where there is no `aside`; also when there is no row at all.
+            At the first such row, with its place, where there is no `aside`; EmptyTableError where there is no row.
         """
         wanted = Wanted(numbers, texts, judge=lambda table: (None, sorted([*_infinite(table, numbers), *more(table)])))
         pending, rows, done, share = None, np.empty(0, np.int64), 0, 0.0
@@ -134,7 +134,7 @@ class Table:
         if pending is not None and pending.num_rows:
             yield self._block(pending, numbers, texts, rows, 1.0)
         elif not done:
-            raise DataError(
+            raise EmptyTableError(
                 f"A table needs rows, however: {self.source.name} has a header and no row. Give a file with rows."
             )
 

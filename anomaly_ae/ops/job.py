@@ -93,7 +93,7 @@ class Job:
                 if not rows:
                     tally.empty.append(name)
                 if not tally.rows and file == len(self.sources) - 1:
-                    raise DataError(
+                    raise EmptyTableError(
                         f"A table needs rows, however: {name} has a header and no row. Give a file with rows."
                     )
                 self._check_unchanged(name)

@@ -6,16 +6,18 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anomaly_ae.data.contract import listed
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import check_page, write_whole
 from anomaly_ae.data.sources import expand
 from anomaly_ae.data.tables import Table
+from anomaly_ae.errors import EmptyTableError
 from anomaly_ae.loading import load
 from anomaly_ae.mlflow import runs
 from anomaly_ae.mlflow.outbox import now
@@ -37,7 +39,10 @@ from anomaly_ae.series.detector import SeriesDetector
 
 @dataclass(frozen=True)
 class MonitorSummary:
-    """What was found in batches of a model and asset: `crossed` are the gates that any of these batches has crossed."""
+    """What was found in batches of a model and asset: `crossed` are the gates that any of these batches has crossed.
+
+    `empty_inputs` are the files without a row, beside others.
+    """
 
     model: str
     asset: str
@@ -47,6 +52,7 @@ class MonitorSummary:
     seconds: float
     run_id: str | None = None
     tracking_uri: str | None = None
+    empty_inputs: list[str] = field(default_factory=list)
 
 
 def monitor(
@@ -105,7 +111,13 @@ def monitor(
     for number, file in enumerate(names):
         began = now()
         tell(progress, number / len(names), f"monitoring {Path(file).name}")
-        evidence, last = evidence_of(detector, file, dialect or Dialect())
+        try:
+            evidence, last = evidence_of(detector, file, dialect or Dialect())
+        except EmptyTableError:
+            summary.empty_inputs.append(file)
+            if len(summary.empty_inputs) == len(names):
+                raise
+            continue
         found, history = add(replace(place, event_time=event_time or last), normal, evidence, [file])
         summary.batches.append(found)
         if track and not found["repeated"]:
@@ -159,4 +171,5 @@ def told(summary: MonitorSummary) -> str:
             f"{batch['alarm_rate']:.1%} ({low:.1%} to {high:.1%}{promise})  {mood}"
         )
         lines += [f"  {finding}" for finding in batch["findings"]]
+    lines += [f"note: without rows: {listed(summary.empty_inputs, 8)}"] if summary.empty_inputs else []
     return "\n".join(lines)
