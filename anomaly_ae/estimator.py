@@ -82,13 +82,13 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
         form (`RandomFeatures`) takes one.
     steps_per_epoch : int >= 1 or None, default=None
         Batches an epoch. `None` is three passes over the fit rows, at most 25 batches, so that training time does not
-        grow with the number of rows; of a `VAEDetector` with `effort="fast"` 25. A net alone, whose scorer is not fused
-        with others, may want more on few rows.
+        grow with the number of rows; of a `VAEDetector` at least 10, with `effort="fast"` 25. An autoencoder that
+        rebuilds few rows badly wants more.
     batch_size : int >= 1, default=256
         Rows a batch, at most.
     learning_rate : float > 0 or None, default=None
         Peak of AdamW's learning rate, which rises for 5 % of the steps and then falls along a cosine. `None` is 0.005,
-        of a `VAEDetector` 0.01, or 0.02 with `effort="fast"`.
+        of a `VAEDetector` 0.015, or 0.02 with `effort="fast"`.
     weight_decay : float >= 0, default=1e-5
         AdamW's decoupled weight decay.
     clip_norm : float > 0 or None, default=1.0
@@ -114,6 +114,7 @@ class Detector(CallbackSupportMixin, DefaultsMixin, IncrementalMixin, Representa
     _of_others = {"preprocessing__condition": "Conditional"}
     _defaults: ClassVar[Mapping[str, Any]] = {}  # what stands for `None`
     _by_effort: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the same where it is a matter of effort
+    least_steps: ClassVar[int] = 1  # an epoch, where `steps_per_epoch` is `None`
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{axis: [BaseEstimator, None] for axis in AXES},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, prod
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from anomaly_ae.nn.heads import Headed
 from anomaly_ae.nn.model import Net
 from anomaly_ae.nn.stack import Stack
 from anomaly_ae.nn.training import AdamW, Recipe, seeded, threads, train
-from anomaly_ae.overlap import crew, in_order, one_thread
+from anomaly_ae.overlap import by_turns
 from anomaly_ae.scoring.scorers import Scorer
 
 Array = NDArray[np.float64]
@@ -68,6 +68,7 @@ class Fold:
     stack: Stack | None = None
     optimizer: AdamW | None = None
     learned: int = 0  # rows that the scorer has learned from
+    _device: torch.device = field(init=False)
 
     @classmethod
     def build(
@@ -99,9 +100,10 @@ class Fold:
         """Ready to be read: of the type for reading, nothing random."""
         self.nets.to(dtype=self.dtype).eval()
         self.scorer.to(dtype=self.dtype).eval()
+        self._device = next(self.net.parameters()).device  # to look for it takes longer than to copy a few rows
         return self
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows a forward pass; a search is quicker when many rows look at once."""
         searches = any(isinstance(part, Scorer) and part.searches for part in self.scorer.modules())
@@ -274,8 +276,7 @@ class Fold:
         if alone or len(blocks) == 1 or workers == 1 or self._device.type != "cpu":
             with threads(self.net):
                 return [quietly(rows) for rows in blocks]
-        with one_thread():
-            return list(in_order(crew(workers), quietly, blocks))
+        return by_turns(quietly, blocks, workers)
 
     def reconstruct(self, X: Array) -> Array:
         """Codes `(n, d)` as the net expects them."""
@@ -331,9 +332,8 @@ class Fold:
         return self.encoding.transform(rows, np.float32 if self.dtype == torch.float32 else np.float64)
 
     def _batch(self, cells: Cells) -> Batch:
-        device = self._device  # the search for it takes longer than the copy of a few rows
         x, mask, gaps = (
-            None if values is None else torch.from_numpy(values).to(device, kind)
+            None if values is None else torch.from_numpy(values).to(self._device, kind)
             for values, kind in ((cells.x, self.dtype), (cells.mask, torch.bool), (cells.gaps, self.dtype))
         )
         return Batch(x, mask, gaps)  # type: ignore[arg-type]
@@ -353,10 +353,6 @@ class Fold:
                 "reconstruct(X), or sample(n, condition=X)."
             )
         return torch.zeros(n, self.encoding.told, dtype=self.dtype, device=self._device) if self.encoding.told else None
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.net.parameters()).device
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from anomaly_ae.compiled import exactly
 
-__all__ = ["interpolated", "standardized", "triangles"]
+__all__ = ["interpolated", "outside", "standardized", "triangles"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
 HALF = np.float32(0.5)  # of either type of turns the same
 
 
@@ -38,13 +39,23 @@ def interpolated(x: Array, knots: Array, levels: Array, narrow: float, y: Array)
 
 
 @exactly
-def standardized(raw: Array, mean: Array, scale: Array, end: float, z: Cell) -> None:
-    """Write numbers `(n, m)` less the mean of their column, in units of its scale and at most `end` off, into `z`."""
+def standardized(raw: Array, mean: Array, rate: Array, end: float, z: Cell) -> None:
+    """Write numbers `(n, m)` less the mean of their column, times its rate and at most `end` off, into `z`."""
     for i in range(raw.shape[0]):
         for j in range(raw.shape[1]):
-            cell = (raw[i, j] - mean[j]) / scale[j]
+            cell = (raw[i, j] - mean[j]) * rate[j]
             cell = -end if cell < -end else cell
             z[i, j] = end if cell > end else cell
+
+
+@exactly
+def outside(z: Cell, low: Cell, high: Cell, found: Mask) -> None:
+    """Write into `found` `(n,)` which rows of cells `(n, m)` have one below or above the ends of its column."""
+    for i in range(z.shape[0]):
+        beyond = 0
+        for j in range(z.shape[1]):
+            beyond += (z[i, j] < low[j]) | (z[i, j] > high[j])
+        found[i] = beyond > 0
 
 
 @exactly

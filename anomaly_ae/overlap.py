@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -83,3 +83,29 @@ def in_order(threads: ThreadPoolExecutor, work: Callable[[Item], Result], items:
             waiting.popleft()
     finally:  # nothing goes on when this is over
         wait([future for future in waiting if not future.cancel()])
+
+
+def by_turns(work: Callable[[Item], Result], items: Sequence[Item], size: int) -> list[Result]:
+    """Results of `work`, one an item, in the order of the items, by `size` threads of which this is one.
+
+    Each takes the next item when it is done with the last: nobody waits for a result, who would take the interpreter
+    from those at work.
+    """
+    results: list[Any] = [None] * len(items)
+    turns = iter(enumerate(items))
+
+    def take_turns() -> None:
+        for place, item in turns:
+            results[place] = work(item)
+
+    with one_thread():
+        others = [crew(size - 1).submit(take_turns) for _ in range(min(size, len(items), workers()) - 1)]
+        try:
+            take_turns()
+        finally:  # nothing goes on when this is over, and who has not begun, busy for another, is not waited for
+            deque(turns, maxlen=0)
+            begun = [other for other in others if not other.cancel()]
+            wait(begun)
+    for other in begun:
+        other.result()  # raises what it raised
+    return results

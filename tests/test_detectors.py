@@ -176,6 +176,15 @@ def test_a_child_that_is_a_fork_scores_as_its_parent_did():
     assert done.stdout == "0\n", done.stderr
 
 
+@pytest.mark.parametrize(("detector", "steps"), [(AutoencoderDetector, 3), (VAEDetector, 10)])
+def test_few_rows_are_passed_over_three_times_an_epoch_or_by_a_vae_in_ten_steps(detector, steps):
+    X, how = normal_rows(80), {"max_epochs": 3, "calibration": "split", "random_state": 0}
+    usual = detector(**how).fit(X).history_["loss"]
+    for asked in (3, 10):
+        told = detector(steps_per_epoch=asked, **how).fit(X).history_["loss"]
+        assert usual.equals(told) == (asked == steps)
+
+
 def test_less_effort_is_fewer_epochs_unless_they_are_given():
     X = normal_rows(1200)
 

@@ -11,6 +11,7 @@ from anomaly_ae import (
     MMD,
     Conditional,
     ConditionalPrior,
+    Dense,
     Gaussian,
     ImportanceWeighted,
     Ladder,
@@ -144,7 +145,7 @@ def test_sources_are_found_where_a_plain_vae_mixes_them(seed):
     bent = sources / sources.std(0) @ turn
     X = np.where(bent > 0, bent, 0.3 * bent) @ out + 0.05 * rng.normal(size=(4000, 6))
     X = pd.DataFrame(X).add_prefix("x")
-    usual = {"latent": Gaussian(3), "max_epochs": 100, "patience": None}
+    usual = {"latent": Gaussian(3), "backbone": Dense(), "max_epochs": 100, "patience": None}
     given = Conditional(["segment"], max_levels=64, bend=None)
     told = X.assign(segment=segment.astype(str))
     found = mcc(identifiable(preprocessing=given, **usual).fit(told).transform(told), sources)

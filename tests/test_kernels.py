@@ -11,9 +11,10 @@ import torch
 
 from anomaly_ae import AutoencoderDetector
 from anomaly_ae.compiled import pays
-from anomaly_ae.data.cells import cells_of
+from anomaly_ae.data.cells import cells_of, outside
 from anomaly_ae.nn.backbones import RandomFeatures
 from anomaly_ae.nn.core import Sizes
+from anomaly_ae.nn.layers import Linear
 from anomaly_ae.scoring import kernels
 from anomaly_ae.scoring.neighbours import LocalDenoiser
 from anomaly_ae.scoring.search import Search
@@ -144,6 +145,38 @@ def test_cells_of_many_rows_are_those_of_few_to_the_bit(dtype, arsinh, order):
     np.testing.assert_array_equal(many, np.concatenate(few))
     assert many.dtype == dtype
     assert np.isfinite(many[~np.isnan(raw)]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_beyond_the_ends_of_a_column_are_found_among_many_as_among_few(dtype):
+    rng = np.random.default_rng(0)
+    cells = rng.normal(size=(9000, 7)).astype(dtype)
+    cells[rng.random(cells.shape) < 0.01] = np.nan
+    low, high = np.full(7, -3, dtype), np.full(7, 3, dtype)
+    cells[0], cells[1], cells[2] = low, high, np.nan  # the ends belong to the range, and what is absent is nowhere
+    found = outside(cells, low, high)
+    assert pays(cells.size)
+    few = [500 * i + outside(cells[500 * i :][:500], low, high) for i in range(18)]
+    np.testing.assert_array_equal(found, np.concatenate(few))
+    np.testing.assert_array_equal(found, np.flatnonzero((np.abs(np.nan_to_num(cells)) > 3).any(axis=1)))
+    assert 20 < len(found) < 300
+    assert found[0] > 2
+
+
+@pytest.mark.parametrize("after", [3, 8, 9, 15, 16, 30, 75])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_map_of_many_rows_read_in_float32_is_the_one_that_trains(after, bias):
+    layer = Linear(30, after, bias=bias)
+    x = torch.randn(2000, 30)
+    trained = layer(x)
+    with torch.inference_mode():
+        read = layer(x.clone())
+        few = layer(x[:5].clone())
+    assert pays(x.numel())
+    assert trained.requires_grad
+    assert read.shape == trained.shape
+    torch.testing.assert_close(read, trained.detach())
+    torch.testing.assert_close(few, trained[:5].detach())
 
 
 def test_waves_of_many_rows_are_those_of_few_to_the_bit():

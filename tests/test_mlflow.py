@@ -70,7 +70,7 @@ def test_a_fit_logs_config_parameters_curves_input_and_model(jobs, tmp_path):
     assert run.info.status == "FINISHED"
     assert artifact(client, fit.run_id, "config.yaml", tmp_path).read_text() == CONFIG
     assert run.data.params["max_epochs"] == "4"
-    assert run.data.params["learning_rate"] == "0.01"  # the default's
+    assert run.data.params["learning_rate"] == "0.015"  # the default's
     assert run.data.metrics["promised_false_alarm_rate"] == 0.05
     assert run.data.params["latent"] == "Gaussian"
     assert run.data.params["divergence.beta"] == "1.0"

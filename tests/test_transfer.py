@@ -64,7 +64,7 @@ def pretrained():
     return vae(max_epochs=5).fit(two_sides(300, seed=1)[0])
 
 
-@parametrize_with_checks([each(vae(max_epochs=10), epochs=20) for each in (PretrainedClassifier, PretrainedRegressor)])
+@parametrize_with_checks([each(vae(max_epochs=10), epochs=40) for each in (PretrainedClassifier, PretrainedRegressor)])
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 

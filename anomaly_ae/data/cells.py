@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from anomaly_ae.compiled import pays
 
-__all__ = ["HUGE", "MOMENTS", "bent", "cells_of", "moments_of"]
+__all__ = ["HUGE", "MOMENTS", "bent", "cells_of", "moments_of", "outside"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
 Type = type[np.floating[Any]]
 MOMENTS = ("mean", "scale", "height", "low", "high")  # of numeric cells; low and high are cells themselves
 HUGE = {np.float32: 1e30, np.float64: 1e300}  # within what a number of each type can be
+SMALLEST = 1e-300  # scale whose inverse is finite
 FARTHEST = 1e16  # of cells that are not bent: sums of their squares are still finite in float32
 
 
@@ -33,7 +34,7 @@ def moments_of(raw: Array, rule: Any) -> dict[str, Array]:
         if rule.standardize:
             usual = _usual(raw)
             mean, scale = np.nan_to_num([np.nanmean(usual, axis=0), np.nanstd(usual, axis=0)], posinf=np.inf)
-            varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)  # by more than rounding
+            varies = scale > np.maximum(10 * np.finfo(np.float64).eps * np.abs(mean), SMALLEST)  # by more than rounding
             scale = np.where(varies, scale, 1.0)
             if rule.bend is not None:
                 scale, height = rule.bend * scale, rule.bend * height
@@ -56,14 +57,26 @@ def _usual(raw: Array) -> Array:
 def cells_of(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool, dtype: Type = np.float64) -> Any:
     """Numeric cells, from units of their columns."""
     z, end = np.empty(raw.shape, dtype), HUGE[dtype] if arsinh else FARTHEST
+    rate = 1 / scale  # to divide each cell would take three times as long
     if pays(raw.size):
         from anomaly_ae import loops
 
-        loops.standardized(raw, mean, scale, end, z)
+        loops.standardized(raw, mean, rate, end, z)
     else:
         with np.errstate(over="ignore"):  # in float64, for dates
-            z[:] = np.clip((raw - mean) / scale, -end, end)
+            z[:] = np.clip((raw - mean) * rate, -end, end)
     if arsinh:
         np.arcsinh(z, out=z)
         z *= height.astype(dtype)
     return z
+
+
+def outside(z: Cell, low: Cell, high: Cell) -> NDArray[np.intp]:
+    """The rows of cells `(n, m)` that have one below or above the ends of its column, both of the cells' type."""
+    if not pays(z.size):
+        return np.flatnonzero(((z < low) | (z > high)).any(axis=1))
+    from anomaly_ae import loops
+
+    found = np.empty(len(z), dtype=bool)
+    loops.outside(z, low, high, found)
+    return np.flatnonzero(found)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from anomaly_ae.data.cells import HUGE, MOMENTS, bent, cells_of, moments_of
+from anomaly_ae.data.cells import HUGE, MOMENTS, bent, cells_of, moments_of, outside
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.ranges import POSITIVE, check_flags, check_range, whole
@@ -298,17 +298,13 @@ class Encoding:
     def _out_of_range(self, z: Cell, low: Array, high: Array) -> Cell:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
         m = len(self.plain)
-        z, low, high = z[:, :m], low[:m].astype(z.dtype), high[:m].astype(z.dtype)
-        nats = np.zeros_like(z)
-        beyond = np.flatnonzero((z < low) | (z > high))  # of a flat array: several times as quick as of rows
-        if len(beyond):
-            there, column = z.ravel()[beyond], beyond % m
-            ends = np.clip(there, low[column], high[column])
-            nats.ravel()[beyond] = 0.5 * np.square(bent(there, PRICED) - bent(ends, PRICED))
-        if m == self.columns:
-            return nats
+        low, high = low[:m].astype(z.dtype), high[:m].astype(z.dtype)
         surprise = np.zeros((len(z), self.columns), dtype=z.dtype)
-        surprise[:, self.plain] = nats
+        if len(rows := outside(z[:, :m], low, high)):
+            there = z[rows, :m]
+            ends = np.clip(there, low, high)
+            nats = 0.5 * np.square(bent(there, PRICED) - bent(ends, PRICED))
+            surprise[np.ix_(rows, self.plain)] = np.nan_to_num(nats, copy=False)
         return surprise
 
     def _unseen(self, j: int) -> float:

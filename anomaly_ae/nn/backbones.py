@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anomaly_ae.compiled import pays
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.nn.core import Batch, Part, Pass, Sizes, codes
-from anomaly_ae.nn.layers import Perceptron, check_hidden, flat
+from anomaly_ae.nn.layers import Linear, Perceptron, check_hidden, flat
 from anomaly_ae.ranges import COUNT, POSITIVE, check_range, is_within
 
 __all__ = ["Dense", "RandomFeatures"]
@@ -115,7 +115,7 @@ class _Output(nn.Module):
     def __init__(self, body: Perceptron, n_params: int, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.body = body
-        self.linear = nn.Linear(body.features, n_params * prod(shape))
+        self.linear = Linear(body.features, n_params * prod(shape))
         self.shape = (n_params, *shape)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:

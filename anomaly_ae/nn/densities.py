@@ -90,7 +90,8 @@ class Bell(D.Normal):
         self.shared = scale
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return -0.5 * ((value - self.loc) / self.shared).square() - (self.shared.log() + HALF_LOG_2PI)
+        off = (value - self.loc) / self.shared
+        return torch.sub(-(self.shared.log() + HALF_LOG_2PI), off.square(), alpha=0.5)
 
 
 class Coin(D.Bernoulli):

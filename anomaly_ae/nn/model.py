@@ -155,7 +155,7 @@ class Net(nn.Module):
 
     def reconstruction(self, p: Pass) -> Tensor:
         """-log p(x|z) of the cells that are present, in nats: `(n,)`."""
-        return row_sum(present(p, -p.px.log_prob(p.batch.x)))
+        return -row_sum(present(p, p.px.log_prob(p.batch.x)))
 
     def log_likelihood(self, p: Pass) -> Tensor:
         """log p(x|z) less the codes' KL divergence, in nats: `(n,)`."""

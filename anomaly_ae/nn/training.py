@@ -43,6 +43,7 @@ class Recipe:
     weight_decay: float
     clip_norm: float | None
     patience: int | None
+    least_steps: int = 1  # an epoch, where nothing says how many
     validate_rows: int = 4096
     schedule: bool = True  # False: the learning rate and every warm-up stand at their final value (partial_fit)
 
@@ -104,7 +105,7 @@ def _steps(
 ) -> list[dict[str, float]]:
     """Epochs of steps down the loss, at most `recipe.max_epochs`; returns their records."""
     batch_size = min(recipe.batch_size, len(fit))
-    steps_per_epoch = recipe.steps_per_epoch or min(25, math.ceil(3 * len(fit) / batch_size))
+    steps_per_epoch = recipe.steps_per_epoch or min(25, max(recipe.least_steps, math.ceil(3 * len(fit) / batch_size)))
     clock = Clock(steps=recipe.max_epochs * steps_per_epoch if recipe.schedule else 0)
     weights = stack.weights
     batches = [_batches(fit, batch_size) for _ in stack.nets]
