@@ -95,15 +95,17 @@ def by_turns(work: Callable[[Item], Result], items: Sequence[Item], size: int) -
     turns = iter(enumerate(items))
 
     def take_turns() -> None:
-        for place, item in turns:
-            results[place] = work(item)
+        try:
+            for place, item in turns:
+                results[place] = work(item)
+        finally:
+            deque(turns, maxlen=0)  # after an error there is nothing left to do
 
     with one_thread():
         others = [crew(size - 1).submit(take_turns) for _ in range(min(size, len(items), workers()) - 1)]
         try:
             take_turns()
         finally:  # nothing goes on when this is over, and who has not begun, busy for another, is not waited for
-            deque(turns, maxlen=0)
             begun = [other for other in others if not other.cancel()]
             wait(begun)
     for other in begun:

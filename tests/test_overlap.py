@@ -60,6 +60,7 @@ def test_an_error_ends_the_work(bad, threads):
     with pytest.raises(ZeroDivisionError, match=str(bad)):
         by_turns(work, range(1000), 2)
     at_the_end = len(begun)
+    assert at_the_end <= bad + 4  # whoever of the two it befell
     time.sleep(0.05)
     assert len(begun) == at_the_end
     assert torch.get_num_threads() == threads
