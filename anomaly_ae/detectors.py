@@ -105,8 +105,7 @@ class VAEDetector(Detector):
     `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
     weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
-    Neighbours(correction=1)])`, and with
-    `effort="fast"` `scorer=NegativeELBO()`.
+    Neighbours(correction=1)])`, and with `effort="fast"` `scorer=NegativeELBO()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 from typing import Any, NamedTuple, TypeVar
@@ -68,7 +68,6 @@ class Fold:
     stack: Stack | None = None
     optimizer: AdamW | None = None
     learned: int = 0  # rows that the scorer has learned from
-    _device: torch.device = field(init=False)
 
     @classmethod
     def build(
@@ -100,8 +99,16 @@ class Fold:
         """Ready to be read: of the type for reading, nothing random."""
         self.nets.to(dtype=self.dtype).eval()
         self.scorer.to(dtype=self.dtype).eval()
-        self._device = next(self.net.parameters()).device  # to look for it takes longer than to copy a few rows
+        self.__dict__.pop("_device", None)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # whoever loads it may have put the nets elsewhere
+        return {name: value for name, value in self.__dict__.items() if name not in ("_device", "rows")}
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return next(self.net.parameters()).device  # to look for it takes longer than to copy a few rows
 
     @cached_property
     def rows(self) -> int:
@@ -270,7 +277,8 @@ class Fold:
         blocks = [X[start : start + size] for start in range(0, len(X), size)]
 
         def quietly(rows: Array) -> Result:
-            with torch.inference_mode():  # a thread has its own
+            # each thread has its own of both; the caller's would be for its own blocks alone
+            with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
                 return work(rows)
 
         if alone or len(blocks) == 1 or workers == 1 or self._device.type != "cpu":

@@ -1,4 +1,4 @@
-"""Work on items in several threads at once, results in order, few of them held."""
+"""Work on items in several threads at once, results in order."""
 
 from __future__ import annotations
 
@@ -101,11 +101,13 @@ def by_turns(work: Callable[[Item], Result], items: Sequence[Item], size: int) -
         finally:
             deque(turns, maxlen=0)  # after an error there is nothing left to do
 
+    others: list[Future[None]] = []
     with one_thread():
-        others = [crew(size - 1).submit(take_turns) for _ in range(min(size, len(items), workers()) - 1)]
         try:
+            others.extend(crew(size - 1).submit(take_turns) for _ in range(min(size, len(items), workers()) - 1))
             take_turns()
         finally:  # nothing goes on when this is over, and who has not begun, busy for another, is not waited for
+            deque(turns, maxlen=0)
             begun = [other for other in others if not other.cancel()]
             wait(begun)
     for other in begun:

@@ -1,6 +1,7 @@
 """The public contract of both detectors."""
 
 import gc
+import pickle
 import subprocess
 import sys
 import warnings
@@ -153,6 +154,24 @@ def test_blocks_scored_on_several_threads_have_the_same_scores(detector):
         torch.set_num_threads(before)
     np.testing.assert_array_equal(alone.anomaly_score, shared.anomaly_score)
     np.testing.assert_array_equal(alone.contributions, shared.contributions)
+
+
+def test_a_callers_autocast_is_not_for_scores():
+    det = AutoencoderDetector(effort="fast", random_state=0).fit(normal_rows(2000))
+    X = normal_rows(20_000, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # of a caller's own net; threads have none
+        scores = det.anomaly_score(X)
+    np.testing.assert_array_equal(scores, det.anomaly_score(X))
+
+
+def test_a_pickled_detector_looks_up_anew_where_its_nets_are(fitted):
+    det, X = fitted[AutoencoderDetector, "split"], normal_rows(50)
+    score = det.anomaly_score(X)
+    state = det.folds_[0].__getstate__()
+    assert "_device" in det.folds_[0].__dict__
+    assert not {"_device", "rows"} & set(state)  # nets may have been put elsewhere
+    again = pickle.loads(pickle.dumps(det))  # noqa: S301 (its own)
+    np.testing.assert_array_equal(again.anomaly_score(X), score)
 
 
 FORKED = """

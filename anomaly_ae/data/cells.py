@@ -34,7 +34,7 @@ def moments_of(raw: Array, rule: Any) -> dict[str, Array]:
         if rule.standardize:
             usual = _usual(raw)
             mean, scale = np.nan_to_num([np.nanmean(usual, axis=0), np.nanstd(usual, axis=0)], posinf=np.inf)
-            varies = scale > np.maximum(10 * np.finfo(np.float64).eps * np.abs(mean), SMALLEST)  # by more than rounding
+            varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)  # by more than rounding
             scale = np.where(varies, scale, 1.0)
             if rule.bend is not None:
                 scale, height = rule.bend * scale, rule.bend * height
@@ -57,7 +57,7 @@ def _usual(raw: Array) -> Array:
 def cells_of(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool, dtype: Type = np.float64) -> Any:
     """Numeric cells, from units of their columns."""
     z, end = np.empty(raw.shape, dtype), HUGE[dtype] if arsinh else FARTHEST
-    rate = 1 / scale  # to divide each cell would take three times as long
+    rate = 1 / np.maximum(scale, SMALLEST)  # to divide each cell would take three times as long
     if pays(raw.size):
         from anomaly_ae import loops
 

@@ -77,7 +77,7 @@ def monitor(
     model : path
         The model folder, of rows or of series.
     input : path or sequence of paths
-        Files as `score_file` takes them, each a batch of its own.
+        Files as `score_file` takes them, each a batch of its own; empty ones are passed over beside others.
     asset : str, default=""
         Which of many alike machines, sites or customers the rows are of.
     event_time : datetime or None, default=None
