@@ -277,8 +277,7 @@ class Fold:
         blocks = [X[start : start + size] for start in range(0, len(X), size)]
 
         def quietly(rows: Array) -> Result:
-            # each thread has its own of both; the caller's would be for its own blocks alone
-            with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
+            with torch.inference_mode():  # a thread has its own
                 return work(rows)
 
         if alone or len(blocks) == 1 or workers == 1 or self._device.type != "cpu":

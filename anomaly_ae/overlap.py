@@ -30,12 +30,13 @@ def workers() -> int:
 
 @contextlib.contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
-    """Run torch on one thread, if that is `wanted`; its count of threads is then as it was."""
+    """Run torch on one thread, if that is `wanted`, and in full precision; both are then as the caller had them."""
     before = torch.get_num_threads()
     if wanted:
         torch.set_num_threads(1)
     try:
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -156,12 +156,21 @@ def test_blocks_scored_on_several_threads_have_the_same_scores(detector):
     np.testing.assert_array_equal(alone.contributions, shared.contributions)
 
 
-def test_a_callers_autocast_is_not_for_scores():
-    det = AutoencoderDetector(effort="fast", random_state=0).fit(normal_rows(2000))
+@BOTH
+@pytest.mark.parametrize("effort", ["fast", "default"])
+def test_a_callers_autocast_is_for_the_callers_own_nets(detector, effort):
     X = normal_rows(20_000, seed=1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # of a caller's own net; threads have none
-        scores = det.anomaly_score(X)
-    np.testing.assert_array_equal(scores, det.anomaly_score(X))
+
+    def judge():
+        det = detector(effort=effort, max_epochs=2, random_state=0).fit(normal_rows(500))
+        return det.anomaly_score(X), det.reconstruct(X[:50])
+
+    alone = judge()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = judge()
+        assert torch.is_autocast_enabled("cpu")
+    np.testing.assert_array_equal(within[0], alone[0])
+    np.testing.assert_array_equal(within[1], alone[1])
 
 
 def test_a_pickled_detector_looks_up_anew_where_its_nets_are(fitted):
