@@ -249,12 +249,14 @@ class Fold:
             cells = self._cells(rows)
             p = self.passed(self._batch(cells))
             score, lost = self.scorer.judged(p) if explained else (score_of(p), None)
-            nats = np.einsum("ij->i", cells.surprise)  # quicker than sum
-            price = self.scorer.price(nats)
-            scores = score.double().cpu().numpy() + price * nats
-            if lost is None:
-                return scores, np.empty((len(rows), 0))
-            return scores, self.encoding.by_column(lost.double().cpu().numpy()) + (price * cells.surprise.T).T
+            scores = score.double().cpu().numpy()
+            columns = None if lost is None else self.encoding.by_column(lost.double().cpu().numpy())
+            if len(cells.charged):
+                nats = np.einsum("ij->i", cells.surprise)
+                price = self.scorer.price(nats)
+                scores = _added(scores, cells.charged, price * nats)
+                columns = None if columns is None else _added(columns, cells.charged, (price * cells.surprise.T).T)
+            return scores, np.empty((len(scores), 0)) if columns is None else columns
 
         scores, shares = zip(*self._by_block(X, judged, alone=score_of is not self.scorer), strict=True)
         return np.concatenate(scores), np.concatenate(shares)
@@ -382,6 +384,12 @@ class Fold:
     def _modules(self) -> dict[str, nn.Module]:
         members: dict[str, nn.Module] = {f"member_{i + 1}": net for i, net in enumerate(self.nets) if i}
         return {"net": self.net, **members, "scorer": self.scorer}
+
+
+def _added(values: Array, rows: NDArray[np.intp], more: Array) -> Array:
+    values = values.copy()
+    values[rows] += more
+    return values
 
 
 def _but_every_fifth(rows: Batch) -> Batch:

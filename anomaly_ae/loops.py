@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomaly_ae.compiled import exactly
 
-__all__ = ["interpolated", "outside", "standardized", "triangles"]
+__all__ = ["interpolated", "raised", "standardized", "triangles"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
@@ -49,13 +49,14 @@ def standardized(raw: Array, mean: Array, rate: Array, end: float, z: Cell) -> N
 
 
 @exactly
-def outside(z: Cell, low: Cell, high: Cell, found: Mask) -> None:
-    """Write into `found` `(n,)` which rows of cells `(n, m)` have one below or above the ends of its column."""
+def raised(z: Cell, height: Cell, low: Cell, high: Cell, odd: Mask) -> None:
+    """Multiply cells `(n, m)` by the height of their column; which rows have one not between its ends goes to `odd`."""
     for i in range(z.shape[0]):
         beyond = 0
         for j in range(z.shape[1]):
-            beyond += (z[i, j] < low[j]) | (z[i, j] > high[j])
-        found[i] = beyond > 0
+            z[i, j] *= height[j]
+            beyond += not (low[j] <= z[i, j] <= high[j])
+        odd[i] = beyond > 0
 
 
 @exactly

@@ -11,7 +11,7 @@ import torch
 
 from anomaly_ae import AutoencoderDetector
 from anomaly_ae.compiled import pays
-from anomaly_ae.data.cells import cells_of, outside
+from anomaly_ae.data.cells import cells_and_odd, cells_of
 from anomaly_ae.nn.backbones import RandomFeatures
 from anomaly_ae.nn.core import Sizes
 from anomaly_ae.nn.layers import Linear
@@ -148,19 +148,25 @@ def test_cells_of_many_rows_are_those_of_few_to_the_bit(dtype, arsinh, order):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rows_beyond_the_ends_of_a_column_are_found_among_many_as_among_few(dtype):
+@pytest.mark.parametrize("arsinh", [True, False])
+def test_odd_rows_are_found_among_many_as_among_few(dtype, arsinh):
     rng = np.random.default_rng(0)
-    cells = rng.normal(size=(9000, 7)).astype(dtype)
-    cells[rng.random(cells.shape) < 0.01] = np.nan
-    low, high = np.full(7, -3, dtype), np.full(7, 3, dtype)
-    cells[0], cells[1], cells[2] = low, high, np.nan  # the ends belong to the range, and what is absent is nowhere
-    found = outside(cells, low, high)
-    assert pays(cells.size)
-    few = [500 * i + outside(cells[500 * i :][:500], low, high) for i in range(18)]
-    np.testing.assert_array_equal(found, np.concatenate(few))
-    np.testing.assert_array_equal(found, np.flatnonzero((np.abs(np.nan_to_num(cells)) > 3).any(axis=1)))
-    assert 20 < len(found) < 300
-    assert found[0] > 2
+    raw = rng.normal(size=(9000, 7))
+    raw[rng.random(raw.shape) < 0.002] = np.nan
+    mean, scale, height = np.zeros(7), np.ones(7), rng.random(7) + 0.5
+    shape = {"arsinh": arsinh, "dtype": dtype}
+    ends = cells_of(np.array([[-3.0] * 7, [3.0] * 7]), mean, scale, height, **shape)
+    raw[0], raw[1], raw[2] = -3, 3, np.nan  # the ends belong to the range, and what is absent does not
+    moments = [mean, scale, height, *ends.astype(np.float64)]
+    cells, odd = cells_and_odd(raw, moments, **shape)
+    assert pays(raw.size)
+    np.testing.assert_array_equal(cells, cells_of(raw, mean, scale, height, **shape))
+    few = [cells_and_odd(raw[i : i + 500], moments, **shape) for i in range(0, len(raw), 500)]
+    np.testing.assert_array_equal(cells, np.concatenate([some for some, _ in few]))
+    np.testing.assert_array_equal(odd, np.concatenate([500 * i + rows for i, (_, rows) in enumerate(few)]))
+    np.testing.assert_array_equal(odd, np.flatnonzero(~(np.abs(raw) <= 3).all(axis=1)))
+    assert 200 < len(odd) < 600
+    assert odd[0] == 2
 
 
 @pytest.mark.parametrize("after", [3, 8, 9, 15, 16, 30, 75])

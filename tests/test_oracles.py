@@ -365,6 +365,7 @@ MOVES = [
     (AutoencoderDetector, {"latent": Memory(shrinkage=0)}),
     (AutoencoderDetector, {"latent": Memory(entropy=0.1)}),
     (VAEDetector, {"latent": Gaussian(2)}),
+    (VAEDetector, {"latent": Gaussian(most=3)}),
     (VAEDetector, {"latent": Gaussian(gamma=0.5)}),
     (VAEDetector, {"latent": Gaussian(gamma=1.0)}),
     (VAEDetector, {"latent": BernoulliCode()}),

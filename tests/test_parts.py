@@ -308,6 +308,7 @@ def test_parts_that_do_not_fit_are_refused_by_name(parts, names):
         Point(0),
         Gaussian(0),
         Gaussian(gamma=0),
+        Gaussian(most=0),
         KL(beta=-1),
         KL(warmup=2),
         KL(capacity=-1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from anomaly_ae.compiled import pays
 
-__all__ = ["HUGE", "MOMENTS", "bent", "cells_of", "moments_of", "outside"]
+__all__ = ["HUGE", "MOMENTS", "bent", "cells_and_odd", "cells_of", "moments_of"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
@@ -56,6 +57,26 @@ def _usual(raw: Array) -> Array:
 
 def cells_of(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool, dtype: Type = np.float64) -> Any:
     """Numeric cells, from units of their columns."""
+    z = _standardized(raw, mean, scale, arsinh, dtype)
+    return np.multiply(z, height.astype(dtype), out=z)
+
+
+def cells_and_odd(raw: Array, moments: Sequence[Array], *, arsinh: bool, dtype: Type) -> tuple[Any, NDArray[np.intp]]:
+    """Numeric cells, and the rows that have one outside the ends of its column, or an absent one."""
+    mean, scale, *others = moments
+    z = _standardized(raw, mean, scale, arsinh, dtype)
+    height, low, high = (each.astype(dtype) for each in others)
+    if not pays(z.size):
+        z *= height
+        return z, np.flatnonzero(~((z >= low) & (z <= high)).all(axis=1))
+    from anomaly_ae import loops
+
+    odd = np.empty(len(z), dtype=bool)
+    loops.raised(z, height, low, high, odd)
+    return z, np.flatnonzero(odd)
+
+
+def _standardized(raw: Array, mean: Array, scale: Array, arsinh: bool, dtype: Type) -> Any:
     z, end = np.empty(raw.shape, dtype), HUGE[dtype] if arsinh else FARTHEST
     rate = 1 / np.maximum(scale, SMALLEST)  # to divide each cell would take three times as long
     if pays(raw.size):
@@ -65,18 +86,4 @@ def cells_of(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bo
     else:
         with np.errstate(over="ignore"):  # in float64, for dates
             z[:] = np.clip((raw - mean) * rate, -end, end)
-    if arsinh:
-        np.arcsinh(z, out=z)
-        z *= height.astype(dtype)
-    return z
-
-
-def outside(z: Cell, low: Cell, high: Cell) -> NDArray[np.intp]:
-    """The rows of cells `(n, m)` that have one below or above the ends of its column, both of the cells' type."""
-    if not pays(z.size):
-        return np.flatnonzero(((z < low) | (z > high)).any(axis=1))
-    from anomaly_ae import loops
-
-    found = np.empty(len(z), dtype=bool)
-    loops.outside(z, low, high, found)
-    return np.flatnonzero(found)
+    return np.arcsinh(z, out=z) if arsinh else z

@@ -124,6 +124,7 @@ class Contextual(Encoding):
             None if mask is None or mask.all() else mask,
             context if cells.gaps is None else np.concatenate([cells.gaps, context], axis=1),
             cells.surprise,
+            cells.charged,
         )
 
     def _usual(self) -> dict[int, tuple[float, float]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from anomaly_ae.data.cells import HUGE, MOMENTS, bent, cells_of, moments_of, outside
+from anomaly_ae.data.cells import HUGE, MOMENTS, bent, cells_and_odd, moments_of
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.ranges import POSITIVE, check_flags, check_range, whole
@@ -169,13 +170,15 @@ class Cells:
     """Rows as a net sees them.
 
     `x` and, where some are absent, `mask` `(n, cells)`; `gaps` `(n, told)`, if there are any: 1 where a column that had
-    gaps at fit has one, then the cells of columns that are given; `surprise` `(n, d)` in nats.
+    gaps at fit has one, then the cells of columns that are given; `surprise` `(charged, d)` in nats, of the rows that
+    are charged at all.
     """
 
     x: Cell
     mask: Mask | None
     gaps: Cell | None
     surprise: Cell
+    charged: NDArray[np.intp]
 
 
 class Encoding:
@@ -217,6 +220,7 @@ class Encoding:
         self.moments = [self.state[name] for name in MOMENTS]
         rising = self.state.get("rising", np.zeros(self.columns, dtype=bool))  # models of before have none
         self.stamps = [place for place, (j, part) in enumerate(self.numeric) if part == VALUE and rising[j]]
+        self.by_ranges = self.all_plain and varies.all() and not self.stamps  # these tell all, where there is no gap
 
     def _places(self, counts: Array) -> NDArray[np.intp]:
         """For each level of a category the cell that is its own or the pooled one; -1 without a row; so is the last."""
@@ -225,6 +229,13 @@ class Encoding:
         places = np.where(counts > 0, len(own), -1)
         places[own] = np.arange(len(own))
         return np.append(places, -1)
+
+    @cached_property
+    def ends(self) -> Array:
+        """Between what numeric cells lay at fit, `(2, m)`; what rises with time is never beyond."""
+        ends = np.array(self.moments[3:])
+        ends[:, self.stamps] = [[-np.inf], [np.inf]]
+        return ends
 
     def raw(self, codes: Array) -> Array:
         """Numeric cells `(n, m)` in units of their columns."""
@@ -244,11 +255,17 @@ class Encoding:
     def transform(self, codes: Array, dtype: Type = np.float64) -> Cells:
         """Codes `(n, d)` to cells and what no net can judge, of type `dtype`."""
         raw = self.raw(codes)
-        z = cells_of(raw, *self.moments[:3], arsinh=self.rule.bends is not None, dtype=dtype)
-        absent = np.isnan(raw)
+        moments = [*self.moments[:3], *self.ends]
+        z, odd = cells_and_odd(raw, moments, arsinh=self.rule.bends is not None, dtype=dtype)
         if self.stamps:
             z[:, self.stamps] = 0.0
-        surprise = self._out_of_range(z, *self.moments[3:])
+        beyond = self._beyond(z[odd])
+        if self.by_ranges and not np.isnan(z[odd]).any():
+            gaps = np.zeros((len(z), len(self.gappy)), dtype) if len(self.gappy) else None
+            return Cells(z, None, gaps, beyond, odd)
+        surprise = np.zeros(codes.shape, dtype)
+        surprise[odd] = beyond
+        absent = np.isnan(raw)
         gone = absent if self.all_plain else np.isnan(codes)
         fixed = self.state["fixed"]
         constant = ~np.isnan(fixed)
@@ -279,7 +296,8 @@ class Encoding:
         mask = np.concatenate(there, axis=1) if len(there) > 1 else there[0]
         x = np.concatenate(parts, axis=1) if len(parts) > 1 else z
         gaps = gone[:, self.gappy].astype(dtype) if len(self.gappy) else None
-        return Cells(x, None if mask.all() else mask, gaps, surprise)
+        charged = np.flatnonzero(np.einsum("ij->i", surprise))  # quicker than any
+        return Cells(x, None if mask.all() else mask, gaps, surprise[charged], charged)
 
     def _changed(self, codes: Array) -> Mask:
         """Where a constant column holds something else; numbers may come back from a file rounded to float32."""
@@ -295,17 +313,15 @@ class Encoding:
         each: Array = np.where(gaps > 0, np.log((rows + 1) / (gaps * rows + 1)), self._never())
         return gone * each
 
-    def _out_of_range(self, z: Cell, low: Array, high: Array) -> Cell:
+    def _beyond(self, z: Cell) -> Cell:
         """Half the squared distance to the range of fit rows; for plain cells only, the derived ones are bounded."""
-        m = len(self.plain)
-        low, high = low[:m].astype(z.dtype), high[:m].astype(z.dtype)
-        surprise = np.zeros((len(z), self.columns), dtype=z.dtype)
-        if len(rows := outside(z[:, :m], low, high)):
-            there = z[rows, :m]
-            ends = np.clip(there, low, high)
-            nats = 0.5 * np.square(bent(there, PRICED) - bent(ends, PRICED))
-            surprise[np.ix_(rows, self.plain)] = np.nan_to_num(nats, copy=False)
-        return surprise
+        nats = np.zeros((len(z), self.columns), z.dtype)
+        if len(z):
+            m = len(self.plain)
+            nearest = np.clip(z[:, :m], *(ends[:m].astype(z.dtype) for ends in self.ends))
+            off = 0.5 * np.square(bent(z[:, :m], PRICED) - bent(nearest, PRICED))
+            nats[:, self.plain] = np.nan_to_num(off, copy=False)
+        return nats
 
     def _unseen(self, j: int) -> float:
         once = (self.counts[j] == 1).sum()

@@ -33,7 +33,7 @@ class ClassGaussian(Gaussian):
 
     Parameters
     ----------
-    dim, gamma
+    dim, gamma, most
         As of `Gaussian`; the class is beside these.
 
     Raises

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from math import gcd
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -236,7 +237,7 @@ def by_members(p: Pass, reading: Callable[[Pass], Tensor]) -> Tensor:
 
 def row_sum(cells: Tensor) -> Tensor:
     """Sum over everything but the batch axis: (n, ...) to (n,)."""
-    return cells.flatten(1).sum(1)
+    return (cells if cells.dim() == 2 else cells.flatten(1)).sum(1)
 
 
 def present(p: Pass, cells: Tensor) -> Tensor:
@@ -276,7 +277,7 @@ def codes(levels: tuple[Level, ...]) -> Tensor:
 def total_kl(p: Pass) -> Tensor:
     """KL divergence summed over all levels and dimensions, in nats: (n,); zero where codes are points."""
     per_level = [row_sum(kl(level)) for level in p.levels if level.q is not None]
-    return torch.stack(per_level).sum(0) if per_level else p.batch.x.new_zeros(len(p.batch.x))
+    return reduce(torch.add, per_level) if per_level else p.batch.x.new_zeros(len(p.batch.x))
 
 
 def pieces_of(part: Part, inner: Any) -> list[Part]:

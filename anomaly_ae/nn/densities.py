@@ -20,7 +20,7 @@ def normal(params: Tensor) -> D.Normal:
     """Independent normals `(n, d, ...)`, by means and by scales that are yet to be made positive: `(n, 2 d, ...)`."""
     # of views, whose rows are apart, all that follows takes several times as long
     mean, raw = (half.contiguous() for half in params.chunk(2, dim=1))
-    return D.Normal(mean, softplus(raw) + 1e-6, validate_args=False)  # the floor: log sigma is finite far away
+    return Bell(mean, softplus(raw) + 1e-6)  # the floor: log sigma is finite far away
 
 
 class Likelihood(Part):
@@ -83,11 +83,18 @@ class Symmetric(Density):
 
 
 class Bell(D.Normal):
-    """A normal that takes the logarithm of its scale, which many cells may share, before it is spread over them."""
+    """A normal that takes the logarithm of its scale, which many cells may share, before it is spread over them.
+
+    torch's own spreads and checks as it is made, which a block of rows waits for.
+    """
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
-        super().__init__(mean, scale, validate_args=False)
-        self.shared = scale
+        D.Distribution.__init__(self, mean.shape, validate_args=False)
+        self.loc, self.shared = mean, scale
+
+    @property
+    def scale(self) -> Tensor:  # type: ignore[override]
+        return self.shared if self.shared.dim() == self.loc.dim() else self.shared.expand_as(self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
         off = (value - self.loc) / self.shared

@@ -102,11 +102,13 @@ class Gaussian(Part):
     ----------
     dim : int >= 1 or None, default=None
         Number of latent variables. `None` is the number of cells that a code stands for (columns of a row, channels of
-        a time step), at most 32; without `gamma`, the ones that the data cannot pay for switch themselves off.
+        a time step), at most `most`; without `gamma`, the ones that the data cannot pay for switch themselves off.
     gamma : float > 0 or None, default=None
         Standard deviation that the means of each latent have over a batch in training, by batch norm; `None` leaves
         them free. No latent then switches itself off: on average each is :math:`\gamma^2 / 2` nats or more from a
         standard normal.
+    most : int >= 1, default=32
+        The most latents that there are without `dim`.
 
     Raises
     ------
@@ -130,12 +132,14 @@ class Gaussian(Part):
 
     norm: Any
 
-    def __init__(self, dim: int | None = None, gamma: float | None = None) -> None:
+    def __init__(self, dim: int | None = None, gamma: float | None = None, most: int = 32) -> None:
         self.dim = dim
         self.gamma = gamma
+        self.most = most
 
     def build(self, sizes: Sizes) -> None:
-        self.width = _checked_dim(self, min(32, max(1, prod(sizes.shape) // prod(sizes.steps))))
+        check_range(self, COUNT, "most")
+        self.width = _checked_dim(self, min(int(self.most), max(1, prod(sizes.shape) // prod(sizes.steps))))
         check_range(self, POSITIVE, "gamma", optional=True)
         self.steps = sizes.steps
         self.code = Pointwise(sizes.features, 2 * self.width)

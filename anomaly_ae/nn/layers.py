@@ -44,7 +44,8 @@ def beside(x: Tensor, condition: Tensor | None) -> Tensor:
 
 def flat(x: Tensor, condition: Tensor | None) -> Tensor:
     """Rows or windows as long rows, with the condition beside: `(n, cells)`."""
-    return beside(x.flatten(1), None if condition is None else condition.flatten(1))
+    rows = x if x.dim() == 2 else x.flatten(1)
+    return rows if condition is None else beside(rows, condition.flatten(1))
 
 
 def at_each_step(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

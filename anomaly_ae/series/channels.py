@@ -145,7 +145,8 @@ class Channels:
         before = before or Standing(np.full(self.columns, np.nan), *np.zeros((2, self.columns)))
         stood, gone = standing(rows, before), np.isnan(rows)
         beyond = self._beyond(stood, gone)
-        asked = cells.surprise + beyond
+        asked = beyond.copy()
+        asked[cells.charged] += cells.surprise
         costly = _unbroken(asked <= 0, before.costly)
         lasted = np.where(gone | self.is_flag, costly, 1)  # of others windows tell how long
         surprise = np.minimum(asked, self.most(lasted, gone & (beyond > 0)))
