@@ -100,13 +100,12 @@ class VAEDetector(Detector):
 
     By default the errors' scale is learned, so that the KL term is weighed right without tuning and stays alive.
 
-    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense(expansion=2.5)`, `latent=Gaussian()`,
+    Defaults: `preprocessing=Preprocessing()`, `backbone=Dense(expansion=2.5)`, `latent=Gaussian(most=16)`,
     `prior=StandardNormal()` (none where the latent has its own), `divergence=KL()`,
     `likelihood=Mixed(numeric=LearnedNormal())`, `threshold=Conformal()`, no corruption;
     `scorer=Fused([NegativeELBO(), LocalDenoiser(), Neighbours(k=1), Neighbours(k=10, correction=0.5)],
     weights=[0.3, 2, 1, 1], guards=[Largest(StandardizedError(shrinkage=0.5)), Largest(Mahalanobis()), Mahalanobis(),
-    Neighbours(correction=1)])`, and with `effort="fast"`
-    `scorer=NegativeELBO()` and `latent=Gaussian(most=16)`.
+    Neighbours(correction=1)])`, and with `effort="fast"` `scorer=NegativeELBO()`.
 
     {(Detector.__doc__ or "").split(chr(10), 2)[2].strip()}
 
@@ -130,16 +129,14 @@ class VAEDetector(Detector):
         "learning_rate": 0.015,
         "preprocessing": Preprocessing(),
         "backbone": Dense(expansion=2.5),
-        "latent": Gaussian(),
+        "latent": Gaussian(most=16),
         "prior": StandardNormal(),
         "divergence": KL(),
         "likelihood": Mixed(numeric=LearnedNormal()),
         "threshold": Conformal(),
     }
     least_steps = 10  # fewer leave codes of few rows half learned
-    _by_effort = _efforts(
-        NegativeELBO(), latent=Gaussian(most=16), max_epochs=10, steps_per_epoch=25, learning_rate=0.02
-    )
+    _by_effort = _efforts(NegativeELBO(), max_epochs=10, steps_per_epoch=25, learning_rate=0.02)
 
 
 DETECTORS: dict[str, type[Detector]] = {"AutoencoderDetector": AutoencoderDetector, "VAEDetector": VAEDetector}

@@ -12,12 +12,25 @@ from numpy.typing import NDArray
 
 from anomaly_ae.compiled import exactly
 
-__all__ = ["interpolated", "raised", "standardized", "triangles"]
+__all__ = ["binned", "interpolated", "raised", "seen", "standardized", "triangles"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
 HALF = np.float32(0.5)  # of either type of turns the same
+
+
+@exactly
+def binned(values: Array, edges: Array, counts: Numbers) -> None:
+    """Add to `counts` `(d, bins)` how many of `values` `(n, d)` lie between ascending `edges` `(d, bins - 1)`."""
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            if values[i, j] == values[i, j]:  # what is missing lies nowhere
+                place = 0
+                for k in range(edges.shape[1]):
+                    place += values[i, j] > edges[j, k]
+                counts[j, place] += 1
 
 
 @exactly
@@ -57,6 +70,15 @@ def raised(z: Cell, height: Cell, low: Cell, high: Cell, odd: Mask) -> None:
             z[i, j] *= height[j]
             beyond += not (low[j] <= z[i, j] <= high[j])
         odd[i] = beyond > 0
+
+
+@exactly
+def seen(codes: Array, low: Array, high: Array, missing: Numbers, beyond: Numbers) -> None:
+    """Add to `missing` and `beyond` `(d,)` how many of `codes` `(n, d)` are missing, and lie below or above an end."""
+    for i in range(codes.shape[0]):
+        for j in range(codes.shape[1]):
+            missing[j] += codes[i, j] != codes[i, j]
+            beyond[j] += (codes[i, j] < low[j]) | (codes[i, j] > high[j])
 
 
 @exactly

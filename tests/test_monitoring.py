@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from anomaly_ae import AutoencoderDetector, Conformal, VAEDetector, config, load
+from anomaly_ae.compiled import pays
 from anomaly_ae.data.contract import Contract
 from anomaly_ae.monitoring.dependence import correlation_time
 from anomaly_ae.monitoring.drift import (
@@ -223,6 +224,21 @@ def test_counts_are_those_of_pandas_and_add(watched):
     np.testing.assert_allclose(whole.pop("totals"), (expected := counts.to_json()).pop("totals"))
     assert whole == expected
     assert Counts.from_json(json.loads(json.dumps(counts.to_json()))).to_json() == counts.to_json()
+
+
+def test_counts_of_many_rows_are_those_of_few(watched):
+    det, _ = watched
+    X = table(9000, np.random.default_rng(3)).assign(site=lambda X: X["site"].replace("west", "east"))
+    X.loc[:4, "flow"] = 1000.0
+    codes, contributions = det.contract_.codes(X), det.assess(X).contributions
+    assert pays(codes.size)
+    whole = det.profile_.count(codes, contributions, 9000)
+    blocks = [slice(start, start + 900) for start in range(0, 9000, 900)]
+    few = sum((det.profile_.count(codes[some], contributions[some]) for some in blocks), Counts.none(6))
+    for name in ("rows", "looked", "missing", "beyond", "cells", "residuals"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(few, name))
+    assert whole.missing[2] == X["speed"].isna().sum() > 0
+    assert whole.beyond[3] == (X["site"] == "east").sum() > 0
 
 
 def test_of_long_blocks_cells_are_looked_at_by_sample_and_gaps_all(watched):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_ae.compiled import pays
 from anomaly_ae.data.contract import UNSEEN, Column
 from anomaly_ae.monitoring.dependence import correlation_time
 
@@ -110,10 +111,18 @@ class Profile:
     def count(self, codes: Array, contributions: Array, looked: int = LOOKED) -> Counts:
         """What there is to see of rows `(n, d)`: cells of `looked` rows, evenly spread, are sorted into bins."""
         low, high = self._ends()
-        missing = _by_column(np.isnan(codes))
         some, shares = _some(codes, looked), _some(contributions, looked)
-        cells, residuals = _binned(some, self.edges), _binned(shares, self.residual_edges)
-        beyond = _by_column((codes < low) | (codes > high))
+        if pays(codes.size):
+            from anomaly_ae import loops
+
+            missing, beyond = np.zeros((2, len(low)), np.int64)
+            cells, residuals = np.zeros((2, len(low), BINS), np.int64)
+            loops.seen(codes, low, high, missing, beyond)
+            loops.binned(some, self.edges, cells)
+            loops.binned(shares, self.residual_edges, residuals)
+        else:
+            missing, beyond = _by_column(np.isnan(codes)), _by_column((codes < low) | (codes > high))
+            cells, residuals = _binned(some, self.edges), _binned(shares, self.residual_edges)
         return Counts(len(codes), len(some), missing, beyond, cells, residuals, shares.sum(axis=0))
 
     def _ends(self) -> tuple[Array, Array]:
