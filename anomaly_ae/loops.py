@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from anomaly_ae.compiled import exactly
 
-__all__ = ["binned", "interpolated", "raised", "seen", "standardized", "triangles"]
+__all__ = ["binned", "interpolated", "raised", "seen", "standardized", "triangles", "unfolded"]
 
 Array = NDArray[np.float64]
 Cell = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
-HALF = np.float32(0.5)  # of either type of turns the same
+HALF, ONE = np.float32(0.5), np.float32(1)  # of either type the same
 
 
 @exactly
@@ -88,3 +88,13 @@ def triangles(turns: Cell, phase: Cell) -> None:
         for j in range(turns.shape[1]):
             turn = turns[i, j] + phase[j]
             turns[i, j] = abs(abs(turn - np.trunc(turn)) - HALF)
+
+
+@exactly
+def unfolded(z: Cell, far: np.float32) -> None:
+    """Put z + sqrt(z^2 + 1), whose logarithm is arsinh z, in the place of each of `z` `(n,)`; 2 z where z is `far`."""
+    for i in range(len(z)):
+        size = abs(z[i])
+        near = min(size, far)
+        grown = size + size if size > far else near + np.sqrt(near * near + ONE)
+        z[i] = ONE / grown if z[i] < 0 else grown

@@ -26,7 +26,7 @@ FLOORS = [
     ["data.written", "errors", "overlap", "version"],
     ["compiled", "numbered", "ranges", "truth"],
     ["defaults", "loops", "nn.core", "series.spectra"],
-    ["nn.densities", "nn.layers", "nn.terms"],
+    ["arsinh", "nn.densities", "nn.layers", "nn.terms"],
     ["nn.convolutions"],
     ["nn.sequences"],
     [*BACKBONES, *NN_PARTS],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_ae.arsinh import arsinh
 from anomaly_ae.compiled import pays
 
 __all__ = ["HUGE", "MOMENTS", "bent", "cells_and_odd", "cells_of", "moments_of"]
@@ -39,9 +40,9 @@ def moments_of(raw: Array, rule: Any) -> dict[str, Array]:
             scale = np.where(varies, scale, 1.0)
             if rule.bend is not None:
                 scale, height = rule.bend * scale, rule.bend * height
-                spread = np.nanstd(cells_of(usual, mean, scale, height, arsinh=True), axis=0)
+                spread = np.nanstd(cells_of(usual, mean, scale, height, bends=True), axis=0)
                 height = np.divide(height, spread, out=height, where=varies)
-        z = cells_of(raw, mean, scale, height, arsinh=rule.bends is not None)
+        z = cells_of(raw, mean, scale, height, bends=rule.bends is not None)
     ends = (np.nan_to_num(of(z, axis=0)) for of in (np.fmin.reduce, np.fmax.reduce))
     return dict(zip(MOMENTS, (mean, scale, height, *ends), strict=True))
 
@@ -55,16 +56,16 @@ def _usual(raw: Array) -> Array:
     return np.where((tails[0] < tails[1]) & tripled, inner, raw)
 
 
-def cells_of(raw: Array, mean: Array, scale: Array, height: Array, *, arsinh: bool, dtype: Type = np.float64) -> Any:
+def cells_of(raw: Array, mean: Array, scale: Array, height: Array, *, bends: bool, dtype: Type = np.float64) -> Any:
     """Numeric cells, from units of their columns."""
-    z = _standardized(raw, mean, scale, arsinh, dtype)
+    z = _standardized(raw, mean, scale, bends, dtype)
     return np.multiply(z, height.astype(dtype), out=z)
 
 
-def cells_and_odd(raw: Array, moments: Sequence[Array], *, arsinh: bool, dtype: Type) -> tuple[Any, NDArray[np.intp]]:
+def cells_and_odd(raw: Array, moments: Sequence[Array], *, bends: bool, dtype: Type) -> tuple[Any, NDArray[np.intp]]:
     """Numeric cells, and the rows that have one outside the ends of its column, or an absent one."""
     mean, scale, *others = moments
-    z = _standardized(raw, mean, scale, arsinh, dtype)
+    z = _standardized(raw, mean, scale, bends, dtype)
     height, low, high = (each.astype(dtype) for each in others)
     if not pays(z.size):
         z *= height
@@ -76,8 +77,8 @@ def cells_and_odd(raw: Array, moments: Sequence[Array], *, arsinh: bool, dtype: 
     return z, np.flatnonzero(odd)
 
 
-def _standardized(raw: Array, mean: Array, scale: Array, arsinh: bool, dtype: Type) -> Any:
-    z, end = np.empty(raw.shape, dtype), HUGE[dtype] if arsinh else FARTHEST
+def _standardized(raw: Array, mean: Array, scale: Array, bends: bool, dtype: Type) -> Any:
+    z, end = np.empty(raw.shape, dtype), HUGE[dtype] if bends else FARTHEST
     rate = 1 / np.maximum(scale, SMALLEST)  # to divide each cell would take three times as long
     if pays(raw.size):
         from anomaly_ae import loops
@@ -86,4 +87,4 @@ def _standardized(raw: Array, mean: Array, scale: Array, arsinh: bool, dtype: Ty
     else:
         with np.errstate(over="ignore"):  # in float64, for dates
             z[:] = np.clip((raw - mean) * rate, -end, end)
-    return np.arcsinh(z, out=z) if arsinh else z
+    return arsinh(z) if bends else z

@@ -256,7 +256,7 @@ class Encoding:
         """Codes `(n, d)` to cells and what no net can judge, of type `dtype`."""
         raw = self.raw(codes)
         moments = [*self.moments[:3], *self.ends]
-        z, odd = cells_and_odd(raw, moments, arsinh=self.rule.bends is not None, dtype=dtype)
+        z, odd = cells_and_odd(raw, moments, bends=self.rule.bends is not None, dtype=dtype)
         if self.stamps:
             z[:, self.stamps] = 0.0
         beyond = self._beyond(z[odd])
