@@ -31,7 +31,7 @@ def test_a_number_has_the_same_alone_as_among_many(kind):
     many = arsinh(z.copy())
     assert pays(z.size)
     np.testing.assert_array_equal(np.concatenate([arsinh(some) for some in np.array_split(z.copy(), 1000)]), many)
-    assert np.isnan(many[::1000]).all() and np.isfinite(many[1::1000]).all()
+    np.testing.assert_array_equal(np.isnan(many), np.isnan(z))
 
 
 @TYPES

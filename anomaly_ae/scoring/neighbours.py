@@ -364,7 +364,9 @@ class LocalDenoiser(Remembering):
 
 def _bent(cells: Tensor) -> Tensor:
     """Inverse hyperbolic sines, which torch takes of one number after the other; cells are lost."""
-    return torch.from_numpy(arsinh(np.ascontiguousarray(cells.numpy()))) if cells.device.type == "cpu" else cells.asinh()
+    if cells.device.type != "cpu":
+        return cells.asinh()
+    return torch.from_numpy(arsinh(np.ascontiguousarray(cells.numpy())))
 
 
 def means(memory: Tensor, which: Tensor) -> Tensor:
