@@ -26,7 +26,7 @@ from anomaly_ae.scoring.scorers import Scorer
 
 Array = NDArray[np.float64]
 Result = TypeVar("Result")
-BLOCK = 8192  # rows that jobs score at once: they align to it, so that resumed scores are the same to the bit
+BLOCK = 8192  # rows a pass, at most; jobs align to it, so that resumed scores are the same to the bit
 CACHED = 2**20  # cells of the widest layer of a forward pass where no scorer searches: layers stay in the cache
 LEARN_ROWS = 16_384  # fit rows, and half as many validate rows, that a scorer learns from at most
 FEW = 50  # rows that do not make a scorer learn again

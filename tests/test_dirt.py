@@ -19,7 +19,6 @@ from anomaly_ae.data.formats import FORMATS
 from anomaly_ae.data.rejects import as_table
 from anomaly_ae.errors import AnomalyError
 from anomaly_ae.ops import job as scoring_job
-from anomaly_ae.ops import verdicts
 from anomaly_ae.ops.tally import Allowed
 
 HEADER = b"load,flow,site,name\n"
@@ -61,7 +60,7 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def short_records(monkeypatch):
     monkeypatch.setattr(records, "LONGEST", LONGEST)
-    monkeypatch.setattr(verdicts, "BLOCK", 8)
+    monkeypatch.setattr(scoring_job, "at_once", lambda columns: 8)
 
 
 def judged(detector, path, chunk, monkeypatch, **dialect):

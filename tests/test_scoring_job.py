@@ -25,11 +25,19 @@ from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft
 from anomaly_ae.data.formats import FORMATS
 from anomaly_ae.errors import AnomalyError, BadRowsError, ConfigError, DataError, OutputError
+from anomaly_ae.folds import BLOCK
+from anomaly_ae.ops import job as scoring_job
 from anomaly_ae.ops import scoring, sinks
 
 COLUMNS = ["load", "flow", "site", "on", "day"]
-N = 20_000  # three blocks
+N = 20_000  # three times BLOCK
 BAD = 40
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    """Tables of few columns are judged so many rows at once; jobs that stop on their way have some to stop between."""
+    monkeypatch.setattr(scoring_job, "at_once", lambda columns: BLOCK)
 
 
 def table(n, seed=0):
@@ -351,6 +359,7 @@ def stopped(model, source, target, after, **options):
         score_file(model, source, target, progress=progress, **options)
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_an_interrupted_job_notes_files_without_rows_once(model, new, tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "EVERY", 0.0)
     for name, rows in (("a", new[:0]), ("b", new[:9000]), ("c", new[:0]), ("d", new[:9000])):
@@ -366,6 +375,7 @@ def test_an_interrupted_job_notes_files_without_rows_once(model, new, tmp_path, 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
+@pytest.mark.usefixtures("short_blocks")
 def test_an_interrupted_job_goes_on_to_the_same_bytes(model, dirty, tmp_path, monkeypatch, ending, kind):
     monkeypatch.setattr(sinks, "EVERY", 0.0)
     source = dirty[0]
@@ -503,6 +513,7 @@ def test_what_a_job_cannot_be_asked_is_said(model, new, tmp_path):
             next(scored)
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_what_was_begun_on_another_input_is_not_gone_on_with(model, dirty, tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "EVERY", 0.0)
     stopped(model, dirty[0], tmp_path / "out.csv", 2)
@@ -589,7 +600,7 @@ def test_one_output_has_one_writer(model, dirty, tmp_path):
 
 
 def _job(model, source, target, outcome=None):
-    sinks.EVERY = 0.0
+    sinks.EVERY, scoring_job.at_once = 0.0, lambda columns: BLOCK
     try:
         scoring.score_file(model, source, target)
     except OutputError:
@@ -603,6 +614,7 @@ def spawned():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_blocks")
 def test_two_jobs_at_once_make_one_whole_output(model, dirty, tmp_path):
     score_file(model, dirty[0], tmp_path / "whole.csv")
     for number in range(5):
@@ -618,6 +630,7 @@ def test_two_jobs_at_once_make_one_whole_output(model, dirty, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])  # 25 times each
+@pytest.mark.usefixtures("short_blocks")
 def test_killed_fifty_times_it_still_ends_in_the_same_bytes(model, dirty, tmp_path, ending):
     target, whole = tmp_path / f"out{ending}", tmp_path / f"whole{ending}"
     job, started = spawned().Process(target=_job, args=(model, dirty[0], whole)), time.monotonic()

@@ -30,7 +30,7 @@ from anomaly_ae.errors import DataError, EmptyTableError
 
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
-ROWS = 8192  # of a columnar file, at a time
+ROWS, CELLS = 8192, 1 << 20  # read and judged together: so many rows, or up to four times as many of so many cells
 
 
 class Trouble(NamedTuple):
@@ -80,6 +80,11 @@ class Part:
     judged: Any
     rejects: list[Reject]
     share: float
+
+
+def at_once(columns: int) -> int:
+    """How many rows of so many columns are read and judged together; of fewer, threads wait for their turns more."""
+    return ROWS * max(1, min(4, CELLS // (ROWS * max(1, columns))))
 
 
 class Source(Protocol):
@@ -353,24 +358,24 @@ class Columnar:
                 yield (batch, done / self.rows if self.rows else 0.0), Position(rows)
 
     def _batches(self, wanted: Wanted, skip: int) -> Iterator[tuple[pa.RecordBatch, int]]:
-        done = 0
+        done, columns = 0, wanted.columns or list(self.columns[:1])
+        size = at_once(len(columns))
         if Path(self.name).suffix.lower() in PARQUET:
             with pyarrow.parquet.ParquetFile(self.name) as file:
-                columns = wanted.columns or list(self.columns[:1])
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
                     if done + rows <= skip:
                         done += rows
                         continue
                     # one by one: of all together pyarrow holds what it has read
-                    for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns):
+                    for batch in file.iter_batches(size, row_groups=[group], columns=columns):
                         done += batch.num_rows
                         yield batch, done
             return
         with pa.OSFile(self.name) as stream, _arrow(stream) as reader:
             for batch in _all(reader):
-                for begin in range(0, batch.num_rows, ROWS):
-                    some = batch.slice(begin, ROWS).select(wanted.columns or list(self.columns[:1]))
+                for begin in range(0, batch.num_rows, size):
+                    some = batch.slice(begin, size).select(columns)
                     done += some.num_rows
                     yield some, done
 

@@ -19,7 +19,7 @@ Numbers = NDArray[np.int64]
 BINS = 20
 MOST = 4096  # reference rows
 COUNTED = ("missing", "beyond", "cells", "residuals", "totals")
-LOOKED = 1024  # rows of a block whose cells are sorted into bins
+LOOKED, EACH = 1024, 8  # rows of a block whose cells are sorted into bins: so many, or one in so many, if that is more
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ class Profile:
         alone = np.array([_alone(codes[:, j]) if one.kind == "category" else 0 for j, one in enumerate(columns)])
         return replace(draft, reference=replace(values, residuals=shares.residuals, totals=shares.totals, beyond=alone))
 
-    def count(self, codes: Array, contributions: Array, looked: int = LOOKED) -> Counts:
+    def count(self, codes: Array, contributions: Array, looked: int | None = None) -> Counts:
         """What there is to see of rows `(n, d)`: cells of `looked` rows, evenly spread, are sorted into bins."""
+        looked = max(LOOKED, len(codes) // EACH) if looked is None else looked
         low, high = self._ends()
         some, shares = _some(codes, looked), _some(contributions, looked)
         if pays(codes.size):

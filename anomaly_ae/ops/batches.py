@@ -13,11 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly_ae.columns import check_distinct
 from anomaly_ae.data.coding import Coder
-from anomaly_ae.data.sources import Trouble
+from anomaly_ae.data.sources import Trouble, at_once
 from anomaly_ae.data.written import meant
 from anomaly_ae.errors import ConfigError, DataError
 from anomaly_ae.estimator import Detector
-from anomaly_ae.folds import BLOCK
 from anomaly_ae.loading import load_for_rows
 from anomaly_ae.mlflow.registry import resolve
 from anomaly_ae.ops.verdicts import Teller, check_kept
@@ -117,9 +116,10 @@ def _scored(
         good = np.setdiff1d(np.arange(table.num_rows), np.array(list(first), dtype=np.intp))
         kept = table.select(list(dict.fromkeys([*coder.texts, *keep]))).take(pa.array(good))
         rows, codes = seen + 1 + good, codes[good]
+        size = at_once(len(names))
         told = [
-            teller(rows[at : at + BLOCK], codes[at : at + BLOCK], kept.slice(at, BLOCK)).table
-            for at in range(0, max(1, len(rows)), BLOCK)
+            teller(rows[at : at + size], codes[at : at + size], kept.slice(at, size)).table
+            for at in range(0, max(1, len(rows)), size)
         ]
         rejects = [trouble._replace(row=seen + 1 + row) for row, trouble in sorted(first.items())]
         seen += table.num_rows

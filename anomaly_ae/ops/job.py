@@ -14,7 +14,7 @@ from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Stamp
 from anomaly_ae.data.formats import Format
 from anomaly_ae.data.rejects import Reject, as_table
-from anomaly_ae.data.sources import Position, Source, Wanted, open_source, require
+from anomaly_ae.data.sources import Position, Source, Wanted, at_once, open_source, require
 from anomaly_ae.data.streams import STDIN
 from anomaly_ae.errors import BadRowsError, DataError, EmptyTableError
 from anomaly_ae.estimator import Detector
@@ -129,7 +129,8 @@ class Job:
             return source.part(chunk[0], wanted), chunk[1]
 
         parts = in_order(threads, part, source.chunks(wanted, start))
-        return blocks(parts, list(dict.fromkeys([*coder.texts, *self.keep])), skip)
+        size = at_once(sum(map(len, self.columns[file])))
+        return blocks(parts, list(dict.fromkeys([*coder.texts, *self.keep])), size, skip)
 
 
 def _opened(names: Sequence[str], dialect: Dialect) -> tuple[list[Source], list[str]]:

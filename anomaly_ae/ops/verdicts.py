@@ -17,7 +17,6 @@ from anomaly_ae.data.sources import Part, Position
 from anomaly_ae.errors import ConfigError
 from anomaly_ae.estimator import Detector
 from anomaly_ae.explanation import Texts, Verdict
-from anomaly_ae.folds import BLOCK
 from anomaly_ae.monitoring.profile import Counts
 from anomaly_ae.scoring.attribution import top
 
@@ -30,7 +29,7 @@ CHALLENGED = ("challenger_score", "challenger_p_value", "challenger_is_anomaly")
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of a file that are scored in one pass: those whose numbers lie in one multiple of `BLOCK`.
+    """Rows of a file that are judged together: those whose numbers lie in one multiple of a size.
 
     `rows` are the numbers (from 1) of the good ones, `codes` their codes, `table` their other columns; `done` is how
     many rows of the file have then been dealt with, and `position` from where to read on.
@@ -45,8 +44,8 @@ class Block:
     share: float
 
 
-def blocks(parts: Iterable[tuple[Part, Position]], columns: Sequence[str], skip: int = 0) -> Iterator[Block]:
-    """Parts of a file cut where row numbers say, without the first `skip` rows, whatever the parts' sizes."""
+def blocks(parts: Iterable[tuple[Part, Position]], columns: Sequence[str], size: int, skip: int = 0) -> Iterator[Block]:
+    """Parts of a file cut every `size` rows, without the first `skip` rows, whatever the parts' sizes."""
     row, done, held = -1, skip, _Held()
     for part, position in parts:
         row = position.rows if row < 0 else row
@@ -56,8 +55,8 @@ def blocks(parts: Iterable[tuple[Part, Position]], columns: Sequence[str], skip:
         if row < skip:
             held.take(skip)
         row += part.rows
-        while row >= done + BLOCK:
-            done += BLOCK
+        while row >= done + size:
+            done += size
             yield Block(*held.take(done), done, position, part.share)
     if row > done:
         yield Block(*held.take(row), row, position, 1.0)
@@ -155,21 +154,18 @@ class Teller:
         for k in range(self.top):
             said += [self._labels.take(pa.array(columns[:, k])), shares[:, k]]
         if self.top:
-            alarms: list[str | None] = [None] * len(rows)
-            for row, texts in reasons.items():
-                if verdict.is_anomaly[row]:
-                    alarms[row] = "; ".join(texts)
+            alarms = [reasons[row] if alarm else None for row, alarm in enumerate(verdict.is_anomaly.tolist())]
             said.append(pa.array(alarms, pa.string()))
         out = pa.table(said, schema=self.schema)
         told = [
-            self._strange(out.slice(i, 1).to_pylist()[0], i, codes[i], table, columns[i], shares[i], reasons.get(i, []))
+            self._strange(out.slice(i, 1).to_pylist()[0], i, codes[i], table, columns[i], shares[i], reasons.get(i, ""))
             for i in strangest.tolist()
         ]
         return Told(out, verdict.anomaly_score, int(verdict.is_anomaly.sum()), told, counts)
 
     def _reasons(
         self, codes: NDArray[np.float64], verdict: Verdict, table: pa.Table, strangest: NDArray[np.intp]
-    ) -> dict[int, list[str]]:
+    ) -> dict[int, str]:
         """Of alarms and the strangest rows: what blamed columns hold, and what was expected."""
         if not self.top:
             return {}
@@ -177,10 +173,11 @@ class Teller:
         told[strangest] = True
         blamed = self.detector.blamed(codes, verdict, self.top, np.flatnonzero(told))
         texts = Texts.of(self.contract, codes, blamed, partial(self._raw, table))
-        reasons: dict[int, list[str]] = {}
-        for row, column, reason in zip(blamed.row.tolist(), blamed.column.tolist(), texts.reason, strict=True):
-            reasons.setdefault(row, []).append(f"{self.names[column]} {reason}")
-        return reasons
+        each = zip(blamed.column.tolist(), texts.reason, strict=True)
+        told_of = [f"{self.names[column]} {reason}" for column, reason in each]
+        rows, first = np.unique(blamed.row, return_index=True)
+        spans = zip(rows.tolist(), first.tolist(), [*first[1:].tolist(), len(told_of)], strict=True)
+        return {row: "; ".join(told_of[begin:end]) for row, begin, end in spans}
 
     def _raw(self, table: pa.Table, row: int, column: int) -> str:
         return str(table.column(self.names[column])[row].as_py())
@@ -193,7 +190,7 @@ class Teller:
         table: pa.Table,
         columns: NDArray[np.intp],
         shares: NDArray[np.float64],
-        reasons: list[str],
+        reasons: str,
     ) -> dict[str, Any]:
         """A row of a summary, from that of the output."""
         blamed = {}
@@ -203,7 +200,7 @@ class Teller:
             plain = value if isinstance(value, bool | int | float | str | None) else str(value)
             blamed[self.names[column]] = {"share": share, "value": plain}
         plain_columns = ("row", *self.keep, "anomaly_score", "p_value", "is_anomaly")
-        return {**{name: out[name] for name in plain_columns}, "blamed": blamed, "reasons": "; ".join(reasons)}
+        return {**{name: out[name] for name in plain_columns}, "blamed": blamed, "reasons": reasons}
 
 
 def _foremost(values: NDArray[np.float64], most: int) -> NDArray[np.intp]:
