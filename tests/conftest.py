@@ -40,3 +40,9 @@ def here(tmp_path, monkeypatch, empty_store):
     for name in ("ANOMALY_AE_MONITOR", "ANOMALY_AE_OUTBOX"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    """Tables of few columns are judged so many rows at once; jobs that stop on their way have some to stop between."""
+    monkeypatch.setattr("anomaly_ae.ops.job.at_once", lambda columns: 8192)

@@ -129,32 +129,32 @@ def test_packing_loses_nothing():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("arsinh", [True, False])
+@pytest.mark.parametrize("bends", [True, False])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_cells_of_many_rows_are_those_of_few_to_the_bit(dtype, arsinh, order):
+def test_cells_of_many_rows_are_those_of_few_to_the_bit(dtype, bends, order):
     rng = np.random.default_rng(0)
     raw = rng.normal(size=(9000, 7)) * 10.0 ** rng.integers(-3, 4, size=7)
     raw[rng.random(raw.shape) < 0.01] = np.nan
     raw[:5, 0] = [1e308, -1e308, 1e17, np.inf, -np.inf]
     raw = np.array(raw, order=order)
     moments = np.nanmean(raw[5:], axis=0), np.nanstd(raw[5:], axis=0), rng.random(7) + 0.5
-    many = cells_of(raw, *moments, arsinh=arsinh, dtype=dtype)
+    many = cells_of(raw, *moments, bends=bends, dtype=dtype)
     assert pays(raw.size)
     assert not pays(raw[:500].size)
-    few = [cells_of(raw[i : i + 500], *moments, arsinh=arsinh, dtype=dtype) for i in range(0, len(raw), 500)]
+    few = [cells_of(raw[i : i + 500], *moments, bends=bends, dtype=dtype) for i in range(0, len(raw), 500)]
     np.testing.assert_array_equal(many, np.concatenate(few))
     assert many.dtype == dtype
     assert np.isfinite(many[~np.isnan(raw)]).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("arsinh", [True, False])
-def test_odd_rows_are_found_among_many_as_among_few(dtype, arsinh):
+@pytest.mark.parametrize("bends", [True, False])
+def test_odd_rows_are_found_among_many_as_among_few(dtype, bends):
     rng = np.random.default_rng(0)
     raw = rng.normal(size=(9000, 7))
     raw[rng.random(raw.shape) < 0.002] = np.nan
     mean, scale, height = np.zeros(7), np.ones(7), rng.random(7) + 0.5
-    shape = {"arsinh": arsinh, "dtype": dtype}
+    shape = {"bends": bends, "dtype": dtype}
     ends = cells_of(np.array([[-3.0] * 7, [3.0] * 7]), mean, scale, height, **shape)
     raw[0], raw[1], raw[2] = -3, 3, np.nan  # the ends belong to the range, and what is absent does not
     moments = [mean, scale, height, *ends.astype(np.float64)]

@@ -116,6 +116,7 @@ def test_the_table_of_agreement_and_the_strongest_disagreements_are_those_of_the
     assert said["disagreements"] == worst[["file", "row", *BEFORE, *BESIDE]].to_dict("records")
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_an_interrupted_job_of_two_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "EVERY", 0.0)
     job = {"model": place / "champion", "input": place / "new.csv", "challenger": place / "challenger"}

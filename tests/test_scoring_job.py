@@ -34,12 +34,6 @@ N = 20_000  # three times BLOCK
 BAD = 40
 
 
-@pytest.fixture
-def short_blocks(monkeypatch):
-    """Tables of few columns are judged so many rows at once; jobs that stop on their way have some to stop between."""
-    monkeypatch.setattr(scoring_job, "at_once", lambda columns: BLOCK)
-
-
 def table(n, seed=0):
     """Rows of every kind of column, with gaps."""
     rng = np.random.default_rng(seed)
