@@ -20,7 +20,7 @@ def arsinh(z: Numbers) -> Numbers:
 
     .. math:: \operatorname{arsinh} z = \ln(z + \sqrt{z^2 + 1}) = -\operatorname{arsinh}(-z)
 
-    numpy takes its own for one number after the other where a processor lacks AVX-512, and the logarithm for many.
+    Where a processor lacks AVX-512, numpy's own takes one number after the other; its logarithm takes many at a time.
     """
     if pays(z.size):
         from anomaly_ae import loops
@@ -29,6 +29,6 @@ def arsinh(z: Numbers) -> Numbers:
     else:
         size = np.abs(z)
         near = np.minimum(size, FAR)  # whose square is a number
-        grown = np.where(size > FAR, size + size, near + np.sqrt(near * near + z.dtype.type(1)))
-        np.copyto(z, np.where(z < 0, z.dtype.type(1) / grown, grown))
+        grown = np.where(size > FAR, size + size, near + np.sqrt(near * near + 1))
+        np.copyto(z, np.where(z < 0, 1 / grown, grown))
     return np.log(z, out=z)

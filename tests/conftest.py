@@ -44,5 +44,7 @@ def here(tmp_path, monkeypatch, empty_store):
 
 @pytest.fixture
 def short_blocks(monkeypatch):
-    """Tables of few columns are judged so many rows at once; jobs that stop on their way have some to stop between."""
-    monkeypatch.setattr("anomaly_ae.ops.job.at_once", lambda columns: 8192)
+    """A job has a place to stop every `BLOCK` rows, as with many columns: tables of few are judged in longer ones."""
+    from anomaly_ae.folds import BLOCK
+
+    monkeypatch.setattr("anomaly_ae.ops.job.at_once", lambda columns: BLOCK)

@@ -24,6 +24,7 @@ from anomaly_ae import AutoencoderDetector, load, score_batches, score_file
 from anomaly_ae.data.dialect import Dialect
 from anomaly_ae.data.drafts import Draft
 from anomaly_ae.data.formats import FORMATS
+from anomaly_ae.data.sources import CELLS, at_once
 from anomaly_ae.errors import AnomalyError, BadRowsError, ConfigError, DataError, OutputError
 from anomaly_ae.folds import BLOCK
 from anomaly_ae.ops import job as scoring_job
@@ -351,6 +352,14 @@ def stopped(model, source, target, after, **options):
 
     with pytest.raises(KeyboardInterrupt):
         score_file(model, source, target, progress=progress, **options)
+
+
+def test_what_is_judged_together_is_whole_passes_and_no_more_cells_than_a_few_columns_have():
+    sizes = [at_once(columns) for columns in range(2000)]
+    assert all(size % BLOCK == 0 for size in sizes)
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[30], sizes[1000]) == (4 * BLOCK, BLOCK)
+    assert all(size == BLOCK or size * columns <= CELLS for columns, size in enumerate(sizes))
 
 
 @pytest.mark.usefixtures("short_blocks")

@@ -30,7 +30,7 @@ from anomaly_ae.errors import DataError, EmptyTableError
 
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
-ROWS, CELLS = 8192, 1 << 20  # read and judged together: so many rows, or up to four times as many of so many cells
+ROWS, TIMES, CELLS = 8192, 4, 1 << 20  # read and judged together: so many rows, or some times as many of few cells
 
 
 class Trouble(NamedTuple):
@@ -84,7 +84,7 @@ class Part:
 
 def at_once(columns: int) -> int:
     """How many rows of so many columns are read and judged together; of fewer, threads wait for their turns more."""
-    return ROWS * max(1, min(4, CELLS // (ROWS * max(1, columns))))
+    return ROWS * max(1, min(TIMES, CELLS // (ROWS * max(1, columns))))
 
 
 class Source(Protocol):

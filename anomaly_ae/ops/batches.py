@@ -102,7 +102,7 @@ def score_batches(
 def _scored(
     batches: Iterable[Any], names: Sequence[str], keep: Sequence[str], coder: Coder, teller: Teller
 ) -> Iterator[ScoredBatch]:
-    seen = 0
+    seen, size = 0, at_once(len(names))
     for batch in batches:
         table = _table(batch, names)
         if lacking := [name for name in [*names, *keep] if name not in table.column_names]:
@@ -116,7 +116,6 @@ def _scored(
         good = np.setdiff1d(np.arange(table.num_rows), np.array(list(first), dtype=np.intp))
         kept = table.select(list(dict.fromkeys([*coder.texts, *keep]))).take(pa.array(good))
         rows, codes = seen + 1 + good, codes[good]
-        size = at_once(len(names))
         told = [
             teller(rows[at : at + size], codes[at : at + size], kept.slice(at, size)).table
             for at in range(0, max(1, len(rows)), size)

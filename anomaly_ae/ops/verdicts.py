@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,7 +156,10 @@ class Teller:
         for k in range(self.top):
             said += [self._labels.take(pa.array(columns[:, k])), shares[:, k]]
         if self.top:
-            alarms = [reasons[row] if alarm else None for row, alarm in enumerate(verdict.is_anomaly.tolist())]
+            alarms: list[str | None] = [None] * len(rows)
+            for row, text in reasons.items():
+                if verdict.is_anomaly[row]:
+                    alarms[row] = text
             said.append(pa.array(alarms, pa.string()))
         out = pa.table(said, schema=self.schema)
         told = [
@@ -173,11 +178,11 @@ class Teller:
         told[strangest] = True
         blamed = self.detector.blamed(codes, verdict, self.top, np.flatnonzero(told))
         texts = Texts.of(self.contract, codes, blamed, partial(self._raw, table))
-        each = zip(blamed.column.tolist(), texts.reason, strict=True)
-        told_of = [f"{self.names[column]} {reason}" for column, reason in each]
-        rows, first = np.unique(blamed.row, return_index=True)
-        spans = zip(rows.tolist(), first.tolist(), [*first[1:].tolist(), len(told_of)], strict=True)
-        return {row: "; ".join(told_of[begin:end]) for row, begin, end in spans}
+        cells = zip(blamed.row.tolist(), blamed.column.tolist(), texts.reason, strict=True)
+        return {
+            row: "; ".join(f"{self.names[column]} {reason}" for _, column, reason in mine)
+            for row, mine in groupby(cells, key=itemgetter(0))
+        }
 
     def _raw(self, table: pa.Table, row: int, column: int) -> str:
         return str(table.column(self.names[column])[row].as_py())
